@@ -1,0 +1,144 @@
+"""Sizes of every network, by preset. No torch here: the pipeline, the engines and the server read these too.
+
+The paper publishes neither depth, width nor heads (arXiv 2504.01724); every number below is our choice. What is fixed
+by the paper or by Seaweed-7B's published figures: the 4x8x8 latent with 16 channels, 73-frame segments, 224x224 face
+crops and one motion token a frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from dreamactor.errors import InputError
+
+TEMPORAL_STRIDE = 4
+SPATIAL_STRIDE = 8
+LATENT_CHANNELS = 16
+CONTROL_CHANNELS = 6  # skeleton RGB + head sphere RGB
+FACE_SIZE = 224
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Causal 3D VAE. `patch` pixels a side are folded into channels first; the rest of the 8x comes from strided levels."""
+
+    channels: tuple[int, ...]
+    blocks: int
+    patch: int = 1
+
+
+@dataclass(frozen=True)
+class PoseEncoderConfig:
+    channels: tuple[int, ...]
+    patch: int = 1
+    out_channels: int = LATENT_CHANNELS
+
+
+@dataclass(frozen=True)
+class FaceEncoderConfig:
+    """`stem` is the first convolution's patch; each further channel count is a stage that halves the grid."""
+
+    channels: tuple[int, ...]
+    blocks: int
+    out_channels: int
+    stem: int = 4
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    dim: int
+    depth: int
+    num_heads: int
+    ffn_ratio: float = 4.0
+    patch: int = 2
+    face_window: int = 1  # latent frames to either side whose face tokens are visible
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of the whole system.
+
+    `height`, `width` are the default output size in pixels (multiples of 16), `segment_frames` is 4k+1, `fps` the
+    rate the driving clip is resampled to.
+    """
+
+    name: str
+    height: int
+    width: int
+    segment_frames: int
+    fps: int
+    vae: VAEConfig
+    pose_encoder: PoseEncoderConfig
+    face_encoder: FaceEncoderConfig
+    transformer: TransformerConfig
+    steps: int = 8
+    guidance_scale: float = 2.5  # the paper's
+
+    @property
+    def latent_frames(self) -> int:
+        return latent_frames(self.segment_frames)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preset:
+        """Inverse of `to_dict`; raises InputError naming unknown or missing keys."""
+        parts = {"vae": VAEConfig, "pose_encoder": PoseEncoderConfig, "face_encoder": FaceEncoderConfig, "transformer": TransformerConfig}
+        try:
+            nested = {key: part(**_tuples(values[key])) for key, part in parts.items()}
+            return cls(**{**values, **nested})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"Preset description does not fit this version: {error}.") from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def latent_frames(frames: int) -> int:
+    """Latent frames of a clip of `frames` = 4k+1 video frames."""
+    return 1 + (frames - 1) // TEMPORAL_STRIDE
+
+
+def video_frames(latents: int) -> int:
+    """Video frames that `latents` latent frames decode to."""
+    return 1 + (latents - 1) * TEMPORAL_STRIDE
+
+
+PRESETS = {
+    "tiny": Preset(
+        name="tiny", height=64, width=64, segment_frames=9, fps=12, steps=3,
+        vae=VAEConfig(channels=(16, 24), blocks=1, patch=4),
+        pose_encoder=PoseEncoderConfig(channels=(16, 24), patch=4),
+        face_encoder=FaceEncoderConfig(channels=(8, 16), blocks=1, out_channels=32, stem=16),
+        transformer=TransformerConfig(dim=64, depth=2, num_heads=2),
+    ),
+    "puppet": Preset(
+        name="puppet", height=128, width=128, segment_frames=25, fps=12,
+        vae=VAEConfig(channels=(96, 128), blocks=2, patch=4),
+        pose_encoder=PoseEncoderConfig(channels=(64, 96), patch=4),
+        face_encoder=FaceEncoderConfig(channels=(32, 64, 96, 128), blocks=1, out_channels=64, stem=8),
+        transformer=TransformerConfig(dim=256, depth=8, num_heads=4),
+    ),
+    "m1": Preset(
+        name="m1", height=640, width=960, segment_frames=73, fps=24, steps=30,
+        vae=VAEConfig(channels=(128, 256, 512, 512), blocks=2),
+        pose_encoder=PoseEncoderConfig(channels=(32, 64, 128, 256)),
+        face_encoder=FaceEncoderConfig(channels=(64, 128, 256, 512, 512), blocks=2, out_channels=512),
+        transformer=TransformerConfig(dim=4096, depth=28, num_heads=32),
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; raises InputError listing the choices."""
+    if name not in PRESETS:
+        raise InputError(f"There is no preset '{name}'; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
