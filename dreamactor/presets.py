@@ -32,6 +32,7 @@ class VAEConfig:
 @dataclass(frozen=True)
 class PoseEncoderConfig:
     channels: tuple[int, ...]
+    blocks: int = 1
     patch: int = 1
     out_channels: int = LATENT_CHANNELS
 
@@ -90,7 +91,12 @@ class Preset:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`; raises InputError naming unknown or missing keys."""
-        parts = {"vae": VAEConfig, "pose_encoder": PoseEncoderConfig, "face_encoder": FaceEncoderConfig, "transformer": TransformerConfig}
+        parts = {
+            "vae": VAEConfig,
+            "pose_encoder": PoseEncoderConfig,
+            "face_encoder": FaceEncoderConfig,
+            "transformer": TransformerConfig,
+        }
         try:
             nested = {key: part(**_tuples(values[key])) for key, part in parts.items()}
             return cls(**{**values, **nested})
@@ -115,15 +121,15 @@ def video_frames(latents: int) -> int:
 PRESETS = {
     "tiny": Preset(
         name="tiny", height=64, width=64, segment_frames=9, fps=12, steps=3,
-        vae=VAEConfig(channels=(16, 24), blocks=1, patch=4),
-        pose_encoder=PoseEncoderConfig(channels=(16, 24), patch=4),
+        vae=VAEConfig(channels=(16, 16, 24), blocks=1, patch=4),
+        pose_encoder=PoseEncoderConfig(channels=(16, 16, 24), patch=4),
         face_encoder=FaceEncoderConfig(channels=(8, 16), blocks=1, out_channels=32, stem=16),
         transformer=TransformerConfig(dim=64, depth=2, num_heads=2),
     ),
     "puppet": Preset(
         name="puppet", height=128, width=128, segment_frames=25, fps=12,
-        vae=VAEConfig(channels=(96, 128), blocks=2, patch=4),
-        pose_encoder=PoseEncoderConfig(channels=(64, 96), patch=4),
+        vae=VAEConfig(channels=(64, 96, 160), blocks=2, patch=4),
+        pose_encoder=PoseEncoderConfig(channels=(32, 48, 96), patch=4),
         face_encoder=FaceEncoderConfig(channels=(32, 64, 96, 128), blocks=1, out_channels=64, stem=8),
         transformer=TransformerConfig(dim=256, depth=8, num_heads=4),
     ),

@@ -1,0 +1,113 @@
+"""Checkpoints: one safetensors file with the preset's description beside it. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dreamactor.errors import InputError
+from dreamactor.networks.face_encoder import FaceMotionEncoder
+from dreamactor.networks.pose_encoder import PoseEncoder
+from dreamactor.networks.transformer import Transformer
+from dreamactor.networks.vae import VAE
+from dreamactor.presets import Preset
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Networks(nn.Module):
+    """All of DreamActor-M1's networks at one preset's size."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+        self.vae = VAE(preset.vae)
+        self.pose_encoder = PoseEncoder(preset.pose_encoder)
+        self.face_encoder = FaceMotionEncoder(preset.face_encoder)
+        self.transformer = Transformer(
+            preset.transformer, preset.face_encoder.out_channels, preset.pose_encoder.out_channels
+        )
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters of each network, by name."""
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+
+
+def build(preset: Preset, seed: int = 0) -> Networks:
+    """Networks with random weights, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Networks(preset).eval()
+
+
+def build_meta(preset: Preset) -> Networks:
+    """Networks without memory, to count and to plan with."""
+    with torch.device("meta"):
+        return Networks(preset).eval()
+
+
+def save(networks: Networks, folder: Path | str, dtype: torch.dtype = torch.float16) -> None:
+    """Writes `model.safetensors` and `config.json` into `folder`; each replaces its predecessor only when complete."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in networks.state_dict().items()}
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    try:
+        save_file(state, temporary, metadata={"preset": networks.preset.name})
+        (folder / f".{CONFIG}").write_text(json.dumps(networks.preset.to_dict(), indent=2) + "\n")
+        os.replace(temporary, folder / WEIGHTS)
+        os.replace(folder / f".{CONFIG}", folder / CONFIG)
+    finally:
+        temporary.unlink(missing_ok=True)
+        (folder / f".{CONFIG}").unlink(missing_ok=True)
+
+
+def load(folder: Path | str, preset: Preset | None = None) -> Networks:
+    """Networks in float32 from a checkpoint folder.
+
+    Raises InputError when a file is missing or unreadable, when `preset` is given and is not the checkpoint's, or
+    when tensors are missing, unexpected or of another shape, which it names.
+    """
+    folder = Path(folder)
+    found = read_preset(folder)
+    if preset is not None and preset.name != found.name:
+        raise InputError(f"{folder} holds a '{found.name}' checkpoint, not '{preset.name}'.")
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / WEIGHTS} cannot be read as safetensors: {error}.") from error
+    networks = build_meta(found)
+    _check_keys(folder, networks, state)
+    networks.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    return networks.eval()
+
+
+def read_preset(folder: Path | str) -> Preset:
+    """The preset a checkpoint was made for, without its weights."""
+    path = Path(folder) / CONFIG
+    try:
+        return Preset.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is no checkpoint: it has no {CONFIG}.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+
+
+def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]) -> None:
+    expected = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is not part of this preset" for name in state if name not in expected]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {'; '.join(problems[:5])}{more}.")
