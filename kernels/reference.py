@@ -1,4 +1,4 @@
-"""Plain PyTorch forms of every kernel: what they compute, what runs where no kernel can, what the tests compare with."""
+"""Plain PyTorch forms of every kernel: what they compute, what runs where no kernel can, what tests compare with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def two_segment_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
+def two_segment_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float
+) -> Tensor:
     """Attention of q over the keys of two buffers, as if concatenated.
 
     q [B,H,M,D]; k, v [B,H,N,D]; k_reference, v_reference [B,H,R,D], N or R may be 0 -> [B,M,H*D].
@@ -33,11 +35,18 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
 
     q [B,H,F*P,D]; k, v [B,H,F*G,D] -> [B,F*P,H*D].
     """
-    query_frame = torch.arange(frames, device=q.device).repeat_interleave(q.shape[2] // frames)
-    key_frame = torch.arange(frames, device=q.device).repeat_interleave(k.shape[2] // frames)
-    visible = (query_frame[:, None] - key_frame[None, :]).abs() <= window
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
-    return out.transpose(1, 2).flatten(2)
+    batch = q.shape[0]
+    q, k, v = (tensor.unflatten(2, (frames, tensor.shape[2] // frames)) for tensor in (q, k, v))  # [B,H,F,n,D]
+    index = torch.arange(frames, device=q.device)[:, None] + torch.arange(-window, window + 1, device=q.device)
+    clamped = index.clamp(0, frames - 1)  # [F,2w+1]
+    visible = (index == clamped).repeat_interleave(k.shape[3], 1)[:, None, None].repeat(batch, 1, 1, 1)  # [B*F,1,1,S]
+
+    def windows(tensor: Tensor) -> Tensor:
+        return tensor[:, :, clamped].flatten(3, 4).transpose(1, 2).flatten(0, 1)  # [B*F,H,S,D]
+
+    q = q.transpose(1, 2).flatten(0, 1)  # [B*F,H,P,D]
+    out = F.scaled_dot_product_attention(q, windows(k), windows(v), attn_mask=visible, scale=scale)
+    return out.transpose(1, 2).reshape(batch, -1, out.shape[1] * out.shape[3])
 
 
 def modulate_norm(
