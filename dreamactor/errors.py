@@ -6,7 +6,7 @@ class DreamActorError(Exception):
 
 
 class InputError(DreamActorError):
-    """What the user gave cannot be used: a file, an option, a tensor. The CLI exits 2, the server answers INVALID_ARGUMENT."""
+    """Unusable user input: a file, an option, a tensor. The CLI exits 2, the server answers INVALID_ARGUMENT."""
 
 
 class EngineError(DreamActorError):

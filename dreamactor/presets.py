@@ -22,7 +22,7 @@ FACE_SIZE = 224
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Causal 3D VAE. `patch` pixels a side are folded into channels first; the rest of the 8x comes from strided levels."""
+    """Causal 3D VAE. `patch` pixels a side are folded into channels; strided levels make up the rest of the 8x."""
 
     channels: tuple[int, ...]
     blocks: int

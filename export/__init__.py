@@ -1,1 +1,1 @@
-"""export"""
+"""Networks to ONNX: graphs, export, calibration, quantisation, parity."""

@@ -1,4 +1,4 @@
-"""Pose encoder: skeleton and head-sphere maps to a latent on the video latent's grid (arXiv 2504.01724, section 3.2)."""
+"""Pose encoder: skeleton and head-sphere maps to the video latent's grid (arXiv 2504.01724, section 3.2)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""Networks to ONNX files: opset 23, free frames, height and width, checked before they are handed on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import torch
+
+from dreamactor.export.graphs import NETWORKS, graph
+from dreamactor.networks import Networks
+
+OPSET = 23
+EXTERNAL_DATA_FROM = 2**30  # bytes of weights; protobuf itself ends at 2 GiB
+
+
+def export_network(networks: Networks, name: str, path: Path) -> Path:
+    """Writes network `name` to `path` and returns it; weights above 1 GiB go to `<path>.data` beside it.
+
+    The file passes `onnx.checker`; attention is the operator `dreamactor::FlashAttention` with a function body of
+    standard operators, so every runtime can run it.
+    """
+    from dreamactor.kernels.onnx import attach_functions
+
+    item = graph(networks, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        program = torch.onnx.export(
+            item.module,
+            (),
+            kwargs=dict(item.inputs),
+            input_names=list(item.inputs),
+            output_names=list(item.outputs),
+            opset_version=OPSET,
+            dynamic_shapes=dict(item.dynamic),
+            dynamo=True,
+            optimize=True,
+        )
+        assert program is not None
+        attach_functions(program)
+        size = sum(p.numel() * p.element_size() for p in item.module.parameters())
+        program.save(str(path), external_data=size > EXTERNAL_DATA_FROM)
+    onnx.checker.check_model(str(path))
+    return path
+
+
+def export_all(
+    networks: Networks, folder: Path, names: Iterable[str] = NETWORKS, on_start: Callable[[str], None] | None = None
+) -> dict[str, Path]:
+    """Exports each network in `names` to `folder/<name>.onnx`; `on_start` hears of each before it begins."""
+    paths = {}
+    for name in names:
+        if on_start is not None:
+            on_start(name)
+        paths[name] = export_network(networks, name, folder / f"{name}.onnx")
+    return paths
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's progress and deprecation notes off the screen; its errors still raise."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)

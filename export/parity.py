@@ -1,0 +1,63 @@
+"""ONNX Runtime beside PyTorch, at sizes other than the exported ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dreamactor.export.graphs import example_inputs, graph
+from dreamactor.networks import Networks
+
+RELATIVE_BOUND = 1e-3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Difference of one output: relative L2 over the whole and the largest single difference, in the output's unit."""
+
+    network: str
+    output: str
+    shape: tuple[int, ...]
+    relative: float
+    maximum: float
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= RELATIVE_BOUND
+
+
+def check_parity(networks: Networks, name: str, path: Path, **sizes: int) -> list[Parity]:
+    """Runs `path` and the PyTorch module on the same random inputs (`sizes` as in `example_inputs`)."""
+    import onnxruntime
+
+    inputs = example_inputs(networks.preset, name, seed=1, **sizes)
+    item = graph(networks, name)
+    with torch.no_grad():
+        expected = item.module(**inputs)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(list(item.outputs), {key: value.numpy() for key, value in inputs.items()})
+    return [
+        _compare(name, output, value.numpy(), other)
+        for output, value, other in zip(item.outputs, expected, found, strict=True)
+    ]
+
+
+def _compare(network: str, output: str, expected: np.ndarray, found: np.ndarray) -> Parity:
+    if expected.shape != found.shape:
+        return Parity(network, output, found.shape, float("inf"), float("inf"))
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    relative = float(np.linalg.norm(difference) / max(np.linalg.norm(expected.astype(np.float64)), 1e-12))
+    return Parity(network, output, found.shape, relative, float(np.abs(difference).max()))
+
+
+def format_parity(rows: list[Parity]) -> str:
+    """A line per output, for a person."""
+    return "\n".join(
+        f"{row.network:20s} {row.output:12s} {'x'.join(map(str, row.shape)):22s} "
+        f"relative {row.relative:.1e}  max {row.maximum:.1e}  {'pass' if row.passed else 'FAIL'}"
+        for row in rows
+    )
