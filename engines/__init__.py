@@ -1,1 +1,19 @@
-"""engines"""
+"""ONNX to engine for every target, the store and manifest of engines, and the sessions that run them. No torch here."""
+
+from dreamactor.engines.manifest import NETWORKS, FileRecord, Manifest, NetworkRecord
+from dreamactor.engines.session import Session, TensorSpec
+from dreamactor.engines.sets import EngineFiles, Engines, open_engines, read_manifest, write_set
+
+__all__ = [
+    "NETWORKS",
+    "EngineFiles",
+    "Engines",
+    "FileRecord",
+    "Manifest",
+    "NetworkRecord",
+    "Session",
+    "TensorSpec",
+    "open_engines",
+    "read_manifest",
+    "write_set",
+]

@@ -1,0 +1,46 @@
+"""The NVIDIA GPU of this machine, asked of the driver itself: no torch, no CUDA toolkit, no process started."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from dataclasses import dataclass
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`architecture` like "sm89", `memory` in bytes, `driver` the CUDA version the driver speaks, like "13.0"."""
+
+    name: str
+    architecture: str
+    memory: int
+    driver: str
+
+
+@functools.cache
+def local_gpu(index: int = 0) -> Gpu | None:
+    """GPU `index`, or None where there is no driver or no such device."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or index >= count.value:
+        return None
+    device, major, minor, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name, memory = ctypes.create_string_buffer(128), ctypes.c_size_t()
+    failed = (
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+        or cuda.cuDeviceGetName(name, len(name), device)
+        or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        or cuda.cuDriverGetVersion(ctypes.byref(driver))
+    )
+    if failed:
+        return None
+    version = f"{driver.value // 1000}.{driver.value % 1000 // 10}"
+    return Gpu(name.value.decode(), f"sm{major.value}{minor.value}", memory.value, version)

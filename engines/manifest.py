@@ -1,0 +1,139 @@
+"""The manifest of an engine set: what each file is, for which machine, and the hash it must have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamactor.engines.session import TensorSpec
+from dreamactor.errors import EngineError, InputError
+from dreamactor.presets import Preset
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.json.sig"
+NETWORKS = ("vae_encoder", "vae_decoder", "pose_encoder", "face_motion_encoder", "denoiser")
+_MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the set: its path inside the folder (POSIX), SHA-256 in hex, size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """One engine. The first of `files` is what the runtime opens; the others are its external data.
+
+    `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines; `source_sha256` is the ONNX the
+    engine was built from, `weights_sha256` the checkpoint; `notes` says in sentences what was kept in high precision.
+    """
+
+    name: str
+    precision: str
+    runtime: str
+    runtime_version: str
+    architecture: str
+    files: tuple[FileRecord, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    source_sha256: str = ""
+    weights_sha256: str = ""
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "precision": self.precision,
+            "runtime": self.runtime,
+            "runtime_version": self.runtime_version,
+            "architecture": self.architecture,
+            "files": [{"path": file.path, "sha256": file.sha256, "bytes": file.bytes} for file in self.files],
+            "inputs": [spec.to_dict() for spec in self.inputs],
+            "outputs": [spec.to_dict() for spec in self.outputs],
+            "source_sha256": self.source_sha256,
+            "weights_sha256": self.weights_sha256,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, values: Mapping[str, Any]) -> NetworkRecord:
+        return cls(
+            name=name,
+            files=tuple(FileRecord(str(f["path"]), str(f["sha256"]), int(f["bytes"])) for f in values["files"]),
+            inputs=tuple(TensorSpec.from_dict(spec) for spec in values["inputs"]),
+            outputs=tuple(TensorSpec.from_dict(spec) for spec in values["outputs"]),
+            notes=tuple(str(note) for note in values.get("notes", ())),
+            **{key: str(values[key]) for key in _TEXT_KEYS},
+        )
+
+
+_TEXT_KEYS = ("precision", "runtime", "runtime_version", "architecture", "source_sha256", "weights_sha256")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole set: `precision` and `target` as they were asked for, `created` in ISO 8601 UTC, `tool` what made it."""
+
+    preset: Preset
+    precision: str
+    target: str
+    networks: Mapping[str, NetworkRecord] = field(default_factory=dict)
+    created: str = ""
+    tool: str = ""
+
+    def network(self, name: str) -> NetworkRecord:
+        """The record called `name`; raises EngineError listing what the set holds."""
+        if name not in self.networks:
+            raise EngineError(f"This engine set has no '{name}'; it holds {', '.join(self.networks) or 'nothing'}.")
+        return self.networks[name]
+
+    def to_json(self) -> str:
+        values = {
+            "format": FORMAT,
+            "preset": self.preset.to_dict(),
+            "precision": self.precision,
+            "target": self.target,
+            "created": self.created,
+            "tool": self.tool,
+            "networks": {name: record.to_dict() for name, record in self.networks.items()},
+        }
+        return json.dumps(values, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "the manifest") -> Manifest:
+        """Raises EngineError when the text is not a manifest of this format."""
+        try:
+            values = json.loads(text)
+            if values["format"] != FORMAT:
+                raise EngineError(
+                    f"{where} has format {values['format']}; this version reads {FORMAT}: build the set again."
+                )
+            return cls(
+                preset=Preset.from_dict(values["preset"]),
+                precision=str(values["precision"]),
+                target=str(values["target"]),
+                networks={name: NetworkRecord.from_dict(name, record) for name, record in values["networks"].items()},
+                created=str(values.get("created", "")),
+                tool=str(values.get("tool", "")),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+            raise EngineError(
+                f"{where} is not an engine manifest ({type(error).__name__}: {error}): build the set again."
+            ) from error
+
+
+def read_bytes(directory: Path) -> bytes:
+    """The manifest file of a set, unparsed; raises EngineError when there is none or it is absurdly large."""
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise EngineError(f"{directory} is not an engine set: it has no {FILE_NAME}. 'make engines' builds one.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise EngineError(f"{path} is {path.stat().st_size} bytes; a manifest has at most {_MAX_BYTES}.")
+    return path.read_bytes()

@@ -1,0 +1,120 @@
+"""ONNX Runtime sessions: the CPU, or CUDA where it was asked for and is really there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamactor.engines.session import Array, TensorSpec, check_inputs
+from dreamactor.errors import EngineError, MissingDependency
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+def available_threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OnnxRuntimeSession:
+    """An ONNX model on ONNX Runtime.
+
+    `model` is the file's bytes, or its path where the weights lie beside it as external data. `threads` None takes
+    every core this process may use. Raises EngineError when the model cannot be loaded or `provider` is not what the
+    session really runs on; MissingDependency without onnxruntime.
+    """
+
+    def __init__(self, model: bytes | Path, name: str, threads: int | None = None, provider: str = CPU) -> None:
+        ort = _import()
+        options = _options(ort, threads or available_threads())
+        if provider not in ort.get_available_providers():
+            raise EngineError(
+                f"{name} asks for {provider}; this onnxruntime has {', '.join(ort.get_available_providers())}."
+            )
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model, options, providers=[provider]
+            )
+        except Exception as error:  # onnxruntime raises a dozen types of its own
+            raise EngineError(f"ONNX Runtime cannot load {name}: {_first_line(error)}") from error
+        if self._session.get_providers()[0] != provider:  # CUDA falls back to the CPU without an error
+            found = self._session.get_providers()[0]
+            raise EngineError(f"{name} asked for {provider} but runs on {found}: check the CUDA and cuDNN libraries.")
+        self._name = name
+        self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise EngineError(f"The session of {self._name} is closed.")
+        feeds = check_inputs(self._name, self._inputs, inputs)
+        names = [spec.name for spec in self._outputs]
+        try:
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
+        except Exception as error:
+            raise EngineError(f"{self._name} failed in ONNX Runtime: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        self._session = None
+
+
+def version() -> str:
+    """Installed onnxruntime version; raises MissingDependency without it."""
+    return str(_import().__version__)
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(
+            "onnxruntime is not installed: pip install 'dreamactor[cpu]' (with a GPU onnxruntime-gpu, never both)."
+        ) from error
+    return onnxruntime
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Q/DQ stays dequantise-then-float: fused, FP8 models do not load and INT8 loses accuracy without a word.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Five sessions share the cores: a pool that spins after its run takes them from the next one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorSpec(value.name, _DTYPES.get(value.type, value.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]

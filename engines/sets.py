@@ -1,0 +1,166 @@
+"""Engine sets: one folder that holds everything a pipeline opens. Written whole, verified before it is opened."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+import dreamactor
+from dreamactor.engines import trust
+from dreamactor.engines.gpu import local_gpu
+from dreamactor.engines.manifest import FILE_NAME, FileRecord, Manifest, NetworkRecord, read_bytes
+from dreamactor.engines.session import Session
+from dreamactor.errors import EngineError
+from dreamactor.presets import Preset
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Open sessions by network name. Close it, or use it as a context manager."""
+
+    preset: Preset
+    manifest: Manifest
+    sessions: Mapping[str, Session]
+
+    def session(self, name: str) -> Session:
+        """The session called `name`; raises EngineError listing what is open."""
+        if name not in self.sessions:
+            raise EngineError(f"'{name}' is not open; these are: {', '.join(self.sessions) or 'none'}.")
+        return self.sessions[name]
+
+    def close(self) -> None:
+        for session in self.sessions.values():
+            session.close()
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """What `write_set` makes one record from: `record` without its files, and where these lie now (main file first)."""
+
+    record: NetworkRecord
+    paths: tuple[Path, ...]
+
+
+def read_manifest(directory: Path | str, public_key: bytes | None = None) -> Manifest:
+    """The manifest of a set, its signature checked first when a public key is given."""
+    directory = Path(directory)
+    content = read_bytes(directory)
+    if public_key is not None:
+        trust.check_signature(directory, content, public_key)
+    return Manifest.from_json(content, str(directory / FILE_NAME))
+
+
+def open_engines(
+    directory: Path | str,
+    threads: int | None = None,
+    networks: Collection[str] | None = None,
+    public_key: bytes | None = None,
+) -> Engines:
+    """Opens a set, or only `networks` of it, after every check of `engines.trust`; `threads` is for CPU sessions.
+
+    Raises EngineError with the reason for anything that is missing, changed or made for another machine.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory, public_key)
+    records = [manifest.network(name) for name in (networks if networks is not None else manifest.networks)]
+    for record in records:
+        gpu = local_gpu() if record.architecture != "any" else None
+        trust.check_runtime(record, _installed(record.runtime), gpu.architecture if gpu else None)
+    with ExitStack() as opened:
+        sessions: dict[str, Session] = {}
+        for record in records:
+            sessions[record.name] = _open(directory, record, manifest.target, threads)
+            opened.callback(sessions[record.name].close)
+        opened.pop_all()
+    return Engines(manifest.preset, manifest, sessions)
+
+
+def write_set(
+    directory: Path | str, preset: Preset, precision: str, target: str, engines: Iterable[EngineFiles]
+) -> Manifest:
+    """Makes (or replaces) the set in `directory` from files, with their hashes; a failure leaves what was there."""
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        fresh.mkdir()
+        records = {item.record.name: _place(fresh, item) for item in engines}
+        manifest = Manifest(
+            preset, precision, target, records, datetime.now(UTC).isoformat(timespec="seconds"),
+            f"dreamactor {dreamactor.__version__}",
+        )  # fmt: skip
+        (fresh / FILE_NAME).write_text(manifest.to_json())
+        _swap(fresh, directory)
+    except OSError as error:
+        raise EngineError(f"The engine set cannot be written to {directory}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return manifest
+
+
+def _installed(runtime: str) -> str:
+    if runtime == "onnxruntime":
+        from dreamactor.engines import onnxruntime
+
+        return onnxruntime.version()
+    from dreamactor.engines import tensorrt
+
+    return tensorrt.version(runtime)
+
+
+def _open(directory: Path, record: NetworkRecord, target: str, threads: int | None) -> Session:
+    main, *external = record.files
+    if record.runtime != "onnxruntime":
+        from dreamactor.engines.tensorrt import TensorRTSession
+
+        return TensorRTSession(trust.read_file(directory, main), record.name, record.runtime)
+    from dreamactor.engines.onnxruntime import CPU, CUDA, OnnxRuntimeSession
+
+    content = trust.read_file(directory, main)
+    trust.check_external_data(directory, record, content)
+    for file in external:
+        trust.check_file(directory, file)
+    provider = CUDA if target == "cuda" else CPU
+    return OnnxRuntimeSession(directory / main.path if external else content, record.name, threads, provider)
+
+
+def _place(folder: Path, item: EngineFiles) -> NetworkRecord:
+    files = []
+    for path in item.paths:
+        copy = folder / path.name
+        if copy.exists():
+            raise EngineError(f"Two files of the set are called {path.name}.")
+        shutil.copyfile(path, copy)  # not a hard link: onnx refuses external data that has several names
+        files.append(FileRecord(path.name, trust.sha256(copy), copy.stat().st_size))
+    return replace(item.record, files=tuple(files))
+
+
+def _swap(fresh: Path, directory: Path) -> None:
+    """Puts `fresh` where `directory` is; on POSIX two renames, so a reader sees the old set, the new one or none."""
+    if not directory.exists():
+        fresh.rename(directory)
+        return
+    if not (directory / FILE_NAME).exists() and any(directory.iterdir()):
+        raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
+    old = directory.with_name(f".{directory.name}.old.{uuid.uuid4().hex[:8]}")
+    directory.rename(old)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

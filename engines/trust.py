@@ -1,0 +1,172 @@
+"""Everything that is checked before a deserialiser sees a byte of an engine.
+
+Paths stay inside the set's folder, hashes match the manifest, the manifest's signature matches the key (where a key is
+given), the file is what it says it is and never a pickle, and runtime and GPU are the ones the engine was built for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from pathlib import Path, PurePosixPath
+
+from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, NetworkRecord
+from dreamactor.engines.onnxfile import external_files
+from dreamactor.errors import EngineError, MissingDependency
+
+_PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz"}
+_PICKLE_HEAD = re.compile(rb"\x80[\x01-\x05]|PK\x03\x04")
+_REBUILD = "Build the set again or fetch it from a source you trust."
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_path(directory: Path, name: str) -> Path:
+    """`name` inside `directory`; raises EngineError for anything that is absolute or leaves the folder."""
+    pure = PurePosixPath(name)
+    inside = name and not pure.is_absolute() and ".." not in pure.parts and "\\" not in name and ":" not in name
+    path = directory / pure
+    if not inside or not path.resolve().is_relative_to(directory.resolve()):
+        raise EngineError(f"The manifest names '{name}', which leaves the folder of the set. {_REBUILD}")
+    return path
+
+
+def check_file(directory: Path, record: FileRecord) -> Path:
+    """The verified path of a file that is opened by path; raises EngineError with what does not match."""
+    path = _present(directory, record)
+    with path.open("rb") as file:
+        _refuse_pickle(record.path, file.read(8))
+    _compare(record, path.stat().st_size, sha256(path))
+    return path
+
+
+def read_file(directory: Path, record: FileRecord) -> bytes:
+    """The verified bytes of a file: exactly these go to the deserialiser, so nothing can change in between."""
+    path = _present(directory, record)
+    if path.stat().st_size != record.bytes:
+        _compare(record, path.stat().st_size, "")
+    content = path.read_bytes()
+    _refuse_pickle(record.path, content[:8])
+    _compare(record, len(content), hashlib.sha256(content).hexdigest())
+    return content
+
+
+def check_external_data(directory: Path, record: NetworkRecord, content: bytes) -> None:
+    """Every external-data file an ONNX names must be in its manifest record (and so inside the folder)."""
+    listed = {file.path for file in record.files[1:]}
+    for location in sorted(external_files(content)):
+        safe_path(directory, location)
+        if location not in listed:
+            raise EngineError(
+                f"{record.files[0].path} reads '{location}', which its manifest does not list. {_REBUILD}"
+            )
+
+
+def check_runtime(record: NetworkRecord, installed: str, architecture: str | None) -> None:
+    """Raises EngineError unless this runtime version and this GPU can run the engine.
+
+    TensorRT engines want exactly the version that built them; ONNX files that version or a later one.
+    """
+    if record.runtime == "onnxruntime":
+        if _release(installed) < _release(record.runtime_version):
+            raise EngineError(
+                f"{record.name} was made for onnxruntime {record.runtime_version} or later; {installed} is installed: "
+                "upgrade it."
+            )
+    elif installed != record.runtime_version:
+        raise EngineError(
+            f"{record.name} was built by {record.runtime} {record.runtime_version}; {installed} is installed: "
+            f"install {record.runtime_version} or build the engines again."
+        )
+    if record.architecture not in ("any", architecture):
+        found = f"has {architecture}" if architecture else "has no NVIDIA GPU (or no driver)"
+        raise EngineError(
+            f"{record.name} was built for {record.architecture}; this machine {found}: build the engines for it."
+        )
+
+
+def sign(directory: Path, private_key: bytes) -> Path:
+    """Writes the Ed25519 signature of the manifest beside it; `private_key` is PEM or 32 raw bytes."""
+    _, private, serialization = _ed25519()
+    try:
+        key = (
+            serialization.load_pem_private_key(private_key, None)
+            if private_key.startswith(b"-----")
+            else private.from_private_bytes(private_key)
+        )
+        signature: bytes = key.sign((directory / FILE_NAME).read_bytes())
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EngineError(f"That is not an Ed25519 private key: {error}.") from error
+    path = directory / SIGNATURE_NAME
+    path.write_text(base64.b64encode(signature).decode() + "\n")
+    return path
+
+
+def check_signature(directory: Path, manifest: bytes, public_key: bytes) -> None:
+    """Raises EngineError unless `manifest` is signed by the owner of `public_key` (PEM or 32 raw bytes)."""
+    public, _, serialization = _ed25519()
+    from cryptography.exceptions import InvalidSignature
+
+    path = directory / SIGNATURE_NAME
+    if not path.is_file():
+        raise EngineError(f"A public key was given, and {directory} has no signature ({SIGNATURE_NAME}): refused.")
+    try:
+        key = (
+            serialization.load_pem_public_key(public_key)
+            if public_key.startswith(b"-----")
+            else public.from_public_bytes(public_key)
+        )
+        key.verify(base64.b64decode(path.read_text().strip(), validate=True), manifest)
+    except InvalidSignature as error:
+        raise EngineError(
+            f"The signature of {directory / FILE_NAME} does not match the public key: refused."
+        ) from error
+    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+        raise EngineError(
+            f"The signature or the public key of {directory} cannot be read ({error}): refused."
+        ) from error
+
+
+def _ed25519():  # type: ignore[no-untyped-def]  # cryptography's classes, imported where they are used
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    except ImportError as error:
+        raise MissingDependency("Signatures need cryptography: pip install cryptography.") from error
+    return Ed25519PublicKey, Ed25519PrivateKey, serialization
+
+
+def _present(directory: Path, record: FileRecord) -> Path:
+    path = safe_path(directory, record.path)
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
+        raise EngineError(f"{record.path}: files of this kind can hold pickles and are never loaded. {_REBUILD}")
+    if not path.is_file():
+        raise EngineError(f"{path} is missing. {_REBUILD}")
+    return path
+
+
+def _refuse_pickle(name: str, head: bytes) -> None:
+    if _PICKLE_HEAD.match(head):
+        raise EngineError(f"{name} is a pickle or a zip archive, not an engine: never loaded. {_REBUILD}")
+
+
+def _compare(record: FileRecord, size: int, digest: str) -> None:
+    if size != record.bytes:
+        raise EngineError(
+            f"{record.path} has {size} bytes; the manifest says {record.bytes}: it was changed or cut. {_REBUILD}"
+        )
+    if digest != record.sha256:
+        raise EngineError(
+            f"{record.path} has SHA-256 {digest[:16]}…; the manifest says {record.sha256[:16]}…: it was changed. "
+            + _REBUILD
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

@@ -1,0 +1,237 @@
+"""Engine sets are written whole, open only when everything about them is as the manifest says, and say why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dreamactor.engines import EngineFiles, open_engines, read_manifest, trust, write_set
+from dreamactor.engines.onnxruntime import CUDA, OnnxRuntimeSession
+from dreamactor.errors import EngineError, InputError
+from dreamactor.presets import preset
+
+from .conftest import linear_model, record
+
+MakeSet = Callable[..., Path]
+
+
+def edit(folder: Path, change: Callable[[dict], None]) -> None:
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def relist(folder: Path, name: str, content: bytes) -> None:
+    """Puts `content` in the set as `name` with a manifest that agrees: what a forger without the key can do."""
+    (folder / name).write_bytes(content)
+    file = {"path": name, "sha256": trust.sha256(folder / name), "bytes": len(content)}
+    edit(folder, lambda m: m["networks"]["denoiser"]["files"].__setitem__(0, file))
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_set_opens_and_computes_what_its_models_say(make_set: MakeSet, external: bool) -> None:
+    folder = make_set("denoiser", "vae_decoder", external=external)
+    x = np.arange(8, dtype=np.float32)[None]
+    weight = onnx.numpy_helper.to_array(onnx.load(folder / "denoiser.onnx").graph.initializer[0])
+    with open_engines(folder, threads=1) as engines:
+        assert engines.preset == preset("tiny")
+        assert set(engines.sessions) == {"denoiser", "vae_decoder"}
+        np.testing.assert_allclose(engines.session("denoiser").run({"x": x})["y"], x @ weight, rtol=1e-5)
+    with pytest.raises(EngineError, match="closed"):
+        engines.session("denoiser").run({"x": x})
+
+
+def test_only_the_networks_asked_for_are_opened(make_set: MakeSet) -> None:
+    folder = make_set("denoiser", "vae_decoder")
+    (folder / "vae_decoder.onnx").write_bytes(b"junk")
+    with open_engines(folder, threads=1, networks=["denoiser"]) as engines:
+        assert list(engines.sessions) == ["denoiser"]
+        with pytest.raises(EngineError, match="these are: denoiser"):
+            engines.session("vae_decoder")
+    with pytest.raises(EngineError, match="no 'pose_encoder'; it holds denoiser, vae_decoder"):
+        open_engines(folder, networks=["pose_encoder"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({}, "takes x; it was given nothing"),
+        ({"x": np.zeros((1, 8), np.float64)}, r"x float32\[1, 8\]; it was given float64"),
+        ({"x": np.zeros((1, 7), np.float32)}, r"float32\[1, 7\]"),
+        ({"x": np.zeros((1, 8), np.float32), "z": np.zeros(1)}, "given x, z"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(make_set: MakeSet, inputs: dict, reason: str) -> None:
+    with open_engines(make_set(), threads=1) as engines, pytest.raises(InputError, match=reason):
+        engines.session("denoiser").run(inputs)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_one_flipped_byte_is_refused(make_set: MakeSet, external: bool) -> None:
+    folder = make_set(external=external)
+    path = folder / ("denoiser.onnx.data" if external else "denoiser.onnx")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=f"{path.name} has SHA-256 .* changed"):
+        open_engines(folder)
+
+
+def test_cut_missing_and_unlisted_files_are_refused(make_set: MakeSet) -> None:
+    folder = make_set(external=True)
+    data = folder / "denoiser.onnx.data"
+    content = data.read_bytes()
+    data.unlink()
+    with pytest.raises(EngineError, match=r"denoiser\.onnx\.data is missing"):
+        open_engines(folder)
+    data.write_bytes(content[:-1])
+    with pytest.raises(EngineError, match="has 255 bytes; the manifest says 256"):
+        open_engines(folder)
+    edit(folder, lambda m: m["networks"]["denoiser"]["files"].pop())
+    with pytest.raises(EngineError, match=r"reads 'denoiser.onnx.data', which its manifest does not list"):
+        open_engines(folder)
+
+
+@pytest.mark.parametrize("path", ["../outside.onnx", "/etc/hosts", "a/../../outside.onnx", "C:\\x.onnx", ""])
+def test_paths_that_leave_the_folder_are_refused(make_set: MakeSet, path: str) -> None:
+    folder = make_set()
+    linear_model(folder.parent / "outside.onnx")
+    edit(folder, lambda m: m["networks"]["denoiser"]["files"][0].update(path=path))
+    with pytest.raises(EngineError, match="leaves the folder"):
+        open_engines(folder)
+
+
+def test_symbolic_link_out_of_the_folder_is_refused(make_set: MakeSet) -> None:
+    folder = make_set()
+    outside = (folder / "denoiser.onnx").rename(folder.parent / "outside.onnx")
+    (folder / "denoiser.onnx").symlink_to(outside)
+    with pytest.raises(EngineError, match="leaves the folder"):
+        open_engines(folder)
+
+
+def test_external_data_path_inside_the_onnx_may_not_leave_the_folder(make_set: MakeSet) -> None:
+    folder = make_set(external=True)
+    model = onnx.load(folder / "denoiser.onnx", load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = "../secret"
+    relist(folder, "forged.onnx", model.SerializeToString())
+    with pytest.raises(EngineError, match=r"'\.\./secret', which leaves the folder"):
+        open_engines(folder)
+
+
+def test_pickles_are_refused_whatever_they_are_called(make_set: MakeSet) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return os.abort, ()
+
+    folder = make_set()
+    for name, content in (("x.onnx", pickle.dumps(Bomb())), ("y.onnx", b"PK\x03\x04zip"), ("z.pt", b"anything")):
+        relist(folder, name, content)
+        with pytest.raises(EngineError, match="never loaded"):
+            open_engines(folder)
+
+
+def test_corrupt_onnx_with_a_matching_hash_is_an_engine_error(make_set: MakeSet) -> None:
+    folder = make_set()
+    whole = (folder / "denoiser.onnx").read_bytes()
+    for content in (b"\x08\x0a" + os.urandom(0) + b"\xff" * 40, whole[: len(whole) // 2], b""):
+        relist(folder, "bad.onnx", content)
+        with pytest.raises(EngineError, match=r"not an ONNX|cannot load"):
+            open_engines(folder)
+
+
+def test_other_gpu_runtime_and_version_are_refused(make_set: MakeSet) -> None:
+    with pytest.raises(EngineError, match="built for sm42; this machine has"):
+        open_engines(make_set(architecture="sm42"))
+    with pytest.raises(EngineError, match=r"made for onnxruntime 99.1 or later"):
+        open_engines(make_set(folder="later", runtime_version="99.1"))
+    exact = record("denoiser", runtime="tensorrt_rtx", runtime_version="1.7.1.116", architecture="sm89")
+    with pytest.raises(EngineError, match=r"built by tensorrt_rtx 1.7.1.116; 1.7.2.1 is installed"):
+        trust.check_runtime(exact, "1.7.2.1", "sm89")
+    with pytest.raises(EngineError, match="built for sm89; this machine has sm120"):
+        trust.check_runtime(exact, "1.7.1.116", "sm120")
+    trust.check_runtime(exact, "1.7.1.116", "sm89")
+
+
+def test_cuda_is_never_replaced_by_the_cpu(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(EngineError, match="asks for CUDAExecutionProvider; this onnxruntime has"):
+        OnnxRuntimeSession(linear_model(tmp_path / "m.onnx"), "denoiser", 1, CUDA)
+
+
+def test_signature_is_wanted_when_a_key_is_given(make_set: MakeSet) -> None:
+    folder = make_set()
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    with pytest.raises(EngineError, match="has no signature"):
+        open_engines(folder, public_key=public)
+    trust.sign(folder, key.private_bytes_raw())
+    open_engines(folder, threads=1, public_key=public).close()
+    with pytest.raises(EngineError, match="does not match the public key"):
+        open_engines(folder, public_key=Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+    edit(folder, lambda m: m.update(target="cuda"))
+    with pytest.raises(EngineError, match="does not match the public key"):
+        open_engines(folder, public_key=public)
+    (folder / "manifest.json.sig").write_text("not base64 at all!")
+    with pytest.raises(EngineError, match="cannot be read"):
+        open_engines(folder, public_key=public)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "networks": {}}'])
+def test_broken_manifests_are_refused(make_set: MakeSet, text: str) -> None:
+    folder = make_set()
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(EngineError, match="build the set again"):
+        open_engines(folder)
+
+
+def test_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="make engines"):
+        open_engines(tmp_path)
+
+
+def test_rewriting_a_set_replaces_it_and_a_failed_write_leaves_it(make_set: MakeSet, tmp_path: Path) -> None:
+    folder = make_set("denoiser", "vae_decoder")
+    again = make_set("denoiser", scale=3.0)
+    assert again == folder
+    assert list(read_manifest(folder).networks) == ["denoiser"]
+    assert sorted(path.name for path in folder.iterdir()) == ["denoiser.onnx", "manifest.json"]
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(EngineError, match="cannot be written"):
+        write_set(folder, preset("tiny"), "fp32", "cpu", [EngineFiles(record("denoiser"), (tmp_path / "gone.onnx",))])
+    assert (folder / "manifest.json").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_that_is_no_set_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years")
+    path = linear_model(tmp_path / "m.onnx")
+    with pytest.raises(EngineError, match="not an engine set"):
+        write_set(tmp_path / "mine", preset("tiny"), "fp32", "cpu", [EngineFiles(record("denoiser"), (path,))])
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years"
+
+
+def test_opening_a_set_imports_neither_torch_nor_onnx(make_set: MakeSet) -> None:
+    code = (
+        "import sys; from dreamactor.engines import open_engines; open_engines(sys.argv[1], 1);"
+        "print([m for m in ('torch', 'onnx', 'modelopt', 'tensorrt', 'tensorrt_rtx') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(make_set())], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
