@@ -1,0 +1,136 @@
+"""The server's own virtual environment: Triton's binary, numpy 1 for its python backend, what the stages import.
+
+`python -m dreamactor.serving.environment [--dir .venv-server]` makes it, or says in milliseconds that it is there.
+The packages and their versions are those of constraints-server.txt, beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import dreamactor
+from dreamactor.errors import DreamActorError, MissingDependency
+
+DEFAULT_DIR = Path(".venv-server")
+CONSTRAINTS = Path(__file__).resolve().parent / "constraints-server.txt"
+ALONE = "nvidia-pytriton"  # installed without its dependencies: only its tritonserver is used
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+MAKE = "python -m dreamactor.serving.environment"
+
+
+@dataclass(frozen=True)
+class ServerEnvironment:
+    """A virtual environment that holds the server; paths only, nothing is checked until `require`."""
+
+    root: Path
+
+    @property
+    def python(self) -> Path:
+        return self.root / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        return self.root / "lib" / f"python{PYTHON}" / "site-packages"
+
+    @property
+    def triton(self) -> Path:
+        """The tritonserver tree of the wheel: bin/, backends/, python_backend_stubs/, caches/."""
+        return self.site_packages / "pytriton" / "tritonserver"
+
+    @property
+    def binary(self) -> Path:
+        return self.triton / "bin" / "tritonserver"
+
+    def require(self) -> ServerEnvironment:
+        """Itself, made absolute; raises MissingDependency when it has not been made for this Python and this version."""
+        if not self.binary.is_file() or _read(self.root / "stamp") != fingerprint():
+            raise MissingDependency(
+                f"The server's environment {self.root} is missing or made for another version; make it with: {MAKE} --dir {self.root}"
+            )
+        return ServerEnvironment(self.root.resolve())
+
+
+def fingerprint() -> str:
+    """What the environment depends on: the pins, this Python, and where `dreamactor` lies."""
+    parts = [CONSTRAINTS.read_text(), PYTHON, str(Path(dreamactor.__file__).resolve())]
+    project = tomllib.loads(_read(source_root() / "pyproject.toml"))
+    layout = project.get("tool", {}).get("setuptools", {})
+    return hashlib.sha256("\0".join([*parts, repr(layout)]).encode()).hexdigest()
+
+
+def source_root() -> Path:
+    """The folder above the package: the checkout, or the site-packages it is installed in."""
+    return Path(dreamactor.__file__).resolve().parent.parent
+
+
+def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
+    """Makes the environment in `root` unless it is there already, unchanged; raises DreamActorError when pip fails."""
+    environment = ServerEnvironment(root.resolve())
+    try:
+        return environment.require()
+    except MissingDependency:
+        shutil.rmtree(environment.root, ignore_errors=True)
+    _call([sys.executable, "-m", "venv", str(environment.root)])
+    alone, rest = _requirements()
+    pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _call([*pip, "--no-deps", *alone])
+    _call([*pip, "--constraint", str(CONSTRAINTS), *rest])
+    _add_project(environment, pip)
+    (environment.root / "stamp").write_text(fingerprint())
+    return environment.require()
+
+
+def library_folder() -> str:
+    """Where libpython lies, for the server's LD_LIBRARY_PATH; empty when the system's loader knows it by itself."""
+    name = sysconfig.get_config_var("INSTSONAME") or ""
+    base = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    folders = [base, base / (sysconfig.get_config_var("MULTIARCH") or "."), Path(sys.base_prefix) / "lib"]
+    return next((str(folder) for folder in folders if (folder / name).is_file()), "")
+
+
+def _requirements() -> tuple[list[str], list[str]]:
+    lines = [line.strip() for line in CONSTRAINTS.read_text().splitlines()]
+    pins = [line for line in lines if line and not line.startswith("#")]
+    return [pin for pin in pins if pin.startswith(ALONE)], [pin for pin in pins if not pin.startswith(ALONE)]
+
+
+def _add_project(environment: ServerEnvironment, pip: list[str]) -> None:
+    """Lets the environment import this very `dreamactor`: the checkout as editable, an installed one through a link."""
+    if (source_root() / "pyproject.toml").is_file():
+        _call([*pip, "--no-deps", "--editable", str(source_root())])
+    else:
+        (environment.site_packages / "dreamactor").symlink_to(Path(dreamactor.__file__).resolve().parent)
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-15:])
+        raise DreamActorError(f"Making the server's environment failed at `{' '.join(command)}`:\n{tail}")
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog=MAKE, description="Makes the Triton server's own virtual environment.")
+    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="where (default: %(default)s)")
+    try:
+        print(f"server environment: {make(parser.parse_args().dir).root}")
+    except DreamActorError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
