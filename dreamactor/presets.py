@@ -79,6 +79,7 @@ class Preset:
     face_encoder: FaceEncoderConfig
     transformer: TransformerConfig
     steps: int = 8
+    timestep_shift: float = 1.0  # larger grids need more of the steps at high noise
     guidance_scale: float = 2.5  # the paper's
 
     @property
@@ -134,7 +135,7 @@ PRESETS = {
         transformer=TransformerConfig(dim=256, depth=8, num_heads=4),
     ),
     "m1": Preset(
-        name="m1", height=640, width=960, segment_frames=73, fps=24, steps=30,
+        name="m1", height=640, width=960, segment_frames=73, fps=24, steps=30, timestep_shift=5.0,
         vae=VAEConfig(channels=(128, 256, 512, 512), blocks=2),
         pose_encoder=PoseEncoderConfig(channels=(32, 64, 128, 256)),
         face_encoder=FaceEncoderConfig(channels=(64, 128, 256, 512, 512), blocks=2, out_channels=512),

@@ -1,0 +1,67 @@
+"""One photo (or several) and a driving clip in, an MP4 out: the three stages in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from dreamactor.engines import Engines, open_engines
+from dreamactor.motion.media import Limits
+from dreamactor.pipeline.denoise import denoise
+from dreamactor.pipeline.events import Event, OnProgress, ignore
+from dreamactor.pipeline.finish import Finisher
+from dreamactor.pipeline.options import Options
+from dreamactor.pipeline.prepare import prepare
+
+
+class Animator:
+    """Opened once, used for any number of clips, one at a time."""
+
+    def __init__(self, engines: Engines, limits: Limits | None = None) -> None:
+        self.engines = engines
+        self.limits = limits or Limits()
+
+    @classmethod
+    def open(cls, engine_dir: Path | str, threads: int | None = None, limits: Limits | None = None) -> Animator:
+        """Opens the engine set in `engine_dir`; raises EngineError with the reason when it must not be used."""
+        return cls(open_engines(engine_dir, threads), limits)
+
+    def animate(
+        self,
+        references: Sequence[bytes],
+        driving: bytes,
+        options: Options | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> bytes:
+        """The person of `references` (encoded images) acting `driving` (an encoded clip), as MP4 with its sound.
+
+        The same inputs, options and seed give the same bytes. `on_progress` hears every step and may raise Cancelled.
+        Raises InputError for media or options that cannot be used, before any denoising.
+        """
+        options, on_progress = options or Options(), on_progress or ignore
+        preset, sessions = self.engines.preset, self.engines.sessions
+        clip = prepare(sessions, preset, references, driving, options, self.limits, on_progress)
+        finisher = Finisher(sessions["vae_decoder"], clip.framing, driving)
+        try:
+            for denoised in denoise(sessions["denoiser"], preset, clip, options):
+                on_progress(denoised.event)
+                if denoised.latent is not None:
+                    finisher.add(denoised.latent)
+            video = finisher.close()
+        except BaseException:
+            finisher.abort()
+            raise
+        on_progress(Event("done", fraction=1.0))
+        return video
+
+    def close(self) -> None:
+        self.engines.close()
+
+    def __enter__(self) -> Animator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

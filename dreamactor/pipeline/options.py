@@ -1,0 +1,80 @@
+"""What a caller may choose, parsed once from JSON or the command line and passed down whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dreamactor.errors import InputError
+from dreamactor.presets import Preset
+
+SCALES = ("face", "half", "full")
+SOLVERS = ("euler", "multistep")
+MAX_STEPS = 200
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """None means automatic: the preset's steps and guidance, the reference's scale, every frame of the clip.
+
+    `guidance_scale` 1 switches guidance off and halves the work; `scale` is face, half or full (body).
+    """
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+    max_frames: int | None = None
+    scale: str | None = None
+    solver: str = "multistep"
+
+    def __post_init__(self) -> None:
+        _whole("steps", self.steps, 1, MAX_STEPS)
+        _whole("max_frames", self.max_frames, 2, 1_000_000)
+        _whole("seed", self.seed, 0, MAX_SEED)
+        guidance = self.guidance_scale
+        if guidance is not None and not (_is_number(guidance) and 0 <= guidance <= 100):
+            raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {guidance!r}.")
+        if self.scale is not None and self.scale not in SCALES:
+            raise InputError(f"Option scale must be one of {', '.join(SCALES)}, not {self.scale!r}.")
+        if self.solver not in SOLVERS:
+            raise InputError(f"Option solver must be one of {', '.join(SOLVERS)}, not {self.solver!r}.")
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Options:
+        """Options from a JSON object; empty text means the defaults. Raises InputError saying what is wrong."""
+        if not text.strip():
+            return cls()
+        try:
+            values = json.loads(text)
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"The options are not valid JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise InputError(f"The options must be a JSON object, not {type(values).__name__}.")
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise InputError(f"Unknown option {', '.join(unknown)}; these exist: {', '.join(known)}.")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Only what differs from the defaults, as JSON."""
+        return json.dumps({f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
+
+    def steps_for(self, preset: Preset) -> int:
+        return self.steps if self.steps is not None else preset.steps
+
+    def guidance_for(self, preset: Preset) -> float:
+        return float(self.guidance_scale if self.guidance_scale is not None else preset.guidance_scale)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> None:
+    if value is None and name != "seed":
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"Option {name} must be a whole number from {low} to {high}, not {value!r}.")

@@ -1,0 +1,122 @@
+"""First stage: photos and a clip to latents and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.engines.session import Session
+from dreamactor.motion.media import Limits
+from dreamactor.motion.prepare import MotionInputs
+from dreamactor.motion.prepare import prepare as prepare_motion
+from dreamactor.pipeline.events import PREPARE_SHARE, Event, OnProgress, ignore
+from dreamactor.pipeline.options import Options
+from dreamactor.pipeline.segments import plan, total_latents
+from dreamactor.presets import Preset, video_frames
+
+Float = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What the last stage needs to know of the picture: rate, frame count, real region, output size, all in pixels."""
+
+    fps: float
+    frames: int
+    crop: tuple[int, int, int, int]
+    output_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """Everything the denoiser needs: small, so that it may cross processes.
+
+    reference_latent, reference_pose [R,16,h,w]; pose_latent [16,sum of the segments' latents,h,w], segment after
+    segment; motion [T',c] with T' the frame count filled up to 4k+1.
+    """
+
+    reference_latent: Float
+    reference_pose: Float
+    pose_latent: Float
+    motion: Float
+    framing: Framing
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    sessions: Mapping[str, Session],
+    preset: Preset,
+    references: Sequence[bytes],
+    driving: bytes,
+    options: Options,
+    limits: Limits | None = None,
+    on_progress: OnProgress = ignore,
+) -> PreparedClip:
+    """Decodes, finds the person, draws the controls and encodes them. Raises InputError naming what cannot be used."""
+
+    def report(done: float, message: str = "") -> None:
+        on_progress(Event("prepare", fraction=PREPARE_SHARE * done, message=message))
+
+    report(0.0)
+    inputs = prepare_motion(
+        references, driving, preset.height, preset.width, preset.fps, limits or Limits(), options.max_frames,
+        options.scale, on_progress=lambda done: report(0.7 * done),
+    )  # fmt: skip
+    for note in inputs.notes:
+        report(0.7, note)
+    return encode(sessions, preset, inputs, report)
+
+
+def encode(
+    sessions: Mapping[str, Session],
+    preset: Preset,
+    inputs: MotionInputs,
+    report: Callable[[float], None] = lambda done: None,
+) -> PreparedClip:
+    """Runs the three encoders over motion inputs at the preset's size."""
+    frames = len(inputs.controls)
+    filled = video_frames(total_latents(frames))
+    segments = plan(frames, preset.latent_frames)
+    controls = _fill(inputs.controls, filled)
+    faces = _fill(inputs.faces, filled)
+
+    latents, reference_poses = [], []
+    for image, control in zip(inputs.references, inputs.reference_controls, strict=True):
+        latents.append(sessions["vae_encoder"].run({"video": _channels_first(image[None])})["latent"][0, :, 0])
+        reference_poses.append(_encode_pose(sessions, control[None])[:, 0])
+    poses, motions = [], []
+    for segment in segments:
+        span = slice(segment.first_frame, segment.first_frame + segment.frames)
+        poses.append(_encode_pose(sessions, controls[span]))
+        tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(faces[span])})["motion"][0]
+        motions.append(tokens[1:] if segment.carried else tokens)
+        report(0.7 + 0.3 * (segment.index + 1) / len(segments))
+    return PreparedClip(
+        np.stack(latents), np.stack(reference_poses), np.concatenate(poses, 1), np.concatenate(motions),
+        Framing(inputs.fps, frames, inputs.crop, inputs.output_size), inputs.notes,
+    )  # fmt: skip
+
+
+def _encode_pose(sessions: Mapping[str, Session], control: Bytes) -> Float:
+    latent: Float = sessions["pose_encoder"].run({"control": _channels_first(control)})["pose_latent"][0]
+    return latent
+
+
+def _fill(frames: Bytes, count: int) -> Bytes:
+    """Repeats the last frame until there are `count`."""
+    missing = count - len(frames)
+    return frames if missing <= 0 else np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
+
+
+def _channels_first(frames: Bytes) -> Bytes:
+    """[T,H,W,C] -> [1,C,T,H,W]."""
+    return np.ascontiguousarray(frames.transpose(3, 0, 1, 2)[None])
+
+
+def _crops_first(faces: Bytes) -> Bytes:
+    """[T,H,W,3] -> [1,T,3,H,W]."""
+    return np.ascontiguousarray(faces.transpose(0, 3, 1, 2)[None])

@@ -1,0 +1,54 @@
+"""How a long clip is cut: each segment starts with the last latent of the one before (arXiv 2504.01724, section 3.4).
+
+That carried latent covers four video frames although it stands where a segment's first latent, which covers one,
+stands. Its controls are those of the last of the four; training shows the network both kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamactor.presets import TEMPORAL_STRIDE, video_frames
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`latents` latent frames from global latent frame `start` on; all but the first segment carry their first one."""
+
+    index: int
+    start: int
+    latents: int
+
+    @property
+    def carried(self) -> bool:
+        return self.index > 0
+
+    @property
+    def first_frame(self) -> int:
+        """Video frame at the segment's first latent: the last of the four that a carried latent covers."""
+        return self.start * TEMPORAL_STRIDE
+
+    @property
+    def frames(self) -> int:
+        """Video frames of the segment's controls, 4k+1."""
+        return video_frames(self.latents)
+
+    @property
+    def new_latents(self) -> int:
+        return self.latents - self.carried
+
+
+def total_latents(frames: int) -> int:
+    """Latent frames that cover `frames` video frames, the last group filled up by repeating the last frame."""
+    return 1 + -(-(frames - 1) // TEMPORAL_STRIDE)
+
+
+def plan(frames: int, segment_latents: int) -> list[Segment]:
+    """Segments of at most `segment_latents` latent frames that cover `frames` video frames."""
+    total, segments, start = total_latents(frames), [], 0
+    while True:
+        count = min(segment_latents, total - start)
+        segments.append(Segment(len(segments), start, count))
+        if start + count >= total:
+            return segments
+        start += count - 1
