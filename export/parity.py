@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,3 +62,25 @@ def format_parity(rows: list[Parity]) -> str:
         f"relative {row.relative:.1e}  max {row.maximum:.1e}  {'pass' if row.passed else 'FAIL'}"
         for row in rows
     )
+
+
+OTHER_SIZES: dict[str, list[dict[str, int]]] = {
+    "vae_encoder": [{"frames": 1}, {"frames": 17, "height": 96, "width": 64}],
+    "vae_decoder": [{"frames": 1}, {"frames": 17, "height": 96, "width": 64}],
+    "pose_encoder": [{"frames": 1}, {"frames": 17, "height": 96, "width": 64}],
+    "face_motion_encoder": [{"frames": 5}, {"frames": 17}],
+    "denoiser": [
+        {"frames": 5, "height": 32, "width": 64, "references": 3},
+        {"frames": 17, "height": 96, "width": 64, "references": 1, "batch": 1},
+    ],
+}
+"""Sizes that no preset exports at, for `check_export`."""
+
+
+def check_export(networks: Networks, files: Mapping[str, Path]) -> list[Parity]:
+    """Parity of every exported file at its preset's size and at OTHER_SIZES."""
+    rows = []
+    for name, path in files.items():
+        for sizes in [{}, *OTHER_SIZES[name]]:
+            rows += check_parity(networks, name, path, **sizes)
+    return rows

@@ -1,0 +1,79 @@
+# dreamactor: `make help` lists everything. Each target sets up what it needs.
+PRESET    ?= puppet
+PRECISION ?= fp32
+TARGET    ?= auto
+PYTHON    ?= python3
+
+VENV   := .venv
+SERVER := .venv-server
+BIN    := $(VENV)/bin
+GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick engines serve bench gpu-check train eval lint format typecheck clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "  Variables: PRESET=tiny|puppet|m1  PRECISION=fp32|fp16|bf16|fp8|int8  TARGET=auto|cpu|cuda|tensorrt|sm75..sm120"
+
+setup: $(VENV)/.ready .assets/.ready $(SERVER)/.ready  ## both environments, landmark models and demo media
+
+demo: setup  ## a photo and a clip to build/demo/output.mp4, through the real server
+	$(BIN)/python -m dreamactor.demo --preset $(PRESET)
+
+test: setup  ## everything, the real server included
+	$(BIN)/python -m pytest
+
+test-quick: $(VENV)/.ready .assets/.ready  ## no server, nothing slow
+	$(BIN)/python -m pytest -m "not slow and not server"
+
+engines: $(VENV)/.ready .assets/.ready  ## checkpoint to verified engines for TARGET
+	$(BIN)/dreamactor build --preset $(PRESET) --precision $(PRECISION) --target $(TARGET)
+
+serve: setup  ## engines (built if need be) behind Triton Inference Server
+	$(BIN)/dreamactor serve --engines $$($(BIN)/dreamactor build --preset $(PRESET) --precision $(PRECISION) --target $(TARGET) --print-path)
+
+bench: setup  ## the latency harness: build/bench/report.html
+	$(BIN)/dreamactor bench
+
+gpu-check: $(VENV)/.ready  ## kernels, denoiser step and engines on this machine's NVIDIA GPU
+	$(BIN)/python -m dreamactor.benchmark.gpu_check
+
+train: $(VENV)/.ready .assets/.ready  ## the shipped checkpoint's recipe (resumes where it stopped)
+	$(BIN)/dreamactor train --preset $(PRESET)
+
+eval: $(VENV)/.ready .assets/.ready  ## the checkpoint against held-out truth: build/eval/report.json
+	$(BIN)/dreamactor eval --preset $(PRESET)
+
+lint: $(VENV)/.ready  ## ruff, formatting included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready  ## what ruff can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(VENV)/.ready  ## mypy, strict
+	@mkdir -p build/typecheck/dreamactor
+	@for part in dreamactor/*; do ln -sfn ../../../$$part build/typecheck/dreamactor/; done
+	@for part in kernels export engines serving benchmark training; do ln -sfn ../../../$$part build/typecheck/dreamactor/; done
+	$(BIN)/mypy
+
+clean:  ## what was built, not what was downloaded
+	rm -rf build
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[$(GPU),export,quantise,rtx,serve,train,dev]'
+	@touch $@
+
+.assets/.ready: dreamactor/motion/assets.py dreamactor/motion/assets.json | $(VENV)/.ready
+	$(BIN)/python -m dreamactor.motion.assets --dir .assets
+	@touch $@
+
+$(SERVER)/.ready: serving/environment.py serving/constraints-server.txt | $(VENV)/.ready
+	$(BIN)/python -m dreamactor.serving.environment --dir $(SERVER)
+	@touch $@
