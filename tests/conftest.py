@@ -1,0 +1,30 @@
+"""Shared by every room: one tiny engine set, built once from fixed random weights and kept between runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ASSETS = ROOT / ".assets"
+
+
+@pytest.fixture(scope="session")
+def tiny_engines() -> Path:
+    """An fp32 CPU engine set of the `tiny` preset; rebuilt when presets or weights change."""
+    from dreamactor.build import build_set
+
+    return build_set("tiny", output=ROOT / "build" / "tests" / "tiny-fp32-cpu", log=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def portrait() -> bytes:
+    """The reference photo: one person, upper body."""
+    return (ASSETS / "media" / "astronaut.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def clip() -> bytes:
+    """The short driving clip: face and shoulders, 72 frames, with sound."""
+    return (ASSETS / "media" / "single_face.mp4").read_bytes()

@@ -1,0 +1,54 @@
+"""Every network as ONNX: valid, equal to PyTorch at sizes it was not exported at, attention kept as one operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from dreamactor.export.graphs import NETWORKS, example_inputs
+from dreamactor.export.onnx import OPSET
+from dreamactor.export.parity import OTHER_SIZES, RELATIVE_BOUND, check_parity, format_parity
+from dreamactor.networks import build
+from dreamactor.presets import preset
+
+TINY = preset("tiny")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parity_at_other_sizes(tiny_engines: Path, name: str) -> None:
+    networks, path = build(TINY), tiny_engines / f"{name}.onnx"
+    onnx.checker.check_model(str(path))
+    for sizes in [{}, *OTHER_SIZES[name]]:
+        rows = check_parity(networks, name, path, **sizes)
+        print(format_parity(rows))
+        assert all(row.relative <= RELATIVE_BOUND for row in rows)
+
+
+def test_parity_check_catches_other_weights(tiny_engines: Path) -> None:
+    other = build(TINY, seed=1)
+    rows = check_parity(other, "denoiser", tiny_engines / "denoiser.onnx")
+    assert not all(row.passed for row in rows)
+
+
+def test_denoiser_keeps_attention_whole(tiny_engines: Path) -> None:
+    model = onnx.load(tiny_engines / "denoiser.onnx")
+    kinds = [node.op_type for node in model.graph.node if node.domain == "dreamactor"]
+    depth = TINY.transformer.depth
+    assert kinds.count("FlashAttention") == 2 * depth - 1  # the last block needs no reference output
+    assert kinds.count("FaceAttention") == depth
+    assert {function.name for function in model.functions} == {"FlashAttention", "FaceAttention"}
+    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", OPSET), ("dreamactor", 1)}
+
+
+def test_free_dimensions_are_free(tiny_engines: Path) -> None:
+    model = onnx.load(tiny_engines / "denoiser.onnx", load_external_data=False)
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.input
+    }
+    example = example_inputs(TINY, "denoiser")
+    assert set(shapes) == set(example)
+    free = [isinstance(size, str) for size in shapes["reference_latent"]]
+    assert free == [True, True, False, True, True]

@@ -1,0 +1,76 @@
+"""Checkpoints: what is written is what is read, and what does not fit is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dreamactor.errors import InputError
+from dreamactor.networks import build, load, save
+from dreamactor.presets import Preset, preset
+
+TINY = preset("tiny")
+
+
+def test_round_trip_in_half_precision(tmp_path: Path) -> None:
+    networks = build(TINY, seed=7)
+    save(networks, tmp_path)
+    loaded = load(tmp_path, TINY).state_dict()
+    for name, value in networks.state_dict().items():
+        torch.testing.assert_close(loaded[name], value.half().float(), atol=0, rtol=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_same_seed_same_weights() -> None:
+    first, second, other = (build(TINY, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_mismatch_names_the_keys(tmp_path: Path) -> None:
+    save(build(TINY), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["transformer.extra"] = state.pop("transformer.patchify.bias")
+    state["transformer.final.bias"] = torch.zeros(3)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(InputError) as raised:
+        load(tmp_path)
+    for part in ("transformer.patchify.bias is missing", "transformer.extra is not part", "final.bias is (3,)"):
+        assert part in str(raised.value)
+
+
+def test_another_presets_checkpoint_is_refused(tmp_path: Path) -> None:
+    save(build(TINY), tmp_path)
+    with pytest.raises(InputError, match="'tiny' checkpoint, not 'puppet'"):
+        load(tmp_path, preset("puppet"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "pickle", "absent", "no config", "config not JSON"])
+def test_unreadable_checkpoints(tmp_path: Path, damage: str) -> None:
+    save(build(TINY), tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "pickle":
+        torch.save({"a": torch.zeros(2)}, weights)
+    elif damage == "absent":
+        weights.unlink()
+    elif damage == "no config":
+        config.unlink()
+    else:
+        config.write_text("{")
+    with pytest.raises(InputError):
+        load(tmp_path)
+
+
+def test_preset_survives_json() -> None:
+    for name in ("tiny", "puppet", "m1"):
+        assert Preset.from_dict(json.loads(json.dumps(preset(name).to_dict()))) == preset(name)
+    with pytest.raises(InputError, match="does not fit"):
+        Preset.from_dict({**preset("tiny").to_dict(), "colour": 1})
+    assert dataclasses.is_dataclass(preset("tiny"))
