@@ -50,10 +50,11 @@ class ServerEnvironment:
         return self.triton / "bin" / "tritonserver"
 
     def require(self) -> ServerEnvironment:
-        """Itself, made absolute; raises MissingDependency when it has not been made for this Python and this version."""
+        """Itself, made absolute; raises MissingDependency when it was not made for this Python and version."""
         if not self.binary.is_file() or _read(self.root / "stamp") != fingerprint():
             raise MissingDependency(
-                f"The server's environment {self.root} is missing or made for another version; make it with: {MAKE} --dir {self.root}"
+                f"The server's environment {self.root} is missing or made for another version; "
+                f"make it with: {MAKE} --dir {self.root}"
             )
         return ServerEnvironment(self.root.resolve())
 

@@ -1,0 +1,45 @@
+"""The private folder of one running server; a later server removes those whose owner was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+PREFIX = "dreamactor-serve-"
+SHARED_MEMORY = Path("/dev/shm")
+_SETTLED_SECONDS = 60.0  # a younger folder may be one whose owner has not locked it yet
+
+
+class PrivateFolder:
+    """A new folder under the system's temporary one, locked for as long as this process lives."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = (self.path / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """The folder, and the shared memory that carries its name."""
+        self._lock.close()
+        _remove(self.path)
+
+
+def sweep() -> None:
+    """Removes folders whose owner is gone, with their shared memory."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # BlockingIOError: its owner lives
+            if time.time() - path.stat().st_mtime < _SETTLED_SECONDS:
+                continue
+            with (path / "lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    for region in SHARED_MEMORY.glob(f"{path.name}*"):
+        region.unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""Starts the Triton server on an engine set and stops it so that nothing is left.
+
+`Server.start(options)` returns when a real request has gone through every stage; `serve(options)` is the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from dreamactor.engines import read_manifest
+from dreamactor.errors import DreamActorError, InputError
+from dreamactor.motion.limits import Limits
+from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
+from dreamactor.serving.folder import PrivateFolder, sweep
+from dreamactor.serving.jobs import Jobs
+from dreamactor.serving.probe import probe
+from dreamactor.serving.process import Listen, TritonProcess
+from dreamactor.serving.repository import write_repository
+from dreamactor.serving.wire import ENSEMBLE
+
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `dreamactor serve` was asked. A port of 0 takes a free one; `exit_seconds` is for running jobs at a stop."""
+
+    engines: Path
+    listen: Listen = field(default_factory=Listen)
+    environment: Path = DEFAULT_DIR
+    limits: Limits = field(default_factory=Limits)
+    start_seconds: float = 300.0
+    exit_seconds: int = 10
+
+
+class Server:
+    """A server that answers. Use it as a context manager, or call `stop`."""
+
+    def __init__(self, options: ServeOptions, listen: Listen, folder: PrivateFolder) -> None:
+        self.listen = listen
+        self._folder = folder
+        self._whole = 0
+        environment = ServerEnvironment(options.environment).require()
+        self._manifest = read_manifest(options.engines)
+        repository = write_repository(options.engines, folder.path / "repository", options.limits)
+        self.process = TritonProcess(environment, repository, ENSEMBLE, listen, folder.path, options.exit_seconds)
+
+    @classmethod
+    def start(cls, options: ServeOptions) -> Server:
+        """Raises EngineError for a bad engine set, MissingDependency without the server's environment, InputError for a
+        port that is taken, DreamActorError with the log's tail when the server does not come up in time."""
+        listen = _claim(options.listen)
+        sweep()
+        folder = PrivateFolder()
+        try:
+            server = cls(options, listen, folder)
+        except BaseException:
+            folder.remove()
+            raise
+        try:
+            server._wait(time.monotonic() + options.start_seconds)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of its gRPC door."""
+        return f"{self.listen.host}:{self.listen.grpc_port}"
+
+    def broken(self) -> str:
+        """A sentence when the process, or one of its models' processes, has died; else empty."""
+        status = self.process.poll()
+        if status is not None:
+            return f"The server ended by itself with status {status}."
+        parts = self.process.parts()
+        return f"{self._whole - parts} of {self._whole} model processes died." if parts < self._whole else ""
+
+    def log_tail(self) -> str:
+        return self.process.log_tail()
+
+    def stop(self) -> None:
+        """Calls running jobs off, ends every process, removes the private folder and the shared memory."""
+        try:
+            with contextlib.suppress(OSError):
+                Jobs(self.process.jobs_folder).clear()
+            self.process.stop()
+        finally:
+            self._folder.remove()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait(self, deadline: float) -> None:
+        """Until it says that it is ready, and then until a request has really been answered."""
+        url = f"http://{_reachable(self.listen.host)}:{self.listen.http_port}/v2/health/ready"
+        while not _answers(url):
+            status = self.process.poll()
+            if status is not None:
+                raise DreamActorError(f"The server could not start (status {status}). Its log ends:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise DreamActorError(f"The server was not ready in time. Its log ends:\n{self.log_tail()}")
+            time.sleep(_POLL_SECONDS)
+        try:
+            address = f"{_reachable(self.listen.host)}:{self.listen.grpc_port}"
+            probe(address, self._manifest, max(1.0, deadline - time.monotonic()))
+        except DreamActorError as error:
+            raise DreamActorError(f"The server started but does not work: {error}\n{self.log_tail()}") from error
+        self._whole = self.process.parts()
+
+
+def serve(options: ServeOptions, say: Callable[[str], None] = print) -> int:
+    """Serves until SIGTERM or Ctrl-C; starts again when a model's process has died. Returns the exit status."""
+    with _stoppable():
+        try:
+            server = Server.start(options)
+            # the same ports after a restart, also where free ones were taken
+            options = replace(options, listen=server.listen)
+            while True:
+                with server:
+                    say(f"dreamactor is ready: gRPC {server.address}, HTTP port {server.listen.http_port}")
+                    while not (reason := server.broken()):
+                        time.sleep(_WATCH_SECONDS)
+                    print(f"{reason} Starting again. Its log ends:\n{server.log_tail()}", file=sys.stderr, flush=True)
+                server = Server.start(options)
+        except KeyboardInterrupt:
+            return 0
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns the first SIGTERM or SIGINT into KeyboardInterrupt; those that follow do not disturb the stopping."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _claim(listen: Listen) -> Listen:
+    """Free ports for those given as 0; raises InputError for one that is taken or a host that is not ours."""
+    with contextlib.ExitStack() as held:
+        ports = {}
+        for name in ("grpc_port", "http_port", "metrics_port"):
+            port = getattr(listen, name)
+            candidate = held.enter_context(socket.socket())
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind((listen.host, port))
+            except OSError as error:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"The server cannot listen on {listen.host}:{port} ({error.strerror}); give another {option}."
+                ) from error
+            ports[name] = candidate.getsockname()[1]
+    return replace(listen, **ports)
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,44 @@
+"""First step of the ensemble: media to latents and tokens, an event at every sign of progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dreamactor.errors import Cancelled
+from dreamactor.motion.assets import models_folder
+from dreamactor.pipeline import Event
+from dreamactor.pipeline.events import PREPARE_SHARE
+from dreamactor.pipeline.prepare import prepare
+from dreamactor.serving.backend import FINAL, Settings, arrays_of, failure, response, sessions, shared_jobs
+from dreamactor.serving.wire import Prepared, Request
+
+
+class TritonPythonModel:
+    def initialize(self, args: Mapping[str, str]) -> None:
+        models_folder()  # said at start-up, not at the first request
+        self.settings = Settings.from_args(args)
+        manifest = self.settings.manifest()
+        self.preset, self.sessions, self.jobs = manifest.preset, sessions(manifest), shared_jobs()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                sender.send(response(self.work(request, sender).to_arrays()), flags=FINAL)
+            except Exception as error:
+                sender.send(failure(error, self.settings.model), flags=FINAL)
+
+    def work(self, request: Any, sender: Any) -> Prepared:
+        asked = Request.from_arrays(arrays_of(request))
+        with self.jobs.open() as job:
+
+            def report(event: Event) -> None:
+                if not self.jobs.wanted(job):
+                    raise Cancelled("Cancelled by the caller.")
+                sender.send(response(Prepared(event, job).to_arrays()))
+
+            clip = prepare(
+                self.sessions, self.preset, asked.references, asked.driving, asked.options, self.settings.limits, report
+            )
+        return Prepared(Event("prepare", fraction=PREPARE_SHARE), job, asked.options, asked.driving, clip)

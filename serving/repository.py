@@ -1,0 +1,87 @@
+"""Writes the Triton model repository of an engine set: the ensemble, its three steps, and every network by itself.
+
+`config.pbtxt` is for a GPU host (TensorRT backend, NVIDIA's container), `configs/cpu.pbtxt` for everywhere else (python
+backend on the set's own sessions); `--model-config-name=cpu` chooses the second. A model without it has one for both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+from dreamactor.engines import NetworkRecord, TensorSpec, read_manifest, trust
+from dreamactor.motion.limits import Limits
+from dreamactor.serving.pbtxt import EnsembleConfig, ModelConfig, Port
+from dreamactor.serving.wire import DENOISED, ENSEMBLE, PREPARED, REQUEST, RESPONSE
+
+MODELS = Path(__file__).resolve().parent / "models"
+_PLAN = "model.plan"
+
+
+def write_repository(engines: Path, repository: Path, limits: Limits | None = None) -> Path:
+    """Makes `repository` (a new folder) from the set in `engines` and returns it.
+
+    Raises EngineError when the set is unusable. TensorRT engines are checked against the manifest and linked in.
+    """
+    manifest = read_manifest(engines)
+    parameters = {"engines": str(engines.resolve())}
+    steps = stages({**parameters, "limits": json.dumps(dataclasses.asdict(limits or Limits()))})
+    for step in steps:
+        _write_model(repository, step, step.name)
+    for record in manifest.networks.values():
+        _write_network(repository, engines, record, parameters)
+    ensemble = EnsembleConfig(ENSEMBLE, REQUEST, RESPONSE, steps)
+    (_version(repository, ENSEMBLE) / "README").write_text("An ensemble has no file of its own.\n")
+    (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble.to_text())
+    return repository
+
+
+def stages(parameters: dict[str, str]) -> tuple[ModelConfig, ...]:
+    """The ensemble's steps, in order."""
+    return (
+        ModelConfig("prepare", REQUEST, PREPARED, decoupled=True, parameters=parameters),
+        ModelConfig("denoise", PREPARED, DENOISED, decoupled=True, parameters=parameters),
+        ModelConfig("finish", DENOISED, RESPONSE, parameters=parameters),
+    )
+
+
+def network_config(record: NetworkRecord, parameters: dict[str, str], backend: str) -> ModelConfig:
+    """A network's configuration for `backend` "tensorrt" (GPU) or "python" (CPU)."""
+    kind = "KIND_GPU" if backend == "tensorrt" else "KIND_CPU"
+    inputs, outputs = _ports(record.inputs), _ports(record.outputs)
+    return ModelConfig(record.name, inputs, outputs, backend, kind, parameters=parameters)
+
+
+def _write_network(repository: Path, engines: Path, record: NetworkRecord, parameters: dict[str, str]) -> None:
+    _write_model(repository, network_config(record, parameters, "tensorrt"), "network")
+    cpu = repository / record.name / "configs" / "cpu.pbtxt"
+    cpu.parent.mkdir()
+    cpu.write_text(network_config(record, parameters, "python").to_text())
+    if record.runtime == "tensorrt":
+        trust.check_file(engines, record.files[0])
+        _link(engines / record.files[0].path, _version(repository, record.name) / _PLAN)
+
+
+def _write_model(repository: Path, config: ModelConfig, module: str) -> None:
+    shutil.copyfile(MODELS / f"{module}.py", _version(repository, config.name) / "model.py")
+    (repository / config.name / "config.pbtxt").write_text(config.to_text())
+
+
+def _version(repository: Path, model: str) -> Path:
+    folder = repository / model / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _ports(specs: tuple[TensorSpec, ...]) -> tuple[Port, ...]:
+    return tuple(Port(spec.name, spec.dtype, spec.shape) for spec in specs)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
