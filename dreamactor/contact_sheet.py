@@ -1,0 +1,76 @@
+"""One picture of a job: the reference, then driving frames, control maps and output frames below each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+CELL = 160  # pixels a side of one picture
+GAP = 4
+LABEL = 18
+BACKGROUND, INK = 24, 225
+
+
+def contact_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Bytes]]]) -> Bytes:
+    """A labelled grid, u8 RGB. `rows` are (label, pictures [H,W,3] of any size), `columns` the labels on top."""
+    width = LABEL * 6 + len(columns) * (CELL + GAP)
+    strips = [_labels(columns, width)]
+    for label, pictures in rows:
+        strip = np.full((CELL + GAP, width, 3), BACKGROUND, np.uint8)
+        _text(strip, label, 6, CELL // 2)
+        for index, picture in enumerate(pictures):
+            left = LABEL * 6 + index * (CELL + GAP)
+            strip[:CELL, left : left + CELL] = _fitted(picture)
+        strips.append(strip)
+    return np.concatenate(strips)
+
+
+def job_sheet(reference: Bytes, driving: Bytes, controls: Bytes, output: Bytes, count: int = 6) -> Bytes:
+    """The sheet of one job: reference [H,W,3]; driving, output [T,H,W,3]; controls [T,H,W,6]; `count` moments."""
+    frames = np.linspace(0, len(output) - 1, count).round().astype(int)
+    drawn = np.maximum(controls[..., :3], controls[..., 3:])
+    driving_frames = (frames * len(driving) / len(output)).astype(int)
+    return contact_sheet(
+        [f"frame {index}" for index in frames],
+        [
+            ("reference", [reference]),
+            ("driving", list(driving[driving_frames])),
+            ("controls", list(drawn[np.minimum(frames, len(drawn) - 1)])),
+            ("output", list(output[frames])),
+        ],
+    )
+
+
+def save_png(path: Path, picture: Bytes) -> None:
+    """Writes a u8 RGB picture."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())
+
+
+def _labels(columns: Sequence[str], width: int) -> Bytes:
+    strip = np.full((LABEL + GAP, width, 3), BACKGROUND, np.uint8)
+    for index, label in enumerate(columns):
+        _text(strip, label, LABEL * 6 + index * (CELL + GAP), LABEL - 4)
+    return strip
+
+
+def _text(picture: Bytes, text: str, x: int, y: int) -> None:
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (INK, INK, INK), 1, cv2.LINE_AA)
+
+
+def _fitted(picture: Bytes) -> Bytes:
+    """The picture inside a CELL square, its shape kept."""
+    scale = CELL / max(picture.shape[:2])
+    size = max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)
+    shrunk = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    cell = np.full((CELL, CELL, 3), BACKGROUND, np.uint8)
+    top, left = (CELL - size[1]) // 2, (CELL - size[0]) // 2
+    cell[top : top + size[1], left : left + size[0]] = shrunk
+    return cell

@@ -1,0 +1,78 @@
+"""`make demo`: a photo and a real clip through the real server over gRPC, and one picture of what went in and out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from dreamactor import paths
+from dreamactor.errors import DreamActorError
+from dreamactor.presets import Preset
+
+OUTPUT = Path("build/demo")
+
+
+def main() -> int:
+    """Writes build/demo/output.mp4 and build/demo/contact_sheet.png; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dreamactor.demo", description=__doc__)
+    parser.add_argument("--preset", default="puppet")
+    parser.add_argument("--reference", type=Path, help="photo (default: a character the shipped checkpoint knows)")
+    parser.add_argument("--driving", type=Path, help="clip (default: the short demo clip)")
+    options = parser.parse_args()
+    try:
+        run(options.preset, options.reference, options.driving)
+    except DreamActorError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(preset: str, reference: Path | None, driving: Path | None) -> None:
+    """Builds what is missing, serves it, calls it, and draws the contact sheet."""
+    from dreamactor.build import build_set
+    from dreamactor.motion.assets import default_folder
+    from dreamactor.pipeline import Options
+    from dreamactor.presets import preset as find_preset
+    from dreamactor.progress import ProgressBar
+    from dreamactor.serving.client import animate
+    from dreamactor.serving.launcher import Listen, Server, ServeOptions
+
+    media = default_folder() / "media"
+    trained = paths.checkpoint(preset) is not None
+    known = paths.SOURCE / "examples" / "puppet.png"
+    reference = reference or (known if trained and known.exists() else media / "astronaut.png")
+    driving = driving or media / "single_face.mp4"
+    engines = build_set(preset)
+    print(f"reference {reference.name}, driving clip {driving.name}, preset {preset}")
+    started = time.monotonic()
+    with Server.start(ServeOptions(engines, Listen(grpc_port=0, http_port=0, metrics_port=0))) as server:
+        print(f"Triton Inference Server is up at {server.address} after {time.monotonic() - started:.1f} s")
+        started = time.monotonic()
+        with ProgressBar("demo") as progress:
+            video = animate(server.address, [reference.read_bytes()], driving.read_bytes(), Options(), progress)
+        print(f"animated over gRPC in {time.monotonic() - started:.1f} s")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / "output.mp4").write_bytes(video)
+    _draw_sheet(reference.read_bytes(), driving.read_bytes(), video, find_preset(preset))
+    print(f"wrote {OUTPUT / 'output.mp4'} and {OUTPUT / 'contact_sheet.png'}")
+    if not trained:
+        print(
+            f"The '{preset}' networks have random weights: the output shows no person. A checkpoint comes separately."
+        )
+
+
+def _draw_sheet(reference: bytes, driving: bytes, video: bytes, preset: Preset) -> None:
+    from dreamactor.contact_sheet import job_sheet, save_png
+    from dreamactor.motion.media import Limits, decode_clip
+    from dreamactor.motion.prepare import prepare
+
+    inputs = prepare([reference], driving, preset.height, preset.width, preset.fps, Limits())
+    clip = decode_clip(driving, preset.fps, Limits())
+    output = decode_clip(video, preset.fps, Limits())
+    save_png(OUTPUT / "contact_sheet.png", job_sheet(inputs.references[0], clip.frames, inputs.controls, output.frames))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
