@@ -1,0 +1,170 @@
+"""The child process that parses an ONNX and builds an engine: what crashes here takes nothing with it.
+
+TensorRT-RTX aborts the process on nodes it does not know. Run as `python -m dreamactor.engines.build_worker`, with a
+`BuildRequest` as JSON on stdin; prints one JSON object a line: {"phase", "step", "steps"} and at last {"report"} or
+{"error"}. TensorRT's names are those of 11.4 and of TensorRT-RTX 1.7, which `tests/engines` checks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dreamactor.engines.runtimes import load_tensorrt
+
+_FLAGS = {
+    "strip": ("STRIP_PLAN",),
+    "refit": ("REFIT",),
+    "weight_streaming": ("WEIGHT_STREAMING",),
+    "version_compatible": ("VERSION_COMPATIBLE",),
+}
+
+
+class BuildFailed(Exception):
+    """A sentence for the person who asked for the build."""
+
+
+def say(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def build(request: dict[str, Any]) -> dict[str, Any]:
+    """Builds `request["onnx"]` into `request["output"]`; returns the report."""
+    trt = load_tensorrt(request["runtime"])
+    logger, messages = _logger(trt)
+    builder = trt.Builder(logger)
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
+    parser = trt.OnnxParser(network, logger)
+    say(phase="parse", step=0, steps=0)
+    if not parser.parse_from_file(request["onnx"]):
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise BuildFailed("it cannot be parsed: " + "; ".join(errors or messages or ["no reason given"]))
+    layers = Counter(str(network.get_layer(i).type).split(".")[-1] for i in range(network.num_layers))
+    _check_layers(layers, request["expected_layers"])
+    config = _config(trt, builder, network, request)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildFailed("the builder gave up: " + "; ".join(messages[-3:] or ["no reason given"]))
+    content = memoryview(plan)
+    Path(request["output"]).write_bytes(content)
+    _keep_timing_cache(config, request["timing_cache"])
+    return {
+        "bytes": content.nbytes,
+        "layers": dict(layers),
+        "inputs": [_tensor(trt, network.get_input(i)) for i in range(network.num_inputs)],
+        "outputs": [_tensor(trt, network.get_output(i)) for i in range(network.num_outputs)],
+        "warnings": messages[:20],
+        "version": str(trt.__version__),
+    }
+
+
+def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _monitor(trt)
+    if request["compute_capability"]:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, request["compute_capability"]), 0)
+    for option, names in _FLAGS.items():
+        for name in names if request[option] else ():
+            config.set_flag(getattr(trt.BuilderFlag, name))
+    if request["hardware_compatibility"]:
+        level = getattr(trt.HardwareCompatibilityLevel, request["hardware_compatibility"])
+        config.hardware_compatibility_level = level
+    if request["optimization_level"] is not None:
+        config.builder_optimization_level = request["optimization_level"]
+    if request["workspace_bytes"]:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
+    if request["timing_cache"]:
+        path = Path(request["timing_cache"])
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        if cache is not None:  # TensorRT-RTX times nothing at build and has none
+            config.set_timing_cache(cache, False)
+    names = {network.get_input(i).name for i in range(network.num_inputs)}
+    for shapes in request["profiles"]:
+        profile = builder.create_optimization_profile()
+        for name, (low, best, high) in shapes.items():
+            if name not in names:
+                raise BuildFailed(f"it has no input '{name}'; its inputs are {', '.join(sorted(names))}.")
+            profile.set_shape(name, tuple(low), tuple(best), tuple(high))
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildFailed("one of the optimisation profiles does not fit its inputs.")
+    return config
+
+
+def _check_layers(found: Counter[str], expected: dict[str, int]) -> None:
+    """A custom node that became its function body, or Q/DQ that vanished, must not pass in silence."""
+    missing = {kind: count for kind, count in expected.items() if found[kind] < count}
+    if missing:
+        wanted = ", ".join(f"{count} {kind}" for kind, count in missing.items())
+        there = ", ".join(f"{found[kind]} {kind}" for kind in missing)
+        raise BuildFailed(f"after parsing there should be at least {wanted} layers, and there are {there}.")
+
+
+def _logger(trt: ModuleType) -> tuple[Any, list[str]]:
+    messages: list[str] = []
+
+    class Collector(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= trt.ILogger.Severity.WARNING:
+                messages.append(text[:500])
+
+    return Collector(), messages
+
+
+def _monitor(trt: ModuleType) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+            say(phase=phase, step=0, steps=steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            say(phase=phase, step=step + 1, steps=self.steps.get(phase, 0))
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
+
+
+def _keep_timing_cache(config: Any, path: str) -> None:
+    cache = config.get_timing_cache() if path else None
+    if cache is not None:
+        temporary = Path(path + ".new")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(memoryview(cache.serialize()))
+        temporary.replace(path)
+
+
+def _tensor(trt: ModuleType, tensor: Any) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": str(trt.nptype(tensor.dtype).__name__), "shape": list(tensor.shape)}
+
+
+def main() -> int:
+    request = json.load(sys.stdin)
+    try:
+        say(report=build(request))
+    except (BuildFailed, OSError) as error:
+        say(error=str(error))
+        return 1
+    except Exception as error:  # the parent turns it into a sentence
+        say(error=f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""One builder for TensorRT and TensorRT-RTX: an ONNX, a target and profiles in, an engine file and a report out."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamactor.engines.session import TensorSpec
+from dreamactor.engines.shapes import Profile, profile_shapes
+from dreamactor.engines.target import Target
+from dreamactor.errors import EngineError
+from dreamactor.presets import Preset
+
+FUSED_ATTENTION = re.compile(rb"_gemm_mha\w*|mha_v\d\w*|fmha\w*")
+OnBuild = Callable[[str, int, int], None]
+"""phase, step, steps of the builder; steps 0 where it does not say."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user may choose about an engine; the defaults are the fastest engine for exactly this GPU and version.
+
+    `strip` leaves the weights out and `refit` lets them be put in again; `weight_streaming` lets weights exceed the
+    GPU's memory; `hardware_compatibility` is "", "AMPERE_PLUS" or "SAME_COMPUTE_CAPABILITY"; `optimization_level` 0-5.
+    """
+
+    strip: bool = False
+    refit: bool = False
+    weight_streaming: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: str = ""
+    optimization_level: int | None = None
+    workspace_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """`layers` counts parsed layers by type; `fused_attention` are the fused kernels' names found in the engine."""
+
+    seconds: float
+    bytes: int
+    version: str
+    layers: Mapping[str, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    fused_attention: tuple[str, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def build_engine(
+    onnx: Path,
+    output: Path,
+    preset: Preset,
+    network: str,
+    target: Target,
+    profiles: tuple[Profile, ...],
+    options: BuildOptions | None = None,
+    timing_cache: Path | None = None,
+    expected_layers: Mapping[str, int] | None = None,
+    fused_attention: bool = False,
+    on_build: OnBuild | None = None,
+) -> BuildReport:
+    """Builds `onnx` for `target` into `output`, in a child process; `output` appears only when it is complete.
+
+    `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` demands that a fused
+    attention kernel is in the engine. Raises EngineError with the reason.
+    """
+    started = time.monotonic()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".build-") as folder:
+        plan = Path(folder) / output.name
+        request = {
+            "onnx": str(onnx),
+            "output": str(plan),
+            "runtime": target.runtime,
+            "compute_capability": target.architecture.upper() if target.runtime == "tensorrt_rtx" else "",
+            "profiles": [dict(profile_shapes(preset, network, profile)) for profile in profiles],
+            "timing_cache": str(timing_cache) if timing_cache and target.runtime == "tensorrt" else "",
+            "expected_layers": dict(expected_layers or {}),
+            **asdict(options or BuildOptions()),
+        }
+        report = _run(request, network, target, on_build)
+        kernels = _fused_kernels(plan)
+        if fused_attention and not kernels:
+            raise EngineError(f"{network} for {target.name} was built without fused attention: its engine is refused.")
+        plan.replace(output)
+    return BuildReport(
+        time.monotonic() - started,
+        int(report["bytes"]),
+        str(report["version"]),
+        report["layers"],
+        tuple(TensorSpec.from_dict(spec) for spec in report["inputs"]),
+        tuple(TensorSpec.from_dict(spec) for spec in report["outputs"]),
+        kernels,
+        tuple(report["warnings"]),
+    )
+
+
+def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuild | None) -> dict[str, Any]:
+    command = [sys.executable, "-m", "dreamactor.engines.build_worker"]
+    problem, report = "", None
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(request))
+            child.stdin.close()
+            for line in child.stdout:
+                message = _message(line)
+                report, problem = message.get("report", report), message.get("error", problem)
+                if on_build and "phase" in message:
+                    on_build(message["phase"], message["step"], message["steps"])
+            code = child.wait()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        errors.seek(0)
+        tail = errors.read()[-400:].strip()
+    if report is None:
+        problem = problem or f"the builder's process ended with code {code}" + (f": {tail}" if tail else "")
+        raise EngineError(f"{network} cannot be built for {target.name}: {problem}")
+    return dict(report)
+
+
+def _message(line: str) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:  # something a library printed
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _fused_kernels(plan: Path) -> tuple[str, ...]:
+    return tuple(sorted({match.decode() for match in FUSED_ATTENTION.findall(plan.read_bytes())}))

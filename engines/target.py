@@ -1,0 +1,54 @@
+"""What an engine set is built for: a runtime and a GPU architecture, from one word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamactor.engines.gpu import local_gpu
+from dreamactor.errors import EngineError, InputError
+
+RTX_ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+
+
+@dataclass(frozen=True)
+class Target:
+    """`name` as it was asked for, `runtime` a module of `dreamactor.engines` ("onnxruntime", "tensorrt",
+    "tensorrt_rtx"), `architecture` "any" or like "sm89"."""
+
+    name: str
+    runtime: str
+    architecture: str
+
+    @property
+    def is_onnx(self) -> bool:
+        return self.runtime == "onnxruntime"
+
+
+def parse_target(name: str) -> Target:
+    """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (TensorRT on an NVIDIA GPU that has it, else the CPU).
+
+    `tensorrt` and `rtx` are for the GPU of this machine; an `sm…` target is built by TensorRT-RTX on any machine.
+    Raises InputError for another word, EngineError where a local GPU is needed and there is none.
+    """
+    if name == "auto":
+        return parse_target("tensorrt" if local_gpu() and _has("tensorrt") else "cuda" if local_gpu() else "cpu")
+    if name in ("cpu", "cuda"):
+        return Target(name, "onnxruntime", "any")
+    if name in RTX_ARCHITECTURES:
+        return Target(name, "tensorrt_rtx", name)
+    if name not in ("tensorrt", "rtx"):
+        choices = ("auto", "cpu", "cuda", "tensorrt", "rtx", *RTX_ARCHITECTURES)
+        raise InputError(f"There is no target '{name}'; choose one of {', '.join(choices)}.")
+    gpu = local_gpu()
+    if gpu is None:
+        raise EngineError(
+            f"Target '{name}' builds for the GPU of this machine, and there is none (or no driver). "
+            f"For another machine's RTX card give its architecture: {', '.join(RTX_ARCHITECTURES)}."
+        )
+    return Target(name, "tensorrt" if name == "tensorrt" else "tensorrt_rtx", gpu.architecture)
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
