@@ -37,6 +37,8 @@ PREPARED = (
     Port("reference_pose", "float32", (-1, C, -1, -1)),
     Port("pose_latent", "float32", (C, -1, -1, -1)),
     Port("motion", "float32", (-1, -1)),
+    Port("view_pose", "float32", (-1, C, -1, -1)),
+    Port("view_motion", "float32", (-1, -1)),
 )
 DENOISED = (
     Port("denoise_event", "bytes", (1,)),
@@ -97,6 +99,8 @@ class Prepared:
             "reference_pose": clip.reference_pose if clip else references,
             "pose_latent": clip.pose_latent if clip else empty,
             "motion": clip.motion if clip else np.zeros((0, 0), np.float32),
+            "view_pose": clip.view_pose if clip else references,
+            "view_motion": clip.view_motion if clip else np.zeros((0, 0), np.float32),
         }
 
     @classmethod
@@ -104,9 +108,8 @@ class Prepared:
         framing = _framing(unpack_bytes(arrays["prepare_framing"]))
         clip = None
         if framing is not None:
-            clip = PreparedClip(
-                arrays["reference_latent"], arrays["reference_pose"], arrays["pose_latent"], arrays["motion"], framing
-            )
+            names = ("reference_latent", "reference_pose", "pose_latent", "motion", "view_pose", "view_motion")
+            clip = PreparedClip(**{name: arrays[name] for name in names}, framing=framing)
         return cls(
             Event.from_json(unpack_bytes(arrays["prepare_event"])),
             unpack_bytes(arrays["prepare_job"]).decode(),

@@ -11,8 +11,11 @@ PREPARE_SHARE, DENOISE_SHARE = 0.15, 0.8  # of the whole, roughly; the rest is d
 
 @dataclass(frozen=True)
 class Event:
-    """One sign of progress. `stage` is prepare, denoise, decode or done; segments and steps count from 1; `fraction`
-    runs from 0 to 1 over the whole job; `message` is a sentence for the person, mostly empty."""
+    """One sign of progress.
+
+    `stage` is prepare, references, denoise or done; segments and steps count from 1; `fraction` runs from 0 to 1 over
+    the whole job; `message` is a sentence for the person, mostly empty.
+    """
 
     stage: str
     segment: int = 0

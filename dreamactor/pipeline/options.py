@@ -12,6 +12,7 @@ from dreamactor.presets import Preset
 SCALES = ("face", "half", "full")
 SOLVERS = ("euler", "multistep")
 MAX_STEPS = 200
+MAX_PSEUDO_REFERENCES = 3
 MAX_SEED = 2**63 - 1
 
 
@@ -19,7 +20,8 @@ MAX_SEED = 2**63 - 1
 class Options:
     """None means automatic: the preset's steps and guidance, the reference's scale, every frame of the clip.
 
-    `guidance_scale` 1 switches guidance off and halves the work; `scale` is face, half or full (body).
+    `guidance_scale` 1 switches guidance off and halves the work; `scale` is face, half or full (body);
+    `pseudo_references` is the number of views of the person (0 to 3) generated first, as further references.
     """
 
     steps: int | None = None
@@ -28,11 +30,13 @@ class Options:
     max_frames: int | None = None
     scale: str | None = None
     solver: str = "multistep"
+    pseudo_references: int = 0
 
     def __post_init__(self) -> None:
         _whole("steps", self.steps, 1, MAX_STEPS)
         _whole("max_frames", self.max_frames, 2, 1_000_000)
         _whole("seed", self.seed, 0, MAX_SEED)
+        _whole("pseudo_references", self.pseudo_references, 0, MAX_PSEUDO_REFERENCES)
         guidance = self.guidance_scale
         if guidance is not None and not (_is_number(guidance) and 0 <= guidance <= 100):
             raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {guidance!r}.")
@@ -74,7 +78,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> None:
-    if value is None and name != "seed":
+    if value is None and name in ("steps", "max_frames"):
         return
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(f"Option {name} must be a whole number from {low} to {high}, not {value!r}.")

@@ -36,13 +36,16 @@ class PreparedClip:
     """Everything the denoiser needs: small, so that it may cross processes.
 
     reference_latent, reference_pose [R,16,h,w]; pose_latent [16,sum of the segments' latents,h,w], segment after
-    segment; motion [T',c] with T' the frame count filled up to 4k+1.
+    segment; motion [T',c] with T' the frame count filled up to 4k+1. view_pose [K,16,h,w] and view_motion [K,c] are
+    the controls of the K pseudo-references that were asked for.
     """
 
     reference_latent: Float
     reference_pose: Float
     pose_latent: Float
     motion: Float
+    view_pose: Float
+    view_motion: Float
     framing: Framing
     notes: tuple[str, ...] = ()
 
@@ -68,16 +71,17 @@ def prepare(
     )  # fmt: skip
     for note in inputs.notes:
         report(0.7, note)
-    return encode(sessions, preset, inputs, report)
+    return encode(sessions, preset, inputs, options.pseudo_references, report)
 
 
 def encode(
     sessions: Mapping[str, Session],
     preset: Preset,
     inputs: MotionInputs,
+    views: int = 0,
     report: Callable[[float], None] = lambda done: None,
 ) -> PreparedClip:
-    """Runs the three encoders over motion inputs at the preset's size."""
+    """Runs the three encoders over motion inputs at the preset's size; `views` pseudo-references get controls too."""
     frames = len(inputs.controls)
     filled = video_frames(total_latents(frames))
     segments = plan(frames, preset.latent_frames)
@@ -95,10 +99,24 @@ def encode(
         tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(faces[span])})["motion"][0]
         motions.append(tokens[1:] if segment.carried else tokens)
         report(0.7 + 0.3 * (segment.index + 1) / len(segments))
+    motion = np.concatenate(motions)
+    chosen = distinct_views(inputs.yaw, views)
+    view_poses = [_encode_pose(sessions, controls[index : index + 1])[:, 0] for index in chosen]
+    grid = reference_poses[0].shape
     return PreparedClip(
-        np.stack(latents), np.stack(reference_poses), np.concatenate(poses, 1), np.concatenate(motions),
+        np.stack(latents), np.stack(reference_poses), np.concatenate(poses, 1), motion,
+        np.stack(view_poses) if view_poses else np.zeros((0, *grid), np.float32), motion[chosen],
         Framing(inputs.fps, frames, inputs.crop, inputs.output_size), inputs.notes,
     )  # fmt: skip
+
+
+def distinct_views(yaw: Float, count: int) -> list[int]:
+    """Frames of the clip whose head yaw (radians) is the largest, the smallest and the median, the first `count`.
+
+    The paper trains with references at these three yaws (arXiv 2504.01724, section 3.3).
+    """
+    order = np.argsort(yaw, kind="stable")
+    return [int(index) for index in (order[-1], order[0], order[len(order) // 2])[:count]]
 
 
 def _encode_pose(sessions: Mapping[str, Session], control: Bytes) -> Float:
