@@ -1,0 +1,138 @@
+"""The stages on the real tiny engines, with motion inputs made of numbers: what they promise each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamactor.engines import Engines, open_engines
+from dreamactor.errors import Cancelled
+from dreamactor.motion.prepare import MotionInputs
+from dreamactor.pipeline.denoise import Denoised, denoise
+from dreamactor.pipeline.finish import Finisher
+from dreamactor.pipeline.options import Options
+from dreamactor.pipeline.prepare import PreparedClip, distinct_views, encode
+from dreamactor.pipeline.segments import plan
+from dreamactor.presets import preset
+
+TINY = preset("tiny")
+OPTIONS = Options(steps=2, seed=3)
+
+
+def motion_inputs(frames: int = 21, references: int = 1) -> MotionInputs:
+    draw = np.random.default_rng(1)
+
+    def pixels(*shape: int) -> np.ndarray:
+        return draw.integers(0, 256, shape, dtype=np.uint8)
+
+    return MotionInputs(
+        references=pixels(references, 64, 64, 3), reference_controls=pixels(references, 64, 64, 6),
+        controls=pixels(frames, 64, 64, 6), faces=pixels(frames, 224, 224, 3), fps=12.0, crop=(4, 0, 56, 64),
+        output_size=(56, 64), notes=(), scale="half", yaw=np.linspace(-1, 1, frames, dtype=np.float32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_engines: Path) -> Iterator[Engines]:
+    with open_engines(tiny_engines) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def clip(engines: Engines) -> PreparedClip:
+    return encode(engines.sessions, TINY, motion_inputs())
+
+
+def run(engines: Engines, clip: PreparedClip, options: Options = OPTIONS) -> list[Denoised]:
+    return list(denoise(engines.session("denoiser"), TINY, clip, options))
+
+
+def latents(steps: list[Denoised]) -> list[np.ndarray]:
+    return [step.latent for step in steps if step.latent is not None]
+
+
+def test_encoding_by_segments_gives_every_frame_its_token(engines: Engines, clip: PreparedClip) -> None:
+    segments = plan(21, TINY.latent_frames)
+    assert len(segments) == 3
+    assert clip.motion.shape == (21, TINY.face_encoder.out_channels)
+    assert clip.pose_latent.shape[1] == sum(segment.latents for segment in segments)
+    whole = engines.session("face_motion_encoder").run(
+        {"faces": np.ascontiguousarray(motion_inputs().faces.transpose(0, 3, 1, 2)[None])}
+    )
+    np.testing.assert_allclose(clip.motion, whole["motion"][0], atol=1e-5)
+
+
+def test_the_last_latent_starts_the_next_segment(engines: Engines, clip: PreparedClip) -> None:
+    done = latents(run(engines, clip))
+    assert len(done) == 3
+    for before, after in zip(done, done[1:], strict=False):
+        np.testing.assert_array_equal(after[:, 0], before[:, -1])
+
+
+def test_seed_decides(engines: Engines, clip: PreparedClip) -> None:
+    first, again = (latents(run(engines, clip)) for _ in range(2))
+    other = latents(run(engines, clip, Options(steps=2, seed=4)))
+    np.testing.assert_array_equal(np.concatenate(first, 1), np.concatenate(again, 1))
+    assert np.abs(first[0] - other[0]).max() > 0.1
+
+
+def test_progress_counts_every_step_and_only_rises(engines: Engines, clip: PreparedClip) -> None:
+    events = [step.event for step in run(engines, clip)]
+    assert [(event.segment, event.step) for event in events] == [(s, n) for s in (1, 2, 3) for n in (1, 2)]
+    fractions = [event.fraction for event in events]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] <= 1
+
+
+def test_guidance_of_one_is_the_conditional_velocity(engines: Engines, clip: PreparedClip) -> None:
+    """With a batch of one there is no guidance; with two and a scale of almost one, nearly the same."""
+    plain = latents(run(engines, clip, Options(steps=2, guidance_scale=1)))
+    near = latents(run(engines, clip, Options(steps=2, guidance_scale=1.0001)))
+    far = latents(run(engines, clip, Options(steps=2, guidance_scale=4)))
+    np.testing.assert_allclose(plain[0], near[0], atol=1e-3)
+    assert np.abs(plain[0] - far[0]).max() > 1e-2
+
+
+def test_cancelling_stops_before_the_next_step(engines: Engines, clip: PreparedClip) -> None:
+    seen: list[Denoised] = []
+    with pytest.raises(Cancelled):
+        for step in denoise(engines.session("denoiser"), TINY, clip, OPTIONS, cancelled=lambda: len(seen) == 3):
+            seen.append(step)
+    assert len(seen) == 3
+
+
+def test_pseudo_references_come_first_and_change_the_video(engines: Engines, clip: PreparedClip) -> None:
+    options = Options(steps=2, seed=3, pseudo_references=2)
+    with_views = encode(engines.sessions, TINY, motion_inputs(), views=2)
+    steps = run(engines, with_views, options)
+    assert [step.event.stage for step in steps] == ["references"] * 4 + ["denoise"] * 6
+    assert np.abs(latents(steps)[0] - latents(run(engines, clip))[0]).max() > 1e-3
+
+
+def test_distinct_views_are_the_extremes_and_the_median() -> None:
+    yaw = np.array([0.1, -0.7, 0.2, 0.9, 0.15], np.float32)
+    assert distinct_views(yaw, 3) == [3, 1, 4]
+    assert distinct_views(yaw, 0) == []
+
+
+def test_finisher_delivers_each_frame_once_and_cropped(engines: Engines, clip: PreparedClip) -> None:
+    finisher = Finisher(engines.session("vae_decoder"), clip.framing, b"")
+    frames = [finisher.add(latent) for latent in latents(run(engines, clip))]
+    assert [len(part) for part in frames] == [9, 8, 4]
+    assert frames[0].shape[1:] == (56, 64, 3)
+    assert finisher.close()[4:8] == b"ftyp"
+
+
+def test_first_segment_is_decoded_like_the_whole(engines: Engines, clip: PreparedClip) -> None:
+    """The causal decoder with its context gives the frames that one decoding of everything would give, nearly."""
+    parts = latents(run(engines, clip))
+    whole = np.concatenate([parts[0], *(part[:, 1:] for part in parts[1:])], 1)
+    expected = engines.session("vae_decoder").run({"latent": whole[None]})["video"][0].transpose(1, 2, 3, 0)
+    finisher = Finisher(engines.session("vae_decoder"), clip.framing, b"")
+    found = np.concatenate([finisher.add(part) for part in parts])
+    finisher.abort()
+    np.testing.assert_array_equal(found[:9], expected[:9, 4:60])
+    assert np.abs(found.astype(int) - expected[:, 4:60].astype(int)).mean() < 2
