@@ -21,6 +21,7 @@ from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputErro
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.jobs import Jobs, shared_folder
 from dreamactor.serving.session import RemoteNetwork
+from dreamactor.serving.wire import Problem
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -85,16 +86,21 @@ def response(arrays: Mapping[str, Array]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in arrays.items()])
 
 
-def failure(error: BaseException, model: str) -> Any:
-    """An error response: our own sentences go to the caller, anything else only to the server's log."""
+def problem_of(error: BaseException, model: str) -> Problem:
+    """What to tell the caller: our own sentences as they are; of anything else only that it is in the server's log."""
     if isinstance(error, InputError):
-        code, message = pb_utils.TritonError.INVALID_ARG, str(error)
-    elif isinstance(error, Cancelled):
-        code, message = pb_utils.TritonError.CANCELLED, str(error)
-    else:
-        code, message = pb_utils.TritonError.INTERNAL, str(error)
-        traceback.print_exception(error, file=sys.stderr)
-        sys.stderr.flush()
-        if not isinstance(error, DreamActorError):
-            message = f"The server's stage '{model}' failed ({type(error).__name__}); its log says where."
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+        return Problem("input", str(error))
+    if isinstance(error, Cancelled):
+        return Problem("cancelled", str(error))
+    traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.flush()
+    if isinstance(error, DreamActorError):
+        return Problem("failed", str(error))
+    return Problem("failed", f"The server's stage '{model}' failed ({type(error).__name__}); its log says where.")
+
+
+def failure(problem: Problem) -> Any:
+    """An error response."""
+    codes = {"input": pb_utils.TritonError.INVALID_ARG, "cancelled": pb_utils.TritonError.CANCELLED}
+    code = codes.get(problem.kind, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(problem.message, code))

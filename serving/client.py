@@ -139,6 +139,7 @@ class Connection:
     def _error(self, error: Any) -> DreamActorError:
         """A Triton error as one of ours."""
         status, message = str(error.status() or ""), str(error.message() or error)
+        message = message.removeprefix(f"in ensemble '{ENSEMBLE}', ")
         if "INVALID_ARGUMENT" in status:
             return InputError(message)
         if "CANCELLED" in status:
@@ -150,7 +151,7 @@ class Connection:
         if "DEADLINE_EXCEEDED" in status:
             return DreamActorError(f"The server at {self.server} did not answer in time.")
         if "NOT_FOUND" in status or "unknown model" in message:
-            return DreamActorError(f"The server at {self.server} has no model '{ENSEMBLE}': it is another server.")
+            return DreamActorError(f"The server at {self.server} is not of this project or version: {message}")
         return DreamActorError(f"The server at {self.server} failed: {message}")
 
 

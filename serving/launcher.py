@@ -25,7 +25,6 @@ from dreamactor.serving.jobs import Jobs
 from dreamactor.serving.probe import probe
 from dreamactor.serving.process import Listen, TritonProcess
 from dreamactor.serving.repository import write_repository
-from dreamactor.serving.wire import ENSEMBLE
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 1.0
@@ -53,7 +52,7 @@ class Server:
         environment = ServerEnvironment(options.environment).require()
         self._manifest = read_manifest(options.engines)
         repository = write_repository(options.engines, folder.path / "repository", options.limits)
-        self.process = TritonProcess(environment, repository, ENSEMBLE, listen, folder.path, options.exit_seconds)
+        self.process = TritonProcess(environment, repository, listen, folder.path, options.exit_seconds)
 
     @classmethod
     def start(cls, options: ServeOptions) -> Server:

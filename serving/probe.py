@@ -59,6 +59,7 @@ def blank(preset: Preset) -> MotionInputs:
         controls=np.zeros((FRAMES, *size, 6), np.uint8),
         faces=np.zeros((FRAMES, FACE_SIZE, FACE_SIZE, 3), np.uint8),
         fps=float(preset.fps), crop=(0, 0, *size), output_size=size, notes=(), scale="face",
+        yaw=np.zeros(FRAMES, np.float32),
     )  # fmt: skip
 
 

@@ -47,7 +47,6 @@ class TritonProcess:
         self,
         environment: ServerEnvironment,
         repository: Path,
-        model: str,
         listen: Listen,
         folder: Path,
         exit_seconds: int,
@@ -57,7 +56,7 @@ class TritonProcess:
         temporary = folder / "tmp"
         temporary.mkdir()
         command = [
-            *_command(environment, repository, model, listen),
+            *_command(environment, repository, listen),
             f"--backend-directory={_backends(environment, folder / 'backends')}",
             f"--backend-config=python,shm-region-prefix-name={folder.name}",
             f"--exit-timeout-secs={exit_seconds}",
@@ -103,14 +102,13 @@ class TritonProcess:
         self._process.wait()
 
 
-def _command(environment: ServerEnvironment, repository: Path, model: str, listen: Listen) -> list[str]:
+def _command(environment: ServerEnvironment, repository: Path, listen: Listen) -> list[str]:
     key = f"dreamactor-admin={secrets.token_hex(16)}"  # nobody's: what is restricted stays shut
     return [
         str(environment.binary),
         f"--model-repository={repository}",
         "--model-config-name=cpu",
-        "--model-control-mode=explicit",
-        f"--load-model={model}",
+        "--model-control-mode=none",
         "--disable-auto-complete-config",  # 1.5 s instead of 5 s to start
         "--exit-on-error=true",
         "--allow-gpu-metrics=false",

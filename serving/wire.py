@@ -2,6 +2,9 @@
 
 An ensemble's step may take tensors from one decoupled step only, so each stage hands on all that a later one needs.
 Every response of a stage has every output; what there is nothing of yet is empty (a size of 0, or no bytes).
+
+A failure travels as data too, in a stage's last response: an error from a step while a later step is at work leaves the
+ensemble's request in flight for ever (Triton 2.51, tried), so only the last step answers with one, and only at the end.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ RESPONSE = (Port("EVENT", "bytes", (1,)), Port("VIDEO", "bytes", (1,)))
 PREPARED = (
     Port("prepare_event", "bytes", (1,)),
     Port("prepare_job", "bytes", (1,)),
+    Port("prepare_problem", "bytes", (1,)),
     Port("prepare_options", "bytes", (1,)),
     Port("prepare_framing", "bytes", (1,)),
     Port("prepare_driving", "bytes", (1,)),
@@ -43,6 +47,7 @@ PREPARED = (
 DENOISED = (
     Port("denoise_event", "bytes", (1,)),
     Port("denoise_job", "bytes", (1,)),
+    Port("denoise_problem", "bytes", (1,)),
     Port("denoise_framing", "bytes", (1,)),
     Port("denoise_driving", "bytes", (1,)),
     Port("latent", "float32", (C, -1, -1, -1)),
@@ -77,14 +82,31 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Why a job ended early: `kind` is input, cancelled or failed; `message` is for the caller."""
+
+    kind: str
+    message: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Problem | None:
+        """None for no bytes."""
+        return cls(**json.loads(text)) if text else None
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """One response of `prepare`: an event of the job, and in the last one the clip."""
+    """One response of `prepare`: an event of the job, and in the last one the clip or the problem."""
 
     event: Event
     job: str
     options: Options = field(default_factory=Options)
     driving: bytes = b""
     clip: PreparedClip | None = None
+    problem: Problem | None = None
 
     def to_arrays(self) -> Arrays:
         clip, empty = self.clip, np.zeros((C, 0, 0, 0), np.float32)
@@ -92,6 +114,7 @@ class Prepared:
         return {
             "prepare_event": pack_bytes(self.event.to_json()),
             "prepare_job": pack_bytes(self.job),
+            "prepare_problem": pack_bytes(self.problem.to_json() if self.problem else b""),
             "prepare_options": pack_bytes(self.options.to_json()),
             "prepare_framing": pack_bytes(_framing_text(clip.framing) if clip else b""),
             "prepare_driving": pack_bytes(self.driving),
@@ -108,31 +131,43 @@ class Prepared:
         framing = _framing(unpack_bytes(arrays["prepare_framing"]))
         clip = None
         if framing is not None:
-            names = ("reference_latent", "reference_pose", "pose_latent", "motion", "view_pose", "view_motion")
-            clip = PreparedClip(**{name: arrays[name] for name in names}, framing=framing)
+            clip = PreparedClip(
+                arrays["reference_latent"], arrays["reference_pose"], arrays["pose_latent"], arrays["motion"],
+                arrays["view_pose"], arrays["view_motion"], framing,
+            )  # fmt: skip
         return cls(
             Event.from_json(unpack_bytes(arrays["prepare_event"])),
             unpack_bytes(arrays["prepare_job"]).decode(),
             Options.from_json(unpack_bytes(arrays["prepare_options"])),
             unpack_bytes(arrays["prepare_driving"]),
             clip,
+            Problem.from_json(unpack_bytes(arrays["prepare_problem"])),
         )
 
 
 @dataclass(frozen=True)
 class Passed:
-    """One response of `denoise`: an event, a segment's latent when it is done, and with the first what frames it."""
+    """One response of `denoise`: an event, a segment's latent when it is done, with the first of these what frames it.
+
+    In the last one the event's stage is "done", or there is a problem.
+    """
 
     event: Event
     job: str
     latent: Array | None = None
     framing: Framing | None = None
     driving: bytes = b""
+    problem: Problem | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.problem is not None or self.event.stage == "done"
 
     def to_arrays(self) -> Arrays:
         return {
             "denoise_event": pack_bytes(self.event.to_json()),
             "denoise_job": pack_bytes(self.job),
+            "denoise_problem": pack_bytes(self.problem.to_json() if self.problem else b""),
             "denoise_framing": pack_bytes(_framing_text(self.framing) if self.framing else b""),
             "denoise_driving": pack_bytes(self.driving),
             "latent": self.latent if self.latent is not None else np.zeros((C, 0, 0, 0), np.float32),
@@ -146,6 +181,7 @@ class Passed:
             arrays["latent"] if arrays["latent"].size else None,
             _framing(unpack_bytes(arrays["denoise_framing"])),
             unpack_bytes(arrays["denoise_driving"]),
+            Problem.from_json(unpack_bytes(arrays["denoise_problem"])),
         )
 
 

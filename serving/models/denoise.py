@@ -13,7 +13,7 @@ from dreamactor.errors import Cancelled
 from dreamactor.pipeline import Event
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.prepare import PreparedClip
-from dreamactor.serving.backend import FINAL, Settings, arrays_of, failure, response, sessions, shared_jobs
+from dreamactor.serving.backend import FINAL, Settings, arrays_of, problem_of, response, sessions, shared_jobs
 from dreamactor.serving.wire import Passed, Prepared
 
 
@@ -26,20 +26,22 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            try:
-                sender.send(response(self.work(request, sender).to_arrays()), flags=FINAL)
-            except Exception as error:
-                sender.send(failure(error, self.settings.model), flags=FINAL)
+            with self.jobs.open() as job:
+                try:
+                    last = self.work(request, sender, job)
+                except Exception as error:
+                    last = Passed(Event("denoise"), job, problem=problem_of(error, self.settings.model))
+            sender.send(response(last.to_arrays()), flags=FINAL)
 
-    def work(self, request: Any, sender: Any) -> Passed:
+    def work(self, request: Any, sender: Any, job: str) -> Passed:
+        """Sends what there is to send and returns the last response."""
         prepared = Prepared.from_arrays(arrays_of(request))
         if prepared.clip is None:
-            return Passed(prepared.event, prepared.job)
+            return Passed(prepared.event, prepared.job, problem=prepared.problem)
         if request.is_cancelled():
             raise Cancelled("Cancelled by the caller.")
-        with self.jobs.open() as job:
-            for part in self.parts(job, prepared, prepared.clip):
-                sender.send(response(part.to_arrays()))
+        for part in self.parts(job, prepared, prepared.clip):
+            sender.send(response(part.to_arrays()))
         return Passed(Event("done", fraction=1.0), job)
 
     def parts(self, job: str, prepared: Prepared, clip: PreparedClip) -> Iterator[Passed]:

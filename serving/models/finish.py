@@ -8,58 +8,59 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamactor.errors import EngineError
 from dreamactor.pipeline.finish import Finisher
-from dreamactor.serving.backend import Settings, arrays_of, failure, response, sessions, shared_jobs
-from dreamactor.serving.wire import Passed, pack_bytes
+from dreamactor.serving.backend import Settings, arrays_of, failure, problem_of, response, sessions, shared_jobs
+from dreamactor.serving.wire import Passed, Problem, pack_bytes
 
 
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = Settings.from_args(args)
         self.decoder, self.jobs = sessions(self.settings.manifest())["vae_decoder"], shared_jobs()
-        self.job = ""
-        self.finisher: Finisher | None = None  # `denoise` has one job at a time, so there is one here
+        self.forget()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
-        job = ""
         try:
             passed = Passed.from_arrays(arrays_of(request))
-            job = passed.job
+        except Exception as error:
+            return failure(problem_of(error, self.settings.model))
+        video = b""
+        try:
             video = self.video(passed, request)
         except Exception as error:
-            self.drop()
-            self.jobs.call_off(job)
-            return failure(error, self.settings.model)
+            self.forget(passed.job, problem_of(error, self.settings.model))
+            self.jobs.call_off(passed.job)
         if request.is_cancelled():
-            self.jobs.call_off(job)
-            self.drop()
+            self.jobs.call_off(passed.job)
+        problem = (self.problem if self.job == passed.job else None) or passed.problem
+        if passed.last:
+            self.forget()
+            if problem is not None:
+                return failure(problem)
         return response({"EVENT": pack_bytes(passed.event.to_json()), "VIDEO": pack_bytes(video)})
 
     def video(self, passed: Passed, request: Any) -> bytes:
-        """Takes a latent if there is one; the finished MP4 after the last, else no bytes."""
+        """Takes a latent if there is one; the finished MP4 with the last response, else no bytes."""
         if passed.framing is not None:
-            self.drop()  # what a job that died may have left
-            self.job, self.finisher = passed.job, Finisher(self.decoder, passed.framing, passed.driving)
-        if passed.latent is None and passed.event.stage != "done":
-            return b""
-        if self.finisher is None or self.job != passed.job:
-            raise EngineError("A part of the video came without its beginning; send the request again.")
-        if passed.latent is not None:
+            self.forget(passed.job)
+            self.finisher = Finisher(self.decoder, passed.framing, passed.driving)
+        finisher = self.finisher if self.job == passed.job else None
+        if finisher is not None and passed.latent is not None:
             with self.jobs.watching(passed.job, request.is_cancelled):  # decoding may take longer than a step
-                self.finisher.add(passed.latent)
-        if passed.event.stage != "done":
+                finisher.add(passed.latent)
+        if finisher is None or passed.event.stage != "done":
             return b""
-        finisher, self.finisher = self.finisher, None
         return finisher.close()
 
-    def drop(self) -> None:
-        if self.finisher is not None:
-            self.finisher.abort()
-        self.finisher = None
+    def forget(self, job: str = "", problem: Problem | None = None) -> None:
+        """Drops the video in the making. `denoise` has one job at a time: what is here is of `job` or of a dead one."""
+        finisher: Finisher | None = getattr(self, "finisher", None)
+        if finisher is not None:
+            finisher.abort()
+        self.finisher, self.job, self.problem = None, job, problem
 
     def finalize(self) -> None:
-        self.drop()
+        self.forget()

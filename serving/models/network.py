@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamactor.engines import open_engines
-from dreamactor.serving.backend import Settings, arrays_of, failure, response
+from dreamactor.serving.backend import Settings, arrays_of, failure, problem_of, response
 
 
 class TritonPythonModel:
@@ -22,7 +22,7 @@ class TritonPythonModel:
         try:
             return response(self.session.run(arrays_of(request)))
         except Exception as error:
-            return failure(error, self.settings.model)
+            return failure(problem_of(error, self.settings.model))
 
     def finalize(self) -> None:
         self.engines.close()

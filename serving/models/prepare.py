@@ -10,7 +10,7 @@ from dreamactor.motion.assets import models_folder
 from dreamactor.pipeline import Event
 from dreamactor.pipeline.events import PREPARE_SHARE
 from dreamactor.pipeline.prepare import prepare
-from dreamactor.serving.backend import FINAL, Settings, arrays_of, failure, response, sessions, shared_jobs
+from dreamactor.serving.backend import FINAL, Settings, arrays_of, problem_of, response, sessions, shared_jobs
 from dreamactor.serving.wire import Prepared, Request
 
 
@@ -25,9 +25,10 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                sender.send(response(self.work(request, sender).to_arrays()), flags=FINAL)
+                last = self.work(request, sender)
             except Exception as error:
-                sender.send(failure(error, self.settings.model), flags=FINAL)
+                last = Prepared(Event("prepare"), "", problem=problem_of(error, self.settings.model))
+            sender.send(response(last.to_arrays()), flags=FINAL)
 
     def work(self, request: Any, sender: Any) -> Prepared:
         asked = Request.from_arrays(arrays_of(request))
