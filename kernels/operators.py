@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from dreamactor.kernels import reference
 from dreamactor.kernels.reference import modulate_norm, norm_rope
-from torch import Tensor
 
 __all__ = ["face_attention", "modulate_norm", "norm_rope", "two_segment_attention"]
 

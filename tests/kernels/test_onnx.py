@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from dreamactor.kernels import onnx as kernels_onnx
-from dreamactor.kernels import reference
 from torch import Tensor, nn
 from torch.export import Dim
 
 from dreamactor import kernels
+from dreamactor.kernels import onnx as kernels_onnx
+from dreamactor.kernels import reference
 
 HEADS, SIZE, GROUP, WINDOW = 2, 16, 4, 1
 SCALE = SIZE**-0.5

@@ -1,0 +1,43 @@
+"""The kernels twice: compiled from their ordinary modules, interpreted from copies loaded under the interpreter."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pytest
+import torch
+
+from tests.kernels.kernel_testing import corrected
+
+PACKAGE = "dreamactor.kernels."
+KERNELS = ("softmax", "two_segment")
+
+
+@pytest.fixture(scope="session")
+def _copies() -> dict[str, ModuleType]:
+    import triton
+
+    saved = {name: sys.modules.pop(PACKAGE + name, None) for name in KERNELS}
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = True
+        copies = {name: importlib.import_module(PACKAGE + name) for name in KERNELS}
+    for name, module in saved.items():
+        sys.modules.pop(PACKAGE + name)
+        if module is not None:
+            sys.modules[PACKAGE + name] = module
+    return copies
+
+
+@pytest.fixture
+def interpreted(_copies: dict[str, ModuleType]) -> Iterator[Callable[[str], ModuleType]]:
+    """A kernel module by name, its kernels run by the interpreter on the CPU, bf16 and FP8 rounded as the GPU does."""
+    with corrected():
+        yield _copies.__getitem__
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

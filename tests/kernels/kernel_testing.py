@@ -1,0 +1,97 @@
+"""What the kernel tests share: Triton's interpreter made right for bf16 and FP8, and how errors are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import triton.experimental.gluon  # noqa: F401  the launcher imports it on first use and must see compiled helpers
+import triton.language as tl
+from torch import Tensor
+from triton.runtime import JITFunction, interpreter
+
+_TORCH = {
+    tl.bfloat16: torch.bfloat16,
+    tl.float8e4nv: torch.float8_e4m3fn,
+    tl.float16: torch.float16,
+    tl.float32: torch.float32,
+}
+_WIDTH = {1: (np.uint8, torch.uint8), 2: (np.uint16, torch.int16), 4: (np.uint32, torch.int32)}
+_NARROW = (tl.bfloat16, tl.float8e4nv)  # the interpreter computes on their bit patterns
+E4M3_MAX = 448.0
+
+
+def _to_torch(data: np.ndarray, dtype: Any) -> Tensor:
+    raw = {1: np.uint8, 2: np.int16, 4: np.float32}[data.itemsize]
+    return torch.from_numpy(np.ascontiguousarray(data).view(raw).copy()).view(_TORCH[dtype.scalar])
+
+
+def _convert(
+    data: np.ndarray, source: Any, target: Any, rounding: Any, fallback: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """float conversion rounded to nearest even; E4M3 saturates, as the hardware's cvt.satfinite does."""
+    nearest = rounding is None or "RTNE" in str(rounding).upper()
+    if source.scalar not in _TORCH or target.scalar not in _TORCH or not nearest:
+        return fallback(data, source, target, rounding)
+    values = _to_torch(data, source).float()
+    if target.scalar == tl.float8e4nv:
+        values = values.clamp(-E4M3_MAX, E4M3_MAX)
+    converted = values.to(_TORCH[target.scalar])
+    bits, raw = _WIDTH[converted.element_size()]
+    return converted.view(raw).numpy().view(bits)
+
+
+@contextmanager
+def corrected() -> Iterator[None]:
+    """Inside, the interpreter's casts, products and arithmetic on bf16 and E4M3 agree with torch bit for bit."""
+    builder = interpreter.InterpreterBuilder
+    saved = interpreter._convert_float, builder.create_dot, builder.binary_op
+    original_convert, _, original_binary = saved
+
+    def widened(handle: Any) -> np.ndarray:
+        if handle.dtype.scalar in _NARROW:
+            return _to_torch(handle.data, handle.dtype).float().numpy()
+        return np.asarray(handle.data)
+
+    def convert(data: np.ndarray, source: Any, target: Any, rounding: Any) -> np.ndarray:
+        return _convert(data, source, target, rounding, original_convert)
+
+    def create_dot(self: Any, a: Any, b: Any, c: Any, precision: Any, imprecise: Any) -> Any:
+        product = np.matmul(widened(a), widened(b), dtype=c.data.dtype)
+        return interpreter.TensorHandle(product + c.data, c.dtype.scalar)
+
+    def binary_op(self: Any, left: Any, right: Any, operation: Callable[..., np.ndarray]) -> Any:
+        dtype = left.dtype.scalar
+        if dtype not in _NARROW or right.dtype.scalar != dtype:
+            return original_binary(self, left, right, operation)
+        result = operation(widened(left), widened(right))
+        if result.dtype == np.bool_:
+            return interpreter.TensorHandle(result, tl.int1)
+        narrowed = convert(result.astype(np.float32), tl.float32, dtype, None)
+        return interpreter.TensorHandle(narrowed.view(interpreter._get_np_dtype(dtype)), dtype)
+
+    # The language's own helpers (tl.zeros, tl.max, ...) were made for the compiler when triton was imported.
+    helpers = {name: value for name, value in vars(tl).items() if isinstance(value, JITFunction)}
+    library = [module for module in (tl, tl.standard) for _ in helpers]
+    interpreter._convert_float, builder.create_dot, builder.binary_op = convert, create_dot, binary_op
+    try:
+        for module, name in zip(library, 2 * list(helpers), strict=True):
+            setattr(module, name, interpreter.InterpretedFunction(helpers[name].fn))
+        yield
+    finally:
+        interpreter._convert_float, builder.create_dot, builder.binary_op = saved
+        for module, name in zip(library, 2 * list(helpers), strict=True):
+            setattr(module, name, helpers[name])
+
+
+def relative_error(result: Tensor, exact: Tensor) -> float:
+    """||result - exact|| / ||exact|| in float64; NaN where anything is missing."""
+    return float((result.double() - exact.double()).norm() / exact.double().norm())
+
+
+def within(result: Tensor, same_precision: Tensor, exact: Tensor, absolute: float = 2e-4) -> bool:
+    """FlashAttention's rule: no worse than twice torch's own error in the same precision, plus a small constant."""
+    return relative_error(result, exact) <= 2 * relative_error(same_precision, exact) + absolute

@@ -1,0 +1,80 @@
+"""Two-segment attention in the interpreter against float64, at every edge a segment has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamactor.kernels import reference
+from dreamactor.kernels.tiles import Tile
+from tests.kernels.kernel_testing import relative_error, within
+
+Load = Callable[[str], ModuleType]
+SMALL = Tile(32, 16, 4, 1)
+VARIANTS = (SMALL, Tile(32, 16, 4, 1, pair=True), Tile(32, 16, 4, 1, tma=True))
+LENGTHS = [(40, 50, 21), (1, 1, 0), (33, 0, 17), (16, 64, 0), (5, 16, 1)]
+
+
+def inputs(queries: int, keys: int, references: int, size: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    q = torch.randn(1, 2, queries, size)
+    k, v = torch.randn(2, 1, 2, keys, size).unbind()
+    k_reference, v_reference = torch.randn(2, 1, 2, references, size).unbind()
+    return tuple(tensor.to(dtype) for tensor in (q, k, v, k_reference, v_reference))
+
+
+def check(module: ModuleType, tensors: tuple[Tensor, ...], tile: Tile) -> None:
+    scale = tensors[0].shape[-1] ** -0.5
+    exact = reference.two_segment_attention(*(tensor.double() for tensor in tensors), scale)
+    same = reference.two_segment_attention(*tensors, scale)
+    result = module.launch(*tensors, scale, tile)
+    assert result.dtype == tensors[0].dtype
+    assert within(result, same, exact), (relative_error(result, exact), relative_error(same, exact))
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is NaN, so that what a kernel leaves out shows."""
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, float("nan"), **options))
+
+
+@pytest.mark.parametrize("tile", VARIANTS, ids=lambda tile: tile.name)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_lengths(interpreted: Load, lengths: tuple[int, int, int], tile: Tile) -> None:
+    check(interpreted("two_segment"), inputs(*lengths, 64, torch.bfloat16), tile)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [64, 128])
+def test_types_and_head_sizes(interpreted: Load, size: int, dtype: torch.dtype) -> None:
+    check(interpreted("two_segment"), inputs(20, 33, 18, size, dtype), SMALL)
+
+
+def test_outliers(interpreted: Load) -> None:
+    q, k, v, k_reference, v_reference = inputs(20, 33, 18, 64, torch.bfloat16)
+    k[:, :, 7] *= 1e3
+    v[:, :, 3] *= 1e3
+    q[:, :, 5] *= 30
+    check(interpreted("two_segment"), (q, k, v, k_reference, v_reference), SMALL)
+
+
+def test_strided_views_are_read_in_place(interpreted: Load) -> None:
+    """Values as the network has them: a chunk of a fused projection, head axis swapped in."""
+    qkv = torch.randn(2, 37, 3 * 2 * 64).to(torch.float16)
+    q, k, v = (part.unflatten(-1, (2, 64)).transpose(1, 2) for part in qkv.chunk(3, -1))
+    assert not v.is_contiguous()
+    check(interpreted("two_segment"), (q, k, v, k[:, :, :9], v[:, :, 5:14]), SMALL)
+
+
+def test_plugin_entry_agrees(interpreted: Load) -> None:
+    """The contiguous entry, launched with the argument order that TensorRT uses."""
+    module = interpreted("two_segment")
+    tensors = inputs(40, 35, 18, 64, torch.float16)
+    out = torch.empty(1, 40, 128, dtype=torch.float16)
+    module.flash_attention_plugin[(2, 2)](
+        *tensors, 2, 40, 35, 18, out, SCALE_LOG2=64**-0.5 * module.LOG2_E, SIZE=64, BLOCK_M=32, BLOCK_N=16, PAIR=False
+    )
+    torch.testing.assert_close(out, module.launch(*tensors, 64**-0.5, SMALL), rtol=0, atol=0)
