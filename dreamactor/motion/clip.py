@@ -1,0 +1,282 @@
+"""Clips in: bytes of any usual video to upright RGB frames at a fixed rate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import av
+import av.container
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from dreamactor.errors import InputError
+from dreamactor.motion.limits import Limits, megabytes
+
+CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif", "mjpeg")
+LATE = 0.002  # seconds by which a timestamp may be rounded up by its container and still count as on time
+WHOLE = 0.9  # share of the announced duration that must be decodable for a file to count as whole
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded clip: frames uint8 RGB [T, H, W, 3] at `fps`; `source_size` (height, width) is the upright original."""
+
+    frames: NDArray[np.uint8]
+    fps: float
+    source_fps: float
+    source_size: tuple[int, int]
+    has_audio: bool
+    notes: tuple[str, ...] = ()
+
+
+def decode_clip(
+    data: bytes,
+    fps: float,
+    limits: Limits | None = None,
+    max_frames: int | None = None,
+    name: str = "the driving clip",
+    on_frame: Callable[[int, int], None] | None = None,
+) -> Clip:
+    """Decodes a video to `fps` frames a second: at time k / fps the frame a player would show then.
+
+    Rotation metadata and non-square pixels are undone, transparency laid on white, large frames shrunk while decoding.
+    At most `max_frames` are taken from the start; `on_frame(done, expected)` is called for each and may raise to stop.
+    Raises InputError for what is empty, damaged, no video, a single picture, or over a limit.
+    """
+    limits = limits or Limits()
+    if not data:
+        raise InputError(f"Empty file: {name} has 0 bytes; give a video (MP4, MOV, WebM, ...).")
+    if len(data) > limits.clip_bytes:
+        raise InputError(
+            f"Too large: {name} has {megabytes(len(data))}; the limit for a clip is {megabytes(limits.clip_bytes)}."
+        )
+    if max_frames is not None and not 1 <= max_frames <= limits.clip_frames:
+        raise InputError(f"max_frames is {max_frames}; it must be from 1 to {limits.clip_frames}.")
+    with open_media(data, name) as container:
+        stream = video_stream(container, name)
+        wanted = _expected(container, stream, fps, limits, max_frames, name)
+        decoder = _Decoder(container, stream, limits, wanted, name)
+        buffer: NDArray[np.uint8] | None = None
+        count = 0
+        for frame in decoder.pictures(fps):
+            if buffer is None:  # untouched pages cost nothing, so the spare tenth is free
+                buffer = np.empty((min(wanted + wanted // 10 + 2, limits.clip_frames + 1), *frame.shape), np.uint8)
+            if count >= limits.clip_frames or count >= len(buffer):
+                raise _too_long(name, f"more than the {wanted} frames at {fps:g} fps its header announces", limits)
+            buffer[count] = frame
+            count += 1
+            if on_frame:
+                on_frame(count, wanted)
+            if count == max_frames:
+                break
+        else:
+            decoder.check_whole()
+        if buffer is None:
+            raise InputError(f"No frame of {name} can be decoded; it is damaged or truncated.")
+        if count < 2 and max_frames != 1:
+            raise InputError(f"Too short: {name} has 1 frame at {fps:g} fps; motion needs at least 2.")
+        heard = bool(container.streams.audio)
+        return Clip(buffer[:count], fps, decoder.rate, decoder.size, heard, tuple(decoder.notes))
+
+
+@contextmanager
+def open_media(data: bytes, name: str) -> Iterator[av.container.InputContainer]:
+    """Opens encoded media; playlists and formats that read other files or addresses are not among those accepted."""
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "pipe"}
+    try:
+        container = av.open(io.BytesIO(data), "r", options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise InputError(
+            f"Not a video: {name} is truncated or in no format this system reads "
+            f"({', '.join(CONTAINERS)}): {_reason(error)}."
+        ) from error
+    with container:
+        yield container
+
+
+def video_stream(container: av.container.InputContainer, name: str) -> VideoStream:
+    """The first real video stream; cover art does not count."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise InputError(f"No video: {name} is a {container.format.name} file without a video stream.")
+
+
+def start_of(stream: VideoStream) -> float:
+    """Seconds at which the stream's first frame is shown, on the clock the container's streams share."""
+    return float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _too_long(name: str, found: str, limits: Limits) -> InputError:
+    return InputError(
+        f"Too long: {name} has {found}; the limit is {limits.clip_seconds:g} s and {limits.clip_frames} frames. "
+        "Cut it, or take only its start with max_frames."
+    )
+
+
+def _expected(
+    container: av.container.InputContainer,
+    stream: VideoStream,
+    fps: float,
+    limits: Limits,
+    max_frames: int | None,
+    name: str,
+) -> int:
+    """Checks size and duration as the header has them; returns how many frames will come at most."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > limits.clip_pixels:
+        raise InputError(
+            f"Too many pixels: {name} has frames of {width}x{height}; the limit is {limits.clip_pixels} pixels a frame."
+        )
+    if min(width, height) < limits.smallest_side:
+        raise InputError(f"Too small: {name} has frames of {width}x{height}; each side needs {limits.smallest_side}.")
+    stream.codec_context.options = {"max_pixels": str(limits.clip_pixels)}
+    duration = _duration(container, stream)
+    if duration and max_frames is None and (duration > limits.clip_seconds or duration * fps > limits.clip_frames + 1):
+        raise _too_long(name, f"{duration:.1f} s", limits)
+    known = max(1, round(duration * fps)) if duration else limits.clip_frames
+    return min(known, max_frames or known)
+
+
+def _duration(container: av.container.InputContainer, stream: VideoStream) -> float:
+    """Announced seconds, 0 when the container does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else 0.0
+
+
+class _Decoder:
+    """Frames of one stream with the seconds at which each is shown, upright and shrunk to the working size."""
+
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        stream: VideoStream,
+        limits: Limits,
+        wanted: int,
+        name: str,
+    ) -> None:
+        self.name, self.limits, self.wanted = name, limits, wanted
+        self.rate = float(stream.average_rate or stream.guessed_rate or 25)
+        self.size = (0, 0)
+        self.notes: list[str] = []
+        self._container, self._stream = container, stream
+        self._announced = _duration(container, stream)
+        self._target: tuple[int, int] | None = None
+        self._shown = (0, 0)
+        self._aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        self._decoded = 0.0
+        self._error = ""
+        stream.thread_type = "AUTO"
+
+    def pictures(self, fps: float) -> Iterator[NDArray[np.uint8]]:
+        """For k = 0, 1, ... the frame shown at k / fps, until the last frame ends (rounded to the nearest count)."""
+        count = 0
+        shown: av.VideoFrame | None = None
+        picture: NDArray[np.uint8] | None = None  # of `shown`, converted only when it is asked for
+        for start, frame in self._timed():
+            while shown is not None and count / fps < start - LATE:
+                picture = self._picture(shown) if picture is None else picture
+                yield picture
+                count += 1
+            shown, picture = frame, None
+        while shown is not None and count < max(1, round(self._decoded * fps)):
+            picture = self._picture(shown) if picture is None else picture
+            yield picture
+            count += 1
+
+    def _timed(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Each frame with the second at which it is shown, in that order, the first at 0."""
+        first: float | None = None
+        last, index = -1.0, 0
+        for frame in self._frames_until_damage():
+            tick = float(frame.time_base) if frame.time_base is not None else 0.0
+            seconds = frame.pts * tick if frame.pts is not None and tick else index / self.rate
+            index += 1
+            first = seconds if first is None else first
+            if seconds - first <= last:
+                continue  # a timestamp that goes back cannot be shown
+            gap = seconds - first - last if last >= 0 else 0.0
+            last = seconds - first
+            length = frame.duration * tick if frame.duration else 0.0
+            if length < 0.5 / self.rate:  # the last frame's is often left out
+                length = gap or 1 / self.rate
+            self._decoded = last + length
+            yield last, frame
+
+    def check_whole(self) -> None:
+        """Raises InputError when the file ends long before the duration it announces."""
+        if self._announced and self._decoded < WHOLE * self._announced - 1 / self.rate:
+            reason = f" ({self._error})" if self._error else ""
+            raise InputError(
+                f"Truncated or damaged: {self.name} announces {self._announced:.1f} s and only {self._decoded:.1f} s "
+                f"can be decoded{reason}."
+            )
+        if self._error:
+            self.notes.append(f"part of {self.name} is damaged and was passed over ({self._error})")
+
+    def _frames_until_damage(self) -> Iterator[av.VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, ValueError, OSError) as error:
+                self._error = _reason(error)
+                return
+            try:
+                decoded = packet.decode()
+            except (av.FFmpegError, ValueError) as error:
+                self._error = _reason(error)
+                continue
+            for frame in decoded:
+                if isinstance(frame, av.VideoFrame):
+                    yield frame
+
+    def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        if frame.width * frame.height > self.limits.clip_pixels:
+            raise InputError(f"Too many pixels: {self.name} changes to frames of {frame.width}x{frame.height}.")
+        if self._target is None:
+            self._target = self._working_size(frame)
+        width, height = self._target
+        shrinks = width < frame.width
+        see_through = any(component.is_alpha for component in frame.format.components)
+        pixels = frame.reformat(
+            width, height, "rgba" if see_through else "rgb24",
+            interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
+        ).to_ndarray()  # fmt: skip
+        if see_through:
+            alpha = pixels[..., 3:].astype(np.uint16)
+            pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        turns = round(frame.rotation / 90) % 4
+        upright = np.ascontiguousarray(np.rot90(pixels, turns) if turns else pixels, np.uint8)
+        if upright.shape[:2] != self._shown:
+            raise InputError(f"{self.name} changes its orientation half way; cut it into one clip each.")
+        return upright
+
+    def _working_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        width, height = max(1, round(frame.width * self._aspect)), frame.height
+        turned = round(frame.rotation / 90) % 2 == 1
+        self.size = (width, height) if turned else (height, width)
+        scale = min(1.0, self.limits.clip_side / max(width, height))
+        fits = (self.limits.clip_memory / (3.0 * self.wanted * width * height)) ** 0.5
+        scale = min(scale, fits)
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        self._shown = (width, height) if turned else (height, width)
+        if scale < 1:
+            self.notes.append(
+                f"{self.name} is {self.size[1]}x{self.size[0]}; it was shrunk to {self._shown[1]}x{self._shown[0]} "
+                "to be analysed"
+            )
+        return width, height

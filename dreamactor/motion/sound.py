@@ -1,0 +1,119 @@
+"""The driving clip's sound, on the clock of its picture, for the output file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TypeAlias
+
+import av
+import av.container
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
+
+from dreamactor.errors import InputError
+from dreamactor.motion.clip import open_media, start_of, video_stream
+
+AudioPacket: TypeAlias = "Packet[AudioStream]"
+
+COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
+"""Codecs that MP4 players take; packets of these are copied, anything else is encoded to AAC."""
+
+PREROLL = 0.05  # seconds of packets kept before the picture starts: decoders need the one before the first heard
+
+
+class Sound:
+    """Audio packets of one clip, each with its second relative to the first video frame.
+
+    `available` is False when the clip has no sound, or none that can be read. Use `attach` before the first packet.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.available = False
+        self._media = open_media(data, "the driving clip")
+        try:
+            self._container = self._media.__enter__()
+        except InputError:
+            return
+        if not self._container.streams.audio:
+            self.close()
+            return
+        self._source: AudioStream = self._container.streams.audio[0]
+        try:
+            self._start = start_of(video_stream(self._container, "the driving clip"))
+        except InputError:
+            self._start = 0.0
+        self.available = self._source.codec_context is not None
+        self._open = True
+
+    def attach(self, output: av.container.OutputContainer) -> None:
+        """Adds the audio stream to `output`: the same codec where MP4 can hold it, else AAC."""
+        self._copies = self._source.codec.canonical_name in COPIED
+        if self._copies:
+            self._target = output.add_stream_from_template(self._source)
+        else:
+            self._target = output.add_stream("aac", rate=48000)
+            self._target.codec_context.layout = "mono" if self._source.channels == 1 else "stereo"
+            self._target.codec_context.thread_count = 1
+        self._packets = self._copied() if self._copies else self._encoded()
+        self._next: tuple[float, AudioPacket] | None = next(self._packets, None)
+
+    def until(self, seconds: float) -> Iterator[AudioPacket]:
+        """The packets that start before `seconds`, as far as not handed out yet."""
+        while self._next is not None and self._next[0] < seconds:
+            yield self._next[1]
+            self._next = next(self._packets, None)
+
+    def close(self) -> None:
+        """Frees the source; may be called twice."""
+        if getattr(self, "_open", True):
+            self._open = False
+            self._media.__exit__(None, None, None)
+
+    def _copied(self) -> Iterator[tuple[float, AudioPacket]]:
+        base = self._source.time_base or Fraction(1, 48000)
+        shift = round(self._start / base)
+        last = None
+        for packet in self._demuxed():
+            if packet.dts is None or packet.pts is None:
+                continue
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            if float((packet.pts + (packet.duration or 0)) * base) <= -PREROLL or (
+                last is not None and packet.dts <= last
+            ):
+                continue
+            last = packet.dts
+            packet.stream = self._target
+            yield float(packet.pts * base), packet
+
+    def _encoded(self) -> Iterator[tuple[float, AudioPacket]]:
+        context = self._target.codec_context
+        resampler = AudioResampler(format="fltp", layout=context.layout, rate=48000, frame_size=1024)
+        shift = round(self._start * 48000)
+        for frame in self._resampled(resampler):
+            frame.pts = (frame.pts or 0) - shift
+            frame.time_base = Fraction(1, 48000)
+            if frame.pts < 0:
+                continue
+            yield from ((float(packet.pts or 0) / 48000, packet) for packet in self._target.encode(frame))
+        yield from ((float(packet.pts or 0) / 48000, packet) for packet in self._target.encode(None))
+
+    def _resampled(self, resampler: AudioResampler) -> Iterator[av.AudioFrame]:
+        for packet in self._demuxed():
+            try:
+                decoded = packet.decode()
+            except (av.FFmpegError, ValueError):
+                continue  # a damaged packet is a gap of 20 ms; the timestamps keep the rest in place
+            for frame in decoded:
+                if isinstance(frame, av.AudioFrame):
+                    yield from resampler.resample(frame)
+        yield from resampler.resample(None)
+
+    def _demuxed(self) -> Iterator[AudioPacket]:
+        packets = self._container.demux(self._source)
+        while True:
+            try:
+                yield next(packets)
+            except (StopIteration, av.FFmpegError, ValueError, OSError):
+                return

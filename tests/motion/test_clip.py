@@ -1,0 +1,131 @@
+"""Decoding clips: which frame is shown when, turned how, and what is refused."""
+
+import dataclasses
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from dreamactor.errors import InputError
+from dreamactor.motion.media import Limits, decode_clip
+from tests.motion.clips import make_clip
+
+
+def indices(frames: np.ndarray) -> list[int]:
+    """Which frame of `make_clip` each one is."""
+    return [round((float(frame.mean()) - 10) / 4) for frame in frames]
+
+
+def test_variable_frame_rate_follows_the_timestamps() -> None:
+    clip = decode_clip(make_clip([0, 0.1, 0.2, 0.6, 0.65, 0.7, 1.0, 1.1]), 10)
+    assert indices(clip.frames) == [0, 1, 2, 2, 2, 2, 3, 5, 5, 5, 6, 7]
+
+
+def test_rates_go_down_and_up() -> None:
+    data = make_clip([k / 30 for k in range(30)])
+    assert indices(decode_clip(data, 10).frames) == list(range(0, 30, 3))
+    assert indices(decode_clip(data, 30).frames) == list(range(30))
+    assert indices(decode_clip(data, 60).frames) == [k // 2 for k in range(60)]
+    late = decode_clip(make_clip([2 + k / 10 for k in range(10)]), 10)
+    assert indices(late.frames) == list(range(10))
+    assert indices(decode_clip(data, 10, max_frames=4).frames) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(("quarter_turns", "corner"), [(0, (0, 0)), (1, (0, -1)), (2, (-1, -1)), (3, (-1, 0))])
+def test_rotation_metadata_turns_the_picture(quarter_turns: int, corner: tuple[int, int]) -> None:
+    picture = np.zeros((48, 80, 3), np.uint8)
+    picture[:16, :16] = 255
+    c, s = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
+    matrix = struct.pack(">9i", c << 16, s << 16, 0, -s * (1 << 16), c << 16, 0, 0, 0, 1 << 30)
+    clip = decode_clip(make_clip([0, 0.1, 0.2], (48, 80), pictures=[picture] * 3, matrix=matrix), 10)
+    frame = clip.frames[1]
+    assert frame.shape[:2] == ((80, 48) if quarter_turns % 2 else (48, 80)) == clip.source_size
+    bright = [(row, column) for row in (0, -1) for column in (0, -1) if frame[row, column].mean() > 128]
+    assert bright == [corner]
+
+
+def test_odd_sizes_and_other_codecs() -> None:
+    assert decode_clip(make_clip([0, 0.1, 0.2], (51, 77)), 10).frames.shape == (3, 51, 77, 3)
+    webm = make_clip([0, 0.1, 0.2], (64, 96), "webm", "libvpx-vp9")
+    assert indices(decode_clip(webm, 10).frames) == [0, 1, 2]
+
+
+def test_colours_come_through() -> None:
+    colors = [(200, 30, 40), (20, 180, 60), (30, 50, 220)]
+    pictures = [np.tile(np.uint8(color), (64, 96, 1)) for color in colors]
+    frames = decode_clip(make_clip([0, 0.1, 0.2], pictures=pictures), 10).frames
+    for frame, color in zip(frames, colors, strict=True):
+        assert np.abs(frame.mean(axis=(0, 1)) - color).max() < 4
+
+
+def test_large_and_long_clips_are_shrunk_while_decoding() -> None:
+    data = make_clip([k / 10 for k in range(10)], (240, 320))
+    small = decode_clip(data, 10, dataclasses.replace(Limits(), clip_side=160))
+    assert small.frames.shape == (10, 120, 160, 3)
+    assert small.source_size == (240, 320)
+    assert "320x240; it was shrunk to 160x120" in small.notes[0]
+    fitted = decode_clip(data, 10, dataclasses.replace(Limits(), clip_memory=600_000))
+    assert fitted.frames.nbytes <= 610_000
+    assert len(fitted.frames) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clip_seconds": 2.0}, r"Too long: the driving clip has 3\.0 s; the limit is 2 s"),
+        ({"clip_frames": 20}, r"the limit is 60 s and 20 frames"),
+        ({"clip_pixels": 5000}, r"frames of 96x64; the limit is 5000 pixels"),
+        ({"clip_bytes": 100}, r"the limit for a clip is 0\.0 MB"),
+        ({"smallest_side": 100}, r"each side needs 100"),
+    ],
+)
+def test_over_a_limit_is_refused_by_name(change: dict[str, float], message: str) -> None:
+    data = make_clip([k / 10 for k in range(30)])
+    with pytest.raises(InputError, match=message):
+        decode_clip(data, 10, dataclasses.replace(Limits(), **change))
+
+
+def test_the_start_of_a_long_clip_may_be_taken() -> None:
+    data, limits = make_clip([k / 10 for k in range(30)]), dataclasses.replace(Limits(), clip_seconds=1.0)
+    assert len(decode_clip(data, 10, limits, max_frames=5).frames) == 5
+    with pytest.raises(InputError, match="max_frames is 0; it must be from 1 to 1500"):
+        decode_clip(data, 10, limits, max_frames=0)
+
+
+def test_bad_files_are_named() -> None:
+    whole = make_clip([k / 10 for k in range(40)], pictures=list(np.random.default_rng(0).integers(
+        0, 255, (40, 64, 96, 3), np.uint8)))  # fmt: skip
+    late_index = whole[: whole.index(b"moov") // 2]  # MP4 without its index
+    webm = make_clip([k / 10 for k in range(20)], (64, 96), "webm", "libvpx-vp9")
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n"
+    for data, message in [
+        (b"", "Empty file: my clip has 0 bytes"),
+        (b"no video at all " * 500, "Not a video: my clip"),
+        (late_index, "Not a video: my clip is truncated"),
+        (webm[: len(webm) // 2], "Truncated or damaged: my clip|No frame of my clip"),
+        (playlist, "Not a video: my clip"),
+        (make_clip([0.0]), "Too short: my clip has 1 frame"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            decode_clip(data, 10, name="my clip")
+
+
+def test_a_caller_may_watch_and_stop() -> None:
+    seen = []
+
+    def stop_at_three(done: int, expected: int) -> None:
+        seen.append((done, expected))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_clip(make_clip([k / 10 for k in range(30)]), 10, on_frame=stop_at_three)
+    assert seen == [(1, 30), (2, 30), (3, 30)]
+
+
+def test_decoding_is_quick() -> None:
+    data = make_clip([k / 30 for k in range(90)], (360, 640))
+    start = time.process_time()
+    decode_clip(data, 12)
+    assert time.process_time() - start < 3

@@ -1,0 +1,102 @@
+"""The output file: its sound in time, the same bytes each time, whole or not at all."""
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from dreamactor.motion.media import VideoWriter, decode_clip
+from tests.motion.clips import heard, make_clip
+
+
+def noise(count: int, height: int = 192, width: int = 320) -> np.ndarray:
+    generator = np.random.default_rng(1)
+    coarse = generator.integers(0, 256, (count, height // 8, width // 8, 3), np.uint8)
+    return coarse.repeat(8, 1).repeat(8, 2)
+
+
+def write(frames: np.ndarray, fps: float = 10, audio_from: bytes | None = None) -> bytes:
+    writer = VideoWriter(None, fps, frames.shape[1:3], audio_from)
+    for frame in frames:
+        writer.write(frame)
+    return writer.close()
+
+
+def streams(data: bytes) -> dict[str, tuple[str, float]]:
+    with av.open(io.BytesIO(data)) as container:
+        return {s.type: (s.codec.canonical_name, float(s.duration * s.time_base)) for s in container.streams}
+
+
+def test_frames_come_back() -> None:
+    frames = noise(7)
+    clip = decode_clip(write(frames), 10)
+    assert clip.frames.shape == frames.shape
+    middle = np.s_[:, 4::8, 4::8]
+    assert np.abs(clip.frames[middle].astype(int) - frames[middle]).mean() < 12
+    for color in ((200, 30, 40), (20, 180, 60), (30, 50, 220), (128, 128, 128)):
+        flat = np.tile(np.uint8(color), (3, 64, 64, 1))
+        assert np.abs(decode_clip(write(flat), 10).frames.mean(axis=(0, 1, 2)) - color).max() < 3
+
+
+def test_the_same_frames_give_the_same_bytes() -> None:
+    sound = make_clip([k / 10 for k in range(20)], sound="aac")
+    assert len({write(noise(20), audio_from=sound) for _ in range(5)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "sound", "expected"),
+    [
+        ("mp4", "libx264", "aac", "aac"),
+        ("webm", "libvpx-vp9", "libopus", "opus"),
+        ("matroska", "libx264", "pcm_s16le", "aac"),
+        ("mov", "libx264", "pcm_s16be", "aac"),
+        ("mp4", "libx264", "libmp3lame", "mp3"),
+    ],
+)
+def test_sound_is_kept_in_time_and_cut(container: str, codec: str, sound: str, expected: str) -> None:
+    source = make_clip([k / 10 for k in range(50)], (64, 96), container, codec, sound, duration=5.0)
+    output = write(noise(32, 64, 96), audio_from=source)
+    (video, video_length), (audio, length) = streams(output)["video"], streams(output)["audio"]
+    assert (video, audio) == ("h264", expected)
+    assert video_length == pytest.approx(3.2, abs=0.01)
+    assert length == pytest.approx(3.2, abs=0.06)
+    assert heard(output) == pytest.approx(heard(source)[:4], abs=0.012)
+    assert heard(output) == pytest.approx([0, 1, 2, 3], abs=0.03)
+
+
+@pytest.mark.parametrize("sound", ["aac", "pcm_s16le"])
+def test_sound_follows_a_picture_that_starts_late(sound: str) -> None:
+    source = make_clip([0.5 + k / 10 for k in range(35)], (64, 96), "matroska", "libx264", sound, duration=4.0)
+    assert heard(write(noise(30, 64, 96), audio_from=source)) == pytest.approx([0.5, 1.5, 2.5], abs=0.03)
+
+
+def test_no_sound_and_unreadable_sound_are_no_hindrance() -> None:
+    assert set(streams(write(noise(3), audio_from=make_clip([0, 0.1, 0.2])))) == {"video"}
+    assert set(streams(write(noise(3), audio_from=b"nothing"))) == {"video"}
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    with VideoWriter(target, 10, (192, 320)) as writer:
+        for frame in noise(3):
+            writer.write(frame)
+        assert not target.exists()
+    assert len(decode_clip(target.read_bytes(), 10).frames) == 3
+    before = target.read_bytes()
+    with pytest.raises(ValueError, match="uint8"), VideoWriter(target, 10, (192, 320)) as writer:
+        writer.write(noise(1)[0].astype(str))
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_sizes() -> None:
+    writer = VideoWriter(None, 23.976, (48, 64))
+    for frame in noise(4, 96, 128):
+        writer.write(frame)
+    clip = decode_clip(writer.close(), 12)
+    assert clip.source_size == (48, 64)
+    assert clip.source_fps == pytest.approx(23.976, abs=0.001)
+    with pytest.raises(ValueError, match="must be even"):
+        VideoWriter(None, 10, (63, 64))
