@@ -88,10 +88,11 @@ def attend_segment(
                 q, k_at, v_at, k_row, v_row, BLOCK, maximum, total, acc, scale_log2, BLOCK, SIZE, False
             )
     for start in tl.range(whole, tokens, BLOCK, num_stages=1):
+        k_at = p_k + tl.cast(start, tl.int64) * k_row
+        v_at = p_v + tl.cast(start, tl.int64) * v_row
         maximum, total, acc = attend_block(
-            q, p_k + tl.cast(start, tl.int64) * k_row, p_v + tl.cast(start, tl.int64) * v_row, k_row, v_row, tokens - start,
-            maximum, total, acc, scale_log2, BLOCK, SIZE, True,
-        )  # fmt: skip
+            q, k_at, v_at, k_row, v_row, tokens - start, maximum, total, acc, scale_log2, BLOCK, SIZE, True
+        )
     return maximum, total, acc
 
 

@@ -13,7 +13,7 @@ import torch
 from tests.kernels.kernel_testing import corrected
 
 PACKAGE = "dreamactor.kernels."
-KERNELS = ("softmax", "two_segment")
+KERNELS = ("softmax", "two_segment", "face", "rotary", "modulate")
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +41,9 @@ def interpreted(_copies: dict[str, ModuleType]) -> Iterator[Callable[[str], Modu
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is NaN, so that what a kernel leaves out shows."""
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, float("nan"), **options))

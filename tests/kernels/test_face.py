@@ -1,0 +1,52 @@
+"""Face attention in the interpreter against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamactor.kernels import reference
+from dreamactor.kernels.tiles import Tile
+from tests.kernels.kernel_testing import relative_error, within
+
+Load = Callable[[str], ModuleType]
+pytestmark = pytest.mark.usefixtures("poisoned")
+TILE = Tile(16, 0, 4, 1)
+
+
+def inputs(frames: int, queries: int, group: int, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    q = torch.randn(2, frames * queries, 2 * size).unflatten(-1, (2, size)).transpose(1, 2)
+    k, v = (torch.randn(2, frames * group, 2, size).transpose(1, 2) for _ in range(2))
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("frames", "queries", "group", "window", "size"),
+    [(5, 19, 4, 1, 64), (1, 1, 4, 1, 64), (3, 16, 1, 0, 64), (3, 5, 4, 8, 64), (2, 17, 4, 1, 128)],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_agrees(
+    interpreted: Load, frames: int, queries: int, group: int, window: int, size: int, dtype: torch.dtype
+) -> None:
+    q, k, v = inputs(frames, queries, group, size, dtype)
+    k[:, :, 2 % k.shape[2]] *= 100
+    scale = size**-0.5
+    exact = reference.face_attention(q.double(), k.double(), v.double(), frames, window, scale)
+    same = reference.face_attention(q, k, v, frames, window, scale)
+    result = interpreted("face").launch(q, k, v, frames, window, scale, TILE)
+    assert within(result, same, exact), (relative_error(result, exact), relative_error(same, exact))
+
+
+def test_plugin_entry_agrees(interpreted: Load) -> None:
+    module = interpreted("face")
+    q, k, v = (tensor.contiguous() for tensor in inputs(3, 19, 4, 64, torch.float16))
+    out = torch.empty(2, 57, 128, dtype=torch.float16)
+    module.face_attention_plugin[(2, 3, 4)](
+        q, k, v, 2, 3, 19, 4, out,
+        WINDOW=1, SCALE_LOG2=0.125 * module.LOG2_E, SIZE=64, BLOCK_M=16, BLOCK_N=16,
+    )  # fmt: skip
+    torch.testing.assert_close(out, module.launch(q, k, v, 3, 1, 0.125, TILE), rtol=0, atol=0)
