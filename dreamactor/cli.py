@@ -98,7 +98,8 @@ def _animate(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from dreamactor.build import build_set
-    from dreamactor.serving.launcher import Listen, ServeOptions, serve
+    from dreamactor.serving.launcher import ServeOptions, serve
+    from dreamactor.serving.process import Listen
 
     engines = options.engines or build_set(options.preset, options.precision, "cpu")
     listen = Listen(options.host, options.grpc_port, options.http_port, options.metrics_port)

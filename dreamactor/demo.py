@@ -37,7 +37,8 @@ def run(preset: str, reference: Path | None, driving: Path | None) -> None:
     from dreamactor.presets import preset as find_preset
     from dreamactor.progress import ProgressBar
     from dreamactor.serving.client import animate
-    from dreamactor.serving.launcher import Listen, ServeOptions, Server
+    from dreamactor.serving.launcher import ServeOptions, Server
+    from dreamactor.serving.process import Listen
 
     media = default_folder() / "media"
     trained = paths.checkpoint(preset) is not None

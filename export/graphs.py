@@ -132,7 +132,7 @@ def graph(networks: Networks, name: str) -> Graph:
     if name != "denoiser":
         raise ValueError(f"no graph '{name}'; choose one of {', '.join(NETWORKS)}")
     batch, references = Dim("batch", min=1, max=2), Dim("references", min=1, max=8)
-    reference = {0: batch, 1: references, 3: 2 * rows, 4: 2 * columns}
+    reference: dict[int, object] = {0: batch, 1: references, 3: 2 * rows, 4: 2 * columns}
     dynamic: dict[str, dict[int, object]] = {
         "latent": dict(grid), "velocity_previous": dict(grid), "timestep": {}, "known": {0: latents},
         "guidance_scale": {}, "coefficients": {}, "pose_latent": {0: batch, **grid}, "motion": {0: batch, 1: frames},

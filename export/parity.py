@@ -51,7 +51,7 @@ def _compare(network: str, output: str, expected: np.ndarray, found: np.ndarray)
     if expected.shape != found.shape:
         return Parity(network, output, found.shape, float("inf"), float("inf"))
     difference = found.astype(np.float64) - expected.astype(np.float64)
-    relative = float(np.linalg.norm(difference) / max(np.linalg.norm(expected.astype(np.float64)), 1e-12))
+    relative = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected.astype(np.float64))), 1e-12)
     return Parity(network, output, found.shape, relative, float(np.abs(difference).max()))
 
 

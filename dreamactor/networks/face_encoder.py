@@ -44,4 +44,4 @@ class FaceMotionEncoder(nn.Module):
     def forward(self, faces: Tensor) -> Tensor:
         batch, frames = faces.shape[:2]
         tokens: Tensor = self.out(self.layers(faces.flatten(0, 1)))
-        return tokens.unflatten(0, (batch, frames))
+        return tokens.reshape(batch, frames, -1)

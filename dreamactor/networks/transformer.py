@@ -142,9 +142,9 @@ class Transformer(nn.Module):
         nn.init.normal_(self.reference_embedding, std=0.02)
         nn.init.normal_(self.final.weight, std=0.02)
         nn.init.zeros_(self.final.bias)
-        for block in self.blocks:
-            for layer in (block.attention.out, block.face.out, block.ffn[2]):
-                layer.weight.data.mul_((3 * self.config.depth) ** -0.5)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("attention.out.weight", "face.out.weight", "ffn.2.weight")):
+                weight.data.mul_((3 * self.config.depth) ** -0.5)
 
     def _tokens(self, latent: Tensor, pose: Tensor) -> Tensor:
         """[B,16,F,h,w] and [B,Cp,F,h,w] -> patch tokens [B, F*(h/2)*(w/2), C]."""
@@ -208,7 +208,8 @@ class Transformer(nn.Module):
             x, reference = block(x, reference, time, reference_time, face, rotary, reference_rotary)
         shift, scale = (embedding[:, :, None] + self.final_modulation).unbind(2)
         _, normed = kernels.modulate_norm(x, shift, scale)
-        return self._velocity(self.final(normed), frames, rows, columns)
+        out: Tensor = self.final(normed)
+        return self._velocity(out, frames, rows, columns)
 
 
 def _gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:

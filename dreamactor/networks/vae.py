@@ -88,7 +88,7 @@ class VAE(nn.Module):
 
     def latent(self, video: Tensor) -> Tensor:
         """video [B,3,T,H,W] in [-1,1] -> normalised latent [B,16,T',H/8,W/8], the encoder's mean."""
-        mean = self.encoder(video)[:, :LATENT_CHANNELS]
+        mean: Tensor = self.encoder(video)[:, :LATENT_CHANNELS]
         return (mean - self.shift[:, None, None, None]) / self.scale[:, None, None, None]
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def total_latents(frames: int) -> int:
 
 def plan(frames: int, segment_latents: int) -> list[Segment]:
     """Segments of at most `segment_latents` latent frames that cover `frames` video frames."""
-    total, segments, start = total_latents(frames), [], 0
+    total, start = total_latents(frames), 0
+    segments: list[Segment] = []
     while True:
         count = min(segment_latents, total - start)
         segments.append(Segment(len(segments), start, count))
