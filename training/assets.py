@@ -1,0 +1,36 @@
+"""Fetches the motion capture clips that train the characters: `python -m dreamactor.training.assets`.
+
+They lie in the pybullet package (zlib licence); `dreamactor.motion.assets` downloads its wheel, takes the clips out and
+checks their SHA-256. The folder is that of the other assets, under `mocap/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreamactor.motion.assets import Member, Wheel, default_folder, fetch
+
+
+def _wheels() -> tuple[Wheel, ...]:
+    listed = json.loads(Path(__file__).with_suffix(".json").read_text())
+    return tuple(Wheel(**{**wheel, "members": tuple(Member(**m) for m in wheel["members"])}) for wheel in listed)
+
+
+def mocap_folder(folder: Path | None = None) -> Path:
+    """Where the clips lie; `mocap.load_clips` says so if they do not."""
+    return (folder or default_folder()) / "mocap"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dreamactor.training.assets", description=__doc__)
+    parser.add_argument("--dir", type=Path, default=default_folder(), help="assets folder (default: %(default)s)")
+    folder = parser.parse_args(arguments).dir
+    written = fetch(folder, _wheels())
+    print(f"{folder / 'mocap'}: {len(written)} clips fetched, the rest were there.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The clips that training reads: rendered once by worker processes into memory-mapped arrays, each clip from its index.
+
+A clip is what a segment needs and a little more: frames, the control maps drawn by `dreamactor.motion.draw`, the
+driving face crops (half of them of another character with the same expression, so that the face encoder learns the
+expression and not the person) and reference frames: those of largest, smallest and median head yaw of the clip, and
+as many of the same character in another performance.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.errors import InputError
+from dreamactor.motion.draw import draw_controls
+from dreamactor.motion.pose import INDEX, PoseSequence
+from dreamactor.training.performance import perform
+from dreamactor.training.scene import Scene, Stage, face_crop, pose_sequence, render_frame
+
+FRAMES = 33  # a 25-frame segment at three offsets
+REFERENCES = 6
+STORED_FACE = 112  # half the encoder's size: doubled when read
+HEAD_FIELDS = 3  # centre x, y and radius, in pixels
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames u8 [T,H,W,3]; controls u8 [T,H,W,6]; faces u8 [T,112,112,3]; references u8 [R,H,W,3];
+    reference_controls u8 [R,H,W,6]; heads f32 [T,3]: x, y and radius in pixels."""
+
+    frames: Bytes
+    controls: Bytes
+    faces: Bytes
+    references: Bytes
+    reference_controls: Bytes
+    heads: NDArray[np.float32]
+
+
+def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None = None) -> Clip:
+    """The clip of a seed, everything rendered."""
+    rng = np.random.default_rng([seed, 21])
+    scene = stage.scene(seed, frames, framing)
+    poses = pose_sequence(scene)
+    other = replace(
+        scene, performance=perform(scene.character.body, stage.score(seed + 5_000_000, frames, scene.framing))
+    )
+    driver = scene
+    if rng.random() < 0.5:
+        character = stage.character(seed + 3_000_000)
+        performance = perform(character.body, stage.score(seed, frames, scene.framing))
+        driver = replace(scene, character=character, performance=performance)
+    zoom, shift = float(rng.uniform(0.85, 1.12)), (float(rng.normal(0, 0.07)), float(rng.normal(0, 0.07)))
+    faces = [
+        cv2.resize(face_crop(driver, i, shift, zoom), (STORED_FACE, STORED_FACE), interpolation=cv2.INTER_AREA)
+        for i in range(frames)
+    ]
+    pictures = np.stack([render_frame(scene, i) for i in range(frames)])
+    own, foreign = yaw_extremes(scene), yaw_extremes(other)
+    references = np.concatenate([pictures[own], np.stack([render_frame(other, i) for i in foreign])])
+    other_poses = pose_sequence(other)
+    reference_poses = PoseSequence.concatenate(
+        [poses[i : i + 1] for i in own] + [other_poses[i : i + 1] for i in foreign]
+    )
+    height, width = scene.view.height, scene.view.width
+    return Clip(
+        frames=pictures,
+        controls=draw_controls(as_detected(rng, poses, height, width, scene.framing), height, width),
+        faces=np.stack(faces).astype(np.uint8),
+        references=references,
+        reference_controls=draw_controls(reference_poses, height, width),
+        heads=np.concatenate([poses.head_center, poses.head_radius[:, None]], axis=1).astype(np.float32),
+    )
+
+
+def yaw_extremes(scene: Scene) -> list[int]:
+    """Frames with the largest, the smallest and the median head yaw."""
+    forward = -scene.performance.head[:, :, 2]
+    order = np.argsort(np.arctan2(forward[:, 0], -forward[:, 2]), kind="stable")
+    return [int(order[-1]), int(order[0]), int(order[len(order) // 2])]
+
+
+def as_detected(rng: np.random.Generator, poses: PoseSequence, height: int, width: int, framing: str) -> PoseSequence:
+    """The true pose with a detector's faults: jitter, hands not found, joints outside the picture left out."""
+    size = min(height, width)
+    jitter = rng.normal(size=poses.joints.shape) * rng.uniform(0, 0.004) * size
+    jitter[:, INDEX["nose"]] = 0
+    confidence = poses.confidence.copy()
+    if rng.random() < 0.6:
+        x, y = poses.joints[..., 0], poses.joints[..., 1]
+        margin = float(rng.uniform(0.02, 0.3)) * size
+        outside = (x < -margin) | (x > width + margin) | (y < -margin) | (y > height + margin)
+        confidence[outside] = 0
+    hands = poses.hand_confidence.copy()
+    hands[:, rng.random(2) < (0.5 if framing == "full" else 0.15)] = 0
+    return replace(
+        poses, joints=(poses.joints + jitter).astype(np.float32), confidence=confidence, hand_confidence=hands
+    )
+
+
+def _shapes(count: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {
+        "frames": ((count, FRAMES, height, width, 3), "u1"),
+        "controls": ((count, FRAMES, height, width, 6), "u1"),
+        "faces": ((count, FRAMES, STORED_FACE, STORED_FACE, 3), "u1"),
+        "references": ((count, REFERENCES, height, width, 3), "u1"),
+        "reference_controls": ((count, REFERENCES, height, width, 6), "u1"),
+        "heads": ((count, FRAMES, HEAD_FIELDS), "f4"),
+    }
+
+
+class ClipStore:
+    """Clips 0..count-1 of one split on disk; `frames`, `controls`, ... are memory-mapped arrays, one clip a row."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            about = json.loads((folder / "clips.json").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder} holds no prepared clips ({error}); run `dreamactor train` to make them.") from error
+        self.folder, self.count = folder, int(about["count"])
+        self.height, self.width = int(about["height"]), int(about["width"])
+        for name in _shapes(0, 0, 0):
+            setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+    frames: Bytes
+    controls: Bytes
+    faces: Bytes
+    references: Bytes
+    reference_controls: Bytes
+    heads: NDArray[np.float32]
+
+
+def prepare(folder: Path, split: str, count: int, mocap: Path, size: tuple[int, int], fps: float, workers: int) -> ClipStore:
+    """Renders clips 0..count-1 of a split into `folder`, or finds them there. The result depends on the seeds only."""
+    height, width = size
+    about = {"split": split, "count": count, "height": height, "width": width, "fps": fps, "frames": FRAMES}
+    marker = folder / "clips.json"
+    if marker.is_file() and json.loads(marker.read_text()) == about:
+        return ClipStore(folder)
+    Stage(split, mocap, height, width, fps)  # fails early when the motion data is missing
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.unlink(missing_ok=True)
+    for name, (shape, kind) in _shapes(count, height, width).items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+    jobs = [(folder, split, mocap, size, fps, range(i, count, workers)) for i in range(workers)]
+    if workers == 1:
+        _fill(*jobs[0])
+    else:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            pool.starmap(_fill, jobs)
+    marker.write_text(json.dumps(about))
+    return ClipStore(folder)
+
+
+def _fill(folder: Path, split: str, mocap: Path, size: tuple[int, int], fps: float, indices: range) -> None:
+    cv2.setNumThreads(1)
+    stage = Stage(split, mocap, *size, fps)
+    names = _shapes(0, 0, 0)
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names}
+    for index in indices:
+        clip = make_clip(stage, index)
+        for name in names:
+            arrays[name][index] = getattr(clip, name)

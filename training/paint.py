@@ -1,0 +1,108 @@
+"""Drawing primitives on uint8 RGB canvases: sub-pixel polygons and softly shaded capsules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.training.character import Color
+
+Image = NDArray[np.uint8]
+Points = NDArray[np.float64]
+
+SHIFT = 4
+LAYERS = ((1.0, 0.70), (0.84, 0.86), (0.62, 1.0), (0.34, 1.1))  # share of the radius, brightness
+LIMIT = 4000.0
+
+
+@dataclass(frozen=True)
+class View:
+    """Orthographic camera: pixel = scale * (x, y) + offset, on a height x width canvas. `light` is a 2D direction to
+    the light in the picture, `ambient` the brightness of what it does not reach."""
+
+    scale: float
+    offset: tuple[float, float]
+    height: int
+    width: int
+    light: tuple[float, float] = (-0.5, -0.6)
+    ambient: float = 0.75
+
+    def project(self, points: Points) -> Points:
+        """[..., 3] or [..., 2] metres to [..., 2] pixels."""
+        return np.asarray(points[..., :2] * self.scale + np.array(self.offset))
+
+
+def tint(color: Color, factor: float) -> tuple[float, float, float]:
+    """`color` times `factor`, kept in range: what OpenCV draws with."""
+    return min(255.0, color[0] * factor), min(255.0, color[1] * factor), min(255.0, color[2] * factor)
+
+
+def mix(a: Color, b: Color, weight: float) -> Color:
+    """The colour `weight` of the way from a to b."""
+    k = 1 - weight
+    return a[0] * k + b[0] * weight, a[1] * k + b[1] * weight, a[2] * k + b[2] * weight
+
+
+def polygon(canvas: Image, points: Points, color: Color, convex: bool = False) -> None:
+    """Fills a polygon [N, 2] given in pixels."""
+    fixed = np.rint(np.clip(points, -LIMIT, LIMIT) * (1 << SHIFT)).astype(np.int32)
+    if convex:
+        cv2.fillConvexPoly(canvas, fixed, color, cv2.LINE_AA, SHIFT)
+    else:
+        cv2.fillPoly(canvas, [fixed], color, cv2.LINE_AA, SHIFT)
+
+
+def disk(canvas: Image, x: float, y: float, radius: float, color: Color) -> None:
+    if abs(x) < LIMIT and abs(y) < LIMIT and radius > 0.1:
+        scale = 1 << SHIFT
+        cv2.circle(canvas, (round(x * scale), round(y * scale)), round(radius * scale), color, -1, cv2.LINE_AA, SHIFT)
+
+
+def ellipse(canvas: Image, x: float, y: float, rx: float, ry: float, color: Color, angle: float = 0.0) -> None:
+    polygon(canvas, ellipse_points(x, y, rx, ry, angle), color, convex=True)
+
+
+_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 20, False)), np.sin(np.linspace(0, 2 * np.pi, 20, False))], 1)
+
+
+def ellipse_points(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Points:
+    points = _CIRCLE * np.array([rx, ry])
+    if angle:
+        c, s = np.cos(angle), np.sin(angle)
+        points = points @ np.array([[c, s], [-s, c]])
+    return np.asarray(points + np.array([x, y]))
+
+
+def stroke(canvas: Image, points: Points, color: Color, width: float) -> None:
+    """A line through points [N, 2], at least one pixel wide."""
+    fixed = np.rint(np.clip(points, -LIMIT, LIMIT) * (1 << SHIFT)).astype(np.int32)
+    cv2.polylines(canvas, [fixed], False, color, max(1, round(width)), cv2.LINE_AA, SHIFT)
+
+
+def capsule(
+    canvas: Image,
+    view: View,
+    a: Points,
+    b: Points,
+    radius_a: float,
+    radius_b: float,
+    color: Color,
+    layers: tuple[tuple[float, float], ...] = LAYERS,
+) -> None:
+    """A round limb from a to b [2] in pixels with radii in pixels, lit from `view.light`."""
+    along = b - a
+    length = float(np.hypot(along[0], along[1]))
+    across = np.array([-along[1], along[0]]) / max(length, 1e-6)
+    light = np.array(view.light)
+    for share, brightness in layers:
+        shade = tint(color, view.ambient + (1 - view.ambient) * 1.35 * brightness - 0.12 * (1 - brightness))
+        move = light * (1 - share) * 0.75
+        pa, pb = a + move * radius_a, b + move * radius_b
+        ra, rb = radius_a * share, radius_b * share
+        if length > 0.3:
+            polygon(canvas, np.stack([pa + across * ra, pb + across * rb, pb - across * rb, pa - across * ra]), shade, True)
+        disk(canvas, pa[0], pa[1], ra, shade)
+        disk(canvas, pb[0], pb[1], rb, shade)
