@@ -62,3 +62,40 @@ def modulate_norm(
         x = x + gate[:, :, None] * branch.unflatten(1, (frames, -1))
     normed = F.layer_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype) * (1 + scale[:, :, None]) + shift[:, :, None]
     return x.flatten(1, 2), normed.flatten(1, 2)
+
+
+FP8_BLOCK = 128  # tokens that share a scale
+FP8_MAX = 448.0  # E4M3's largest
+
+
+def quantize_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
+    """E4M3 with one scale for each 128 tokens: [B,H,N,D] -> (float8_e4m3fn [B,H,N,D], float32 [B,H,ceil(N/128)])."""
+    padded = F.pad(x.float(), (0, 0, 0, -x.shape[2] % FP8_BLOCK)).unflatten(2, (-1, FP8_BLOCK))
+    scale = padded.abs().amax((3, 4)) / FP8_MAX
+    scale = torch.where(scale > 0, scale, 1.0)
+    quantized = (padded / scale[..., None, None]).flatten(2, 3)[:, :, : x.shape[2]]
+    return quantized.to(torch.float8_e4m3fn), scale
+
+
+def dequantize_blocks(x: Tensor, scale: Tensor) -> Tensor:
+    """Inverse of `quantize_blocks`, float32."""
+    return x.float() * scale.repeat_interleave(FP8_BLOCK, 2)[:, :, : x.shape[2], None]
+
+
+def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
+    """`two_segment_attention` of queries, keys and values rounded to E4M3 by blocks, the mean key taken off first.
+
+    The probabilities are rounded too, scaled to 256 at each row's largest; sums are float32.
+    """
+    count = k.shape[2] + k_reference.shape[2]
+    mean = (k.float().sum(2, keepdim=True) + k_reference.float().sum(2, keepdim=True)) / count
+
+    def rounded(x: Tensor) -> Tensor:
+        return dequantize_blocks(*quantize_blocks(x))
+
+    keys = torch.cat([rounded(k.float() - mean), rounded(k_reference.float() - mean)], 2)
+    values = torch.cat([rounded(v), rounded(v_reference)], 2)
+    scores = rounded(q) @ keys.transpose(2, 3) * scale
+    p = 256 * (scores - scores.amax(-1, keepdim=True)).exp()
+    out = p.to(torch.float8_e4m3fn).float() @ values / p.sum(-1, keepdim=True)
+    return out.transpose(1, 2).flatten(2).to(q.dtype)

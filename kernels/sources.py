@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dreamactor.kernels import two_segment
+from dreamactor.kernels import fp8, two_segment
 from dreamactor.kernels.aot import Source
 from dreamactor.kernels.tiles import Tile
 
+_LENGTHS = ("heads", "tokens", "key_tokens", "reference_tokens")
 _SCALE_LOG2 = two_segment.LOG2_E * 128**-0.5  # any value: it is a constant of the compiled kernel
 
 
@@ -17,11 +18,10 @@ def flash_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | N
     if tile.tma:
         return _flash_attention_tma(tile, size, dtype)
     pointers = ("p_q", "p_k", "p_v", "p_k_reference", "p_v_reference", "p_out")
-    scalars = ("heads", "tokens", "key_tokens", "reference_tokens")
     scale_log2 = _SCALE_LOG2 if scale is None else two_segment.LOG2_E * scale
     return Source(
         two_segment.flash_attention_plugin,
-        {**dict.fromkeys(pointers, f"*{dtype}"), **dict.fromkeys(scalars, "i32")},
+        {**dict.fromkeys(pointers, f"*{dtype}"), **dict.fromkeys(_LENGTHS, "i32")},
         {**_blocks(tile, size), "SCALE_LOG2": scale_log2, "PAIR": tile.pair},
         tile.num_warps, tile.num_stages,
     )  # fmt: skip
@@ -32,10 +32,9 @@ def two_segment_strided(tile: Tile, size: int, dtype: str = "bf16") -> Source:
     names = two_segment.two_segment_kernel.arg_names
     pointers = {name: f"*{dtype}" for name in names if name.startswith("p_")}
     strides = tuple(name for name in names if name.endswith(("_batch", "_head", "_row")) and name not in pointers)
-    lengths = ("heads", "tokens", "key_tokens", "reference_tokens")
     return Source(
         two_segment.two_segment_kernel,
-        {**pointers, **dict.fromkeys((*strides, *lengths), "i32")},
+        {**pointers, **dict.fromkeys((*strides, *_LENGTHS), "i32")},
         {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2, "PAIR": tile.pair},
         tile.num_warps, tile.num_stages, strides,
     )  # fmt: skip
@@ -44,7 +43,7 @@ def two_segment_strided(tile: Tile, size: int, dtype: str = "bf16") -> Source:
 def _flash_attention_tma(tile: Tile, size: int, dtype: str) -> Source:
     described = ("k_desc", "v_desc", "k_reference_desc", "v_reference_desc")
     block = f"tensordesc<{dtype}[1, 1, {tile.block_n}, {size}]>"
-    scalars = ("heads", "tokens", "key_tokens", "reference_tokens", "q_batch", "q_head", "q_row")
+    scalars = (*_LENGTHS, "q_batch", "q_head", "q_row")
     types = {
         "p_q": f"*{dtype}",
         **dict.fromkeys(described, block),
@@ -54,6 +53,18 @@ def _flash_attention_tma(tile: Tile, size: int, dtype: str) -> Source:
     return Source(
         two_segment.two_segment_tma_kernel, types, {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2},
         tile.num_warps, tile.num_stages, ("q_batch", "q_head", "q_row"),
+    )  # fmt: skip
+
+
+def fp8_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | None = None, arch: int = 90) -> Source:
+    """FP8 attention, the plugin's entry and PyTorch's."""
+    pointers = {**dict.fromkeys(("p_q", "p_k", "p_v"), "*fp8e4nv"), "p_out": f"*{dtype}"}
+    scales = dict.fromkeys(("p_q_scale", "p_k_scale", "p_v_scale"), "*fp32")
+    scale_log2 = _SCALE_LOG2 if scale is None else two_segment.LOG2_E * scale
+    return Source(
+        fp8.fp8_attention_kernel, {**pointers, **scales, **dict.fromkeys(_LENGTHS, "i32")},
+        {**_blocks(tile, size), "SCALE_LOG2": scale_log2, "IMPRECISE": fp8.imprecise(arch, tile)},
+        tile.num_warps, tile.num_stages,
     )  # fmt: skip
 
 

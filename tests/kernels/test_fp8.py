@@ -1,0 +1,97 @@
+"""FP8 attention in the interpreter: its blocks against torch's casts, its output against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamactor.kernels import reference
+from dreamactor.kernels.tiles import Tile
+from tests.kernels.kernel_testing import relative_error, within
+
+Load = Callable[[str], ModuleType]
+pytestmark = pytest.mark.usefixtures("poisoned")
+SIZE = 128
+TILE = Tile(64, 64, 4, 1)
+SCALE = SIZE**-0.5
+
+
+def inputs(queries: int, keys: int, references: int) -> tuple[Tensor, ...]:
+    lengths = (queries, keys, keys, references, references)
+    return tuple(torch.randn(1, 1, length, SIZE).to(torch.bfloat16) for length in lengths)
+
+
+def check(module: ModuleType, tensors: tuple[Tensor, ...], tile: Tile = TILE) -> Tensor:
+    exact = reference.two_segment_attention(*(tensor.double() for tensor in tensors), SCALE)
+    same = reference.fp8_attention(*tensors, SCALE)
+    result: Tensor = module.launch(*tensors, SCALE, tile)
+    assert result.dtype == torch.bfloat16
+    assert within(result, same, exact, 2e-3), (relative_error(result, exact), relative_error(same, exact))
+    return result
+
+
+@pytest.mark.parametrize("lengths", [(70, 150, 40), (1, 1, 0), (5, 0, 130), (64, 128, 64)], ids=str)
+def test_lengths(interpreted: Load, lengths: tuple[int, int, int]) -> None:
+    check(interpreted("fp8"), inputs(*lengths))
+
+
+def test_error_goal_on_e4m3_inputs(interpreted: Load) -> None:
+    """The issue's bound, relative L2 at most 3e-2 and cosine at least 0.9995, for inputs that are E4M3 already.
+
+    From N(0,1) inputs in bf16 the rounding of Q, K and V alone gives about 5e-2, whatever the kernel: see `check`.
+    """
+    q, k, v, k_reference, v_reference = inputs(64, 256, 64)
+    mean = interpreted("fp8").mean_key(k, k_reference)[:, :, None]
+    centred = (q, k - mean, v, k_reference - mean, v_reference)
+    rounded = [reference.dequantize_blocks(*reference.quantize_blocks(tensor)) for tensor in centred]
+    exact = reference.two_segment_attention(*(tensor.double() for tensor in rounded), SCALE).flatten()
+    result = interpreted("fp8").launch(q, k, v, k_reference, v_reference, SCALE, TILE).double().flatten()
+    assert relative_error(result, exact) <= 3e-2
+    assert float(result @ exact / (result.norm() * exact.norm())) >= 0.9995
+
+
+def test_mean_key_is_taken_off(interpreted: Load) -> None:
+    """A channel that is large in every key would take all of E4M3's range; the softmax does not see it."""
+    q, k, v, k_reference, v_reference = inputs(64, 128, 64)
+    k[..., 3] += 100
+    k_reference[..., 3] += 100
+    check(interpreted("fp8"), (q, k, v, k_reference, v_reference))
+
+
+def test_outliers_and_empty_blocks(interpreted: Load) -> None:
+    """An outlier of 1e3 costs its own block alone; a block of zeros has a scale all the same."""
+    q, k, v, k_reference, v_reference = inputs(64, 256, 64)
+    v[:, :, 5, 7] = 1e3
+    v[:, :, 128:] = 0
+    q[:, :, 9] *= 30
+    check(interpreted("fp8"), (q, k, v, k_reference, v_reference))
+
+
+@pytest.mark.parametrize("block_n", [32, 128])
+def test_other_key_blocks(interpreted: Load, block_n: int) -> None:
+    check(interpreted("fp8"), inputs(64, 200, 30), Tile(128, block_n, 4, 1))
+
+
+def test_quantised_blocks_equal_torch(interpreted: Load) -> None:
+    x = (torch.randn(1, 2, 200, SIZE) * torch.logspace(-3, 3, 200)[:, None]).to(torch.bfloat16)
+    out, scale = interpreted("fp8").quantize((x,))
+    expected, expected_scale = reference.quantize_blocks(x)
+    torch.testing.assert_close(scale, expected_scale, rtol=1e-6, atol=0)
+    assert out.shape == (1, 2, 256, SIZE)
+    same = (out[:, :, :200].float() == expected.float()).float().mean()
+    assert same > 0.999  # a last-bit difference of the scale may move a tie
+    assert not out[:, :, 200:].float().any()
+
+
+def test_values_are_transposed_in_thread_order(interpreted: Load) -> None:
+    v = torch.randn(1, 2, 128, SIZE)
+    rows, _ = interpreted("fp8").quantize((v,))
+    columns, _ = interpreted("fp8").quantize((v,), transpose=True)
+    order = torch.tensor(
+        [16 * a + 8 * i + 2 * t + j for a in range(8) for t in range(4) for i in range(2) for j in range(2)]
+    )
+    assert torch.equal(columns.float(), rows[:, :, order].transpose(2, 3).float())
