@@ -129,10 +129,10 @@ PRESETS = {
     ),
     "puppet": Preset(
         name="puppet", height=128, width=128, segment_frames=25, fps=12,
-        vae=VAEConfig(channels=(64, 96, 160), blocks=2, patch=4),
-        pose_encoder=PoseEncoderConfig(channels=(32, 48, 96), patch=4),
-        face_encoder=FaceEncoderConfig(channels=(32, 64, 96, 128), blocks=1, out_channels=64, stem=8),
-        transformer=TransformerConfig(dim=256, depth=8, num_heads=4),
+        vae=VAEConfig(channels=(64, 96, 192), blocks=1, patch=4),
+        pose_encoder=PoseEncoderConfig(channels=(24, 32, 64), patch=4),
+        face_encoder=FaceEncoderConfig(channels=(64, 96, 128), blocks=1, out_channels=64, stem=16),
+        transformer=TransformerConfig(dim=256, depth=6, num_heads=4, ffn_ratio=3.0),
     ),
     "m1": Preset(
         name="m1", height=640, width=960, segment_frames=73, fps=24, steps=30, timestep_shift=5.0,
