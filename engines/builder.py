@@ -19,7 +19,8 @@ from dreamactor.engines.target import Target
 from dreamactor.errors import EngineError
 from dreamactor.presets import Preset
 
-FUSED_ATTENTION = re.compile(rb"_gemm_mha\w*|mha_v\d\w*|fmha\w*")
+# TensorRT-RTX keeps its kernels as source, with the tensor-core instruction in the name; TensorRT their names.
+_FUSED_ATTENTION = re.compile(rb"fmha::(\w+mma_\w+_traits)|(_gemm_mha_v\d)\w*|(fmha_v\d_\w+)")
 OnBuild = Callable[[str, int, int], None]
 """phase, step, steps of the builder; steps 0 where it does not say."""
 
@@ -65,13 +66,13 @@ def build_engine(
     options: BuildOptions | None = None,
     timing_cache: Path | None = None,
     expected_layers: Mapping[str, int] | None = None,
-    fused_attention: bool = False,
+    fused_attention: str = "",
     on_build: OnBuild | None = None,
 ) -> BuildReport:
     """Builds `onnx` for `target` into `output`, in a child process; `output` appears only when it is complete.
 
-    `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` demands that a fused
-    attention kernel is in the engine. Raises EngineError with the reason.
+    `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` ("fp16", "bf16", "fp8")
+    demands a fused attention kernel of that type in the engine. Raises EngineError with the reason.
     """
     started = time.monotonic()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,12 @@ def build_engine(
             **asdict(options or BuildOptions()),
         }
         report = _run(request, network, target, on_build)
-        kernels = _fused_kernels(plan)
-        if fused_attention and not kernels:
-            raise EngineError(f"{network} for {target.name} was built without fused attention: its engine is refused.")
+        kernels = fused_kernels(plan)
+        if fused_attention and not _is_fused(kernels, fused_attention, target):
+            raise EngineError(
+                f"{network} for {target.name} was built without fused {fused_attention} attention "
+                f"(found: {', '.join(kernels) or 'none'}): its engine is refused."
+            )
         plan.replace(output)
     return BuildReport(
         time.monotonic() - started,
@@ -142,5 +146,16 @@ def _message(line: str) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-def _fused_kernels(plan: Path) -> tuple[str, ...]:
-    return tuple(sorted({match.decode() for match in FUSED_ATTENTION.findall(plan.read_bytes())}))
+def fused_kernels(plan: Path) -> tuple[str, ...]:
+    """Names of the fused attention kernels in an engine file."""
+    found = _FUSED_ATTENTION.findall(plan.read_bytes())
+    return tuple(sorted({next(part for part in match if part).decode() for match in found}))
+
+
+def _is_fused(kernels: tuple[str, ...], dtype: str, target: Target) -> bool:
+    if target.runtime == "tensorrt":  # its kernels' names do not tell their type
+        return bool(kernels)
+    return any(_TYPES[dtype] in kernel for kernel in kernels)
+
+
+_TYPES = {"fp16": "fp16", "bf16": "bf16", "fp8": "e4m3", "int8": "int8"}

@@ -62,8 +62,12 @@ class Ranges:
     largest: tuple[int, int] | None = None
 
 
-def profiles(preset: Preset, network: str, ranges: Ranges | None = None) -> tuple[Profile, ...]:
-    """Fixed profiles for what the pipeline mostly sends, then one range for all it may send."""
+def profiles(preset: Preset, network: str, ranges: Ranges | None = None, fixed: bool = True) -> tuple[Profile, ...]:
+    """Fixed profiles for what the pipeline mostly sends, then one range for all it may send.
+
+    Without `fixed` only the range: TensorRT-RTX specialises its kernels to the shapes it meets when it runs, and each
+    profile costs it room in the engine.
+    """
     ranges = ranges or Ranges()
     whole = latent_frames(preset.segment_frames)
     usual = Size(whole, preset.height, preset.width)
@@ -80,7 +84,8 @@ def profiles(preset: Preset, network: str, ranges: Ranges | None = None) -> tupl
     most = whole + DECODER_CONTEXT if network == "vae_decoder" else whole
     smallest = Size(1, *low, references=1, batch=1)
     largest = Size(most, *high, references=ranges.references, batch=2)
-    return (*(Profile.fixed(point) for point in points[network]), Profile(smallest, usual, largest))
+    whole_range = Profile(smallest, points[network][0], largest)
+    return (*(Profile.fixed(point) for point in points[network] if fixed), whole_range)
 
 
 def input_shapes(preset: Preset, network: str, size: Size) -> dict[str, Shape]:

@@ -1,0 +1,152 @@
+"""Activation ranges from real activations: samples on disk with a hash, ranges by nvidia-modelopt, both reused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+from safetensors.numpy import load_file, save_file
+
+from dreamactor.errors import EngineError, MissingDependency
+from dreamactor.export.onnxgraph import array, constants
+
+Feed = dict[str, np.ndarray]
+Ranges = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs of one network, one safetensors file each, in the order they were captured."""
+
+    network: str
+    paths: tuple[Path, ...]
+
+    def feeds(self) -> Iterator[Feed]:
+        """The samples, one at a time."""
+        for path in self.paths:
+            yield dict(load_file(path))
+
+    @property
+    def sha256(self) -> str:
+        """Hash over all of them, in order."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def save_samples(folder: Path, network: str, feeds: Iterable[Mapping[str, np.ndarray]]) -> Samples:
+    """Writes samples to `folder/<network>/000.safetensors` and so on."""
+    directory = folder / network
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("*.safetensors"):
+        old.unlink()
+    for index, feed in enumerate(feeds):
+        save_file(
+            {key: np.ascontiguousarray(value) for key, value in feed.items()}, directory / f"{index:03d}.safetensors"
+        )
+    return load_samples(folder, network)
+
+
+def load_samples(folder: Path, network: str) -> Samples:
+    """Samples written before; raises EngineError when there are none."""
+    paths = tuple(sorted((folder / network).glob("*.safetensors")))
+    if not paths:
+        raise EngineError(f"There are no calibration samples of {network} in {folder}.")
+    return Samples(network, paths)
+
+
+def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples, form: str, method: str) -> Ranges:
+    """Largest magnitude to represent of every activation that goes into `nodes`, by tensor name.
+
+    `form` is "fp8" or "int8", `method` "max" or "entropy" (the threshold that loses least information to INT8).
+    `model` holds standard operators only. Layers that nvidia-modelopt knows TensorRT to run no faster in 8 bits are
+    left out. Its import takes more than ten seconds.
+    """
+    quantize = _modelopt()
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder) / "model.onnx", Path(folder) / "ranges.onnx"
+        large = model.ByteSize() > 2**30
+        onnx.save(model, source, save_as_external_data=large)
+        quantize(
+            str(source),
+            quantize_mode=form,
+            calibration_data_reader=_Reader(samples),
+            calibration_method=method,
+            calibration_eps=["cpu"],
+            high_precision_dtype="fp32",
+            nodes_to_quantize=list(nodes),
+            use_external_data_format=large,
+            output_path=str(result),
+            log_level="ERROR",
+        )
+        calibrated = onnx.load(result)
+    return _ranges(calibrated, _LARGEST[form])
+
+
+def cached_ranges(path: Path, key: str, compute: Callable[[], Ranges]) -> Ranges:
+    """Ranges from the JSON at `path` where they were stored under the same `key`, else computed and stored there."""
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        if stored["key"] == key:
+            return {str(name): float(value) for name, value in stored["ranges"].items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    ranges = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"key": key, "ranges": ranges}, indent=1))
+    temporary.replace(path)
+    return ranges
+
+
+def _modelopt() -> Callable[..., None]:
+    try:
+        from modelopt.onnx.quantization import quantize
+    except ImportError as error:
+        raise MissingDependency(
+            f"FP8 and static INT8 need nvidia-modelopt ({error}): pip install 'dreamactor[quantize]'."
+        ) from error
+    for name in ("modelopt", "modelopt.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return quantize  # type: ignore[no-any-return]
+
+
+class _Reader:
+    """What onnxruntime's calibrators read from: `get_next` until None."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self.rewind()
+
+    def get_next(self) -> Feed | None:
+        return next(self._feeds, None)
+
+    def get_first(self) -> Feed:
+        return next(self._samples.feeds())
+
+    def rewind(self) -> None:
+        self._feeds = self._samples.feeds()
+
+
+# The magnitude that modelopt 0.47's scales map the range's end to. For FP8 it multiplies INT8 scales by 448/127 where
+# the inverse is meant, which would leave all but the lowest tenth of FP8's range unused; only the range is taken here.
+_LARGEST = {"int8": 127.0, "fp8": 127.0 * 127.0 / 448.0}
+
+
+def _ranges(model: ModelProto, largest: float) -> Ranges:
+    stored = constants(model)
+    return {
+        node.input[0]: float(array(stored[node.input[1]])) * largest
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in stored and node.input[1] in stored
+    }

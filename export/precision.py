@@ -1,0 +1,167 @@
+"""FP32 ONNX to FP16 or BF16: every float tensor gets a type, and Casts stand where two types meet.
+
+Inputs and outputs keep their types. What stays FP32: the timestep's sines, norms written out as reductions, and the
+arithmetic after the last matrix multiplication (guidance, the solver's update, pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatch
+
+import ml_dtypes
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from dreamactor.export.onnxgraph import HEAVY, array, constants, consumers, module_of, producers, reachable
+
+FLOAT = TensorProto.FLOAT
+LOW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_NUMPY = {TensorProto.FLOAT16: np.dtype(np.float16), TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+_REDUCTIONS = {"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pow"}
+_AFTER_NORM = {"Clip", "Max", "Add", "Sqrt", "Expand", "Reciprocal"}
+_BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not", "IsNaN"}
+_ALWAYS_FLOAT = {"Resize": (1, 2)}  # inputs whose type the operator fixes
+
+
+def lower(model: ModelProto, dtype: str, keep_modules: Collection[str] = ()) -> ModelProto:
+    """A copy of `model` in `dtype` ("fp16", "bf16"); `keep_modules` are patterns of modules that stay FP32."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    _Lowering(result, LOW[dtype], high_nodes(result, keep_modules)).run()
+    return result
+
+
+def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[int]:
+    """Ids of the nodes that stay FP32."""
+    made, used = producers(model), consumers(model)
+
+    def before(node: NodeProto) -> Iterable[NodeProto]:
+        return (made[name] for name in node.input if name in made)
+
+    def after(node: NodeProto) -> Iterable[NodeProto]:
+        return (user for name in node.output for user in used.get(name, ()))
+
+    nodes = list(model.graph.node)
+    angles = reachable((node for node in nodes if node.op_type in ("Sin", "Cos")), before)
+    heavy = [node for node in nodes if node.op_type in HEAVY]
+    leads_to_heavy, behind_heavy = reachable(heavy, before), reachable(heavy, after)
+    high = set(angles) | (set(behind_heavy) - set(leads_to_heavy))
+    for node in nodes:
+        if node.op_type in _REDUCTIONS:
+            high |= _norm(node, used)
+        if any(fnmatch(module_of(node), pattern) for pattern in keep_modules):
+            high.add(id(node))
+    return high
+
+
+def _norm(start: NodeProto, used: dict[str, list[NodeProto]]) -> set[int]:
+    """The reduction, what shapes its result, and the division that ends the norm."""
+    found, waiting = set(), [start]
+    while waiting:
+        node = waiting.pop()
+        found.add(id(node))
+        for user in (user for name in node.output for user in used.get(name, ())):
+            if user.op_type in ("Div", "Mul"):
+                found.add(id(user))
+            elif user.op_type in _AFTER_NORM:
+                waiting.append(user)
+    return found
+
+
+class _Lowering:
+    """One pass over the nodes in order, knowing the type of every tensor made so far."""
+
+    def __init__(self, model: ModelProto, low: int, high: set[int]) -> None:
+        self.graph, self.low, self.high = model.graph, low, high
+        self.initializers = constants(model)
+        self.types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+        self.types |= {name: tensor.data_type for name, tensor in self.initializers.items()}
+        self.outputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+        self.nodes: list[NodeProto] = []
+        self.casts: dict[tuple[str, int], str] = {}
+        self.converted: dict[str, TensorProto] = {}
+
+    def run(self) -> None:
+        for node in self.graph.node:
+            want = FLOAT if id(node) in self.high else self.low
+            self._retype_constant(node, want)
+            for index, name in enumerate(node.input):
+                fixed = index in _ALWAYS_FLOAT.get(node.op_type, ())
+                if name and node.op_type != "Cast":
+                    node.input[index] = self._as(name, FLOAT if fixed else want)
+            self.nodes.append(node)
+            for name in node.output:
+                self.types[name] = _output_type(node, self.types)
+        self._keep_output_types()
+        self._replace()
+
+    def _is_float(self, name: str) -> bool:
+        return self.types.get(name) in (FLOAT, self.low)
+
+    def _as(self, name: str, want: int) -> str:
+        """`name` in type `want`: a converted initializer or a Cast, made once."""
+        if not self._is_float(name) or self.types[name] == want:
+            return name
+        if (name, want) not in self.casts:
+            self.casts[name, want] = cast = f"{name}.{TensorProto.DataType.Name(want).lower()}"
+            self.types[cast] = want
+            if name in self.initializers:
+                values = array(self.initializers[name])
+                limit = float(ml_dtypes.finfo(_NUMPY[self.low]).max)
+                kept = np.clip(values, -limit, limit).astype(_NUMPY[self.low])
+                self.converted[cast] = numpy_helper.from_array(kept, cast)
+            else:
+                self.nodes.append(helper.make_node("Cast", [name], [cast], name=f"cast.{cast}", to=want))
+        return self.casts[name, want]
+
+    def _retype_constant(self, node: NodeProto, want: int) -> None:
+        """Casts to float and float constants take the type of their node."""
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:
+                attribute.i = want
+            is_tensor = attribute.type == AttributeProto.TENSOR and attribute.t.data_type == FLOAT
+            if node.op_type in ("Constant", "ConstantOfShape") and is_tensor and want == self.low:
+                values = array(attribute.t).astype(_NUMPY[self.low])
+                attribute.t.CopyFrom(numpy_helper.from_array(values, attribute.t.name))
+
+    def _keep_output_types(self) -> None:
+        renamed = {}
+        for name, wanted in self.outputs.items():
+            if self._is_float(name) and self.types[name] != wanted:
+                renamed[name] = f"{name}.low"
+                self.nodes.append(helper.make_node("Cast", [f"{name}.low"], [name], name=f"cast.{name}", to=wanted))
+        for node in self.nodes[: len(self.nodes) - len(renamed)]:
+            for index, name in enumerate(node.input):
+                node.input[index] = renamed.get(name, name)
+            for index, name in enumerate(node.output):
+                node.output[index] = renamed.get(name, name)
+
+    def _replace(self) -> None:
+        nodes = list(self.nodes)
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        del self.graph.value_info[:]
+        used = {name for node in nodes for name in node.input} | set(self.outputs)
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend([*kept, *self.converted.values()])
+
+
+def _output_type(node: NodeProto, types: dict[str, int]) -> int:
+    attributes = {item.name: item for item in node.attribute}
+    if node.op_type == "Cast":
+        return attributes["to"].i
+    if node.op_type in ("Shape", "Size", "NonZero", "ArgMax", "ArgMin"):
+        return TensorProto.INT64
+    if node.op_type in _BOOLEAN:
+        return TensorProto.BOOL
+    if node.op_type in ("Constant", "ConstantOfShape"):
+        if "value" in attributes:
+            return attributes["value"].t.data_type
+        is_float = any(name.startswith("value_float") for name in attributes) or node.op_type == "ConstantOfShape"
+        return FLOAT if is_float else TensorProto.INT64
+    if node.op_type == "QuantizeLinear":
+        return types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
+    index = {"Where": 1, "DequantizeLinear": 1}.get(node.op_type, 0)
+    return types.get(node.input[index], TensorProto.UNDEFINED) if node.input else TensorProto.UNDEFINED

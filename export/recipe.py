@@ -1,0 +1,53 @@
+"""A recipe: which precision each kind of layer gets, and what the result must reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made smaller.
+
+    `high` is the type of everything that is not quantised ("fp32", "fp16", "bf16"); `quantized` the 8-bit type of the
+    linear and convolution layers ("", "fp8", "int8"), `attention` whether Q, K, V and the softmax are quantised too.
+    `exclude` are patterns of modules that are never quantised, `keep_fp32` of modules that stay FP32 altogether.
+    `ranges` is how activation ranges are found: "max" or "entropy". `dynamic` marks the CPU form of INT8, whose
+    activation scales are found at run time. `psnr_gate` is the least PSNR in dB of the video against the FP32 one,
+    on a trained checkpoint; `snr_gate` the least signal-to-noise in dB of a network's output, which holds for any.
+    """
+
+    name: str
+    high: str = "fp32"
+    quantized: str = ""
+    attention: bool = False
+    exclude: tuple[str, ...] = ()
+    keep_fp32: tuple[str, ...] = ()
+    ranges: str = "max"
+    dynamic: bool = False
+    psnr_gate: float = float("inf")
+    snr_gate: float = float("inf")
+
+    def may_quantize(self, module: str) -> bool:
+        """Whether a layer of this module may be stored in 8 bits."""
+        return bool(self.quantized) and not any(fnmatch(module, pattern) for pattern in self.exclude)
+
+    def without(self, *modules: str) -> Recipe:
+        """The same with more modules kept in high precision."""
+        return replace(self, exclude=(*self.exclude, *modules))
+
+
+# Small next to the rest, and everything passes through them: first and last layers, timestep and its modulation.
+EDGES = (
+    "transformer.patchify",
+    "transformer.face_in",
+    "transformer.time_in*",
+    "transformer.time_out",
+    "transformer.final",
+    "vae.encoder.layers.0*",
+    "vae.decoder.layers.0*",
+    "pose_encoder.encoder.layers.0*",
+    "face_encoder.layers.0",
+    "face_encoder.out",
+)
