@@ -99,3 +99,23 @@ def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refere
     p = 256 * (scores - scores.amax(-1, keepdim=True)).exp()
     out = p.to(torch.float8_e4m3fn).float() @ values / p.sum(-1, keepdim=True)
     return out.transpose(1, 2).flatten(2).to(q.dtype)
+
+
+def sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor,
+    block_index: Tensor, block_offsets: Tensor, scale: float,
+) -> Tensor:  # fmt: skip
+    """Each block of queries attends to the key blocks of its list and to all reference keys.
+
+    q, k, v [B,H,N,D] sorted by block; block b is rows block_offsets[b] to block_offsets[b+1], at most 128;
+    block_index [T,max] int32 lists the blocks seen, -1 where there are fewer -> [B,N,H*D].
+    """
+    offsets = block_offsets.tolist()
+    out = []
+    for block, row in enumerate(block_index.tolist()):
+        seen = [slice(offsets[other], offsets[other + 1]) for other in row if other >= 0]
+        keys = torch.cat([*(k[:, :, rows] for rows in seen), k_reference], 2)
+        values = torch.cat([*(v[:, :, rows] for rows in seen), v_reference], 2)
+        queries = q[:, :, offsets[block] : offsets[block + 1]]
+        out.append(F.scaled_dot_product_attention(queries, keys, values, scale=scale))
+    return torch.cat(out, 2).transpose(1, 2).flatten(2)

@@ -76,3 +76,47 @@ def launch(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, 
         SIZE=size, BLOCK=tile.block_m, HEADS=heads, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def norm_rope_fp8_kernel(
+    p_x, p_weight, p_cos, p_sin, p_offset, p_out, p_scale, heads, tokens, x_batch, x_row, EPS: tl.constexpr,
+    OFFSET: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The same to E4M3 with a scale a block: out [B,H,T*BLOCK,D], scale [B,H,T]. Grid: (T, B*H).
+
+    With OFFSET, offset [B,H,D] is subtracted before rounding (keys: their mean).
+    """
+    half: tl.constexpr = SIZE // 2
+    index = tl.program_id(1).to(tl.int64)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    first, second, real = normed_rotated(
+        p_x + (index // heads) * x_batch + start * x_row, p_weight, p_cos + start * half, p_sin + start * half, x_row,
+        tokens - tl.program_id(0) * BLOCK, heads, (index % heads).to(tl.int32), EPS, SIZE, BLOCK, 1,
+    )  # fmt: skip
+    lanes = tl.arange(0, half)[None, None, :]
+    if OFFSET:
+        first = tl.where(real, first - tl.load(p_offset + index * SIZE + lanes), 0.0)
+        second = tl.where(real, second - tl.load(p_offset + index * SIZE + half + lanes), 0.0)
+    largest = tl.max(tl.max(tl.max(tl.maximum(tl.abs(first), tl.abs(second)), 2), 1), 0)
+    scale = tl.where(largest > 0, largest / 448.0, 1.0)
+    block = index * tl.num_programs(0) + tl.program_id(0)
+    tl.store(p_scale + block, scale)
+    pointers = p_out + block * BLOCK * SIZE + tl.arange(0, BLOCK)[:, None, None] * SIZE + lanes
+    tl.store(pointers, (first / scale).to(p_out.dtype.element_ty))
+    tl.store(pointers + half, (second / scale).to(p_out.dtype.element_ty))
+
+
+def launch_fp8(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`launch` and `fp8.quantize` in one pass -> (E4M3 [B,H,T*128,D], float32 scales [B,H,T])."""
+    batch, tokens, channels = x.shape
+    size, blocks = channels // num_heads, triton.cdiv(tokens, 128)
+    out = torch.empty(batch, num_heads, blocks * 128, size, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(batch, num_heads, blocks, dtype=torch.float32, device=x.device)
+    norm_rope_fp8_kernel[(blocks, batch * num_heads)](
+        x, weight, cos, sin, scale if offset is None else offset, out, scale, num_heads, tokens,
+        x.stride(0), x.stride(1), EPS=eps, OFFSET=offset is not None, SIZE=size, BLOCK=128, num_warps=8,
+    )  # fmt: skip
+    return out, scale

@@ -13,7 +13,7 @@ import torch
 from tests.kernels.kernel_testing import corrected
 
 PACKAGE = "dreamactor.kernels."
-KERNELS = ("softmax", "two_segment", "face", "rotary", "modulate", "fp8")
+KERNELS = ("softmax", "two_segment", "face", "rotary", "modulate", "fp8", "sparse")
 
 
 @pytest.fixture(scope="session")

@@ -53,3 +53,19 @@ def test_modulate_norm(
         assert within(residual, same[0], exact[0], 1e-6)
     else:
         assert residual is None
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_norm_rope_to_fp8_equals_the_two_steps(interpreted: Load, shift: bool) -> None:
+    tokens, heads, size = 150, 2, 64
+    x = torch.randn(1, tokens, heads * size).to(torch.bfloat16)
+    weight = torch.rand(size) + 0.5
+    angles = torch.randn(tokens, size // 2)
+    offset = torch.randn(1, heads, size) if shift else None
+    out, scale = interpreted("rotary").launch_fp8(x, weight, angles.cos(), angles.sin(), heads, 1e-6, offset)
+    rotated = reference.norm_rope(x.float(), weight, angles.cos(), angles.sin(), heads)
+    expected, expected_scale = reference.quantize_blocks(rotated if offset is None else rotated - offset[:, :, None])
+    torch.testing.assert_close(scale, expected_scale, rtol=1e-5, atol=0)
+    assert out.shape == (1, heads, 256, size)
+    assert (out[:, :, :tokens].float() == expected.float()).float().mean() > 0.995
+    assert not out[:, :, tokens:].float().any()
