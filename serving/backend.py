@@ -89,18 +89,18 @@ def response(arrays: Mapping[str, Array]) -> Any:
 def problem_of(error: BaseException, model: str) -> Problem:
     """What to tell the caller: our own sentences as they are; of anything else only that it is in the server's log."""
     if isinstance(error, InputError):
-        return Problem("input", str(error))
+        return Problem("INVALID_ARGUMENT", str(error))
     if isinstance(error, Cancelled):
-        return Problem("cancelled", str(error))
+        return Problem("CANCELLED", str(error))
     traceback.print_exception(error, file=sys.stderr)
     sys.stderr.flush()
     if isinstance(error, DreamActorError):
-        return Problem("failed", str(error))
-    return Problem("failed", f"The server's stage '{model}' failed ({type(error).__name__}); its log says where.")
+        return Problem("INTERNAL", str(error))
+    return Problem("INTERNAL", f"The server's stage '{model}' failed ({type(error).__name__}); its log says where.")
 
 
 def failure(problem: Problem) -> Any:
-    """An error response."""
-    codes = {"input": pb_utils.TritonError.INVALID_ARG, "cancelled": pb_utils.TritonError.CANCELLED}
-    code = codes.get(problem.kind, pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(problem.message, code))
+    """An error response. Its text begins with the status, because a stream carries an error's text and no code."""
+    codes = {"INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG, "CANCELLED": pb_utils.TritonError.CANCELLED}
+    code = codes.get(problem.status, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{problem.status}: {problem.message}", code))

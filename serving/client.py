@@ -8,6 +8,7 @@ Anything that speaks Triton's protocol can do the same with the tensor names of 
 from __future__ import annotations
 
 import queue
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from dreamactor.serving.wire import ENSEMBLE, REQUEST, RESPONSE, Request, unpack
 
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
-_HEADERS = {"triton_grpc_error": "true"}  # so that a stream's error comes with its status code
+_STATUS = re.compile(r"\b(INVALID_ARGUMENT|CANCELLED|INTERNAL): (.*)", re.DOTALL)
 
 
 def animate(
@@ -93,8 +94,9 @@ class Connection:
         self, model: str, arrays: Mapping[str, Array], cancel: Callable[[], bool] = lambda: False
     ) -> Iterator[dict[str, Array]]:
         """Every answer of a decoupled model. Leaving the loop early cancels the request."""
+        # not with the header triton_grpc_error, which gives a stream's errors their status: it crashes Triton 2.51
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        self._client.start_stream(lambda result, error: answers.put((result, error)), headers=_HEADERS)
+        self._client.start_stream(lambda result, error: answers.put((result, error)))
         over = False
         try:
             self._client.async_stream_infer(model, self._inputs(arrays), enable_empty_final_response=True)
@@ -137,20 +139,21 @@ class Connection:
         return inputs
 
     def _error(self, error: Any) -> DreamActorError:
-        """A Triton error as one of ours."""
-        status, message = str(error.status() or ""), str(error.message() or error)
-        message = message.removeprefix(f"in ensemble '{ENSEMBLE}', ")
-        if "INVALID_ARGUMENT" in status:
+        """A Triton error as one of ours. A stream's error has no status but the one its text begins with."""
+        status, message = str(error.status() or "").removeprefix("StatusCode."), str(error.message() or error)
+        if found := _STATUS.search(message):
+            status, message = found.groups()
+        if status == "INVALID_ARGUMENT":
             return InputError(message)
-        if "CANCELLED" in status:
+        if status == "CANCELLED":
             return Cancelled(message)
-        if "UNAVAILABLE" in status:
+        if status == "UNAVAILABLE":
             return DreamActorError(
                 f"No server answers at {self.server}, or it went away ({message}). Start one with 'dreamactor serve'."
             )
-        if "DEADLINE_EXCEEDED" in status:
+        if status == "DEADLINE_EXCEEDED":
             return DreamActorError(f"The server at {self.server} did not answer in time.")
-        if "NOT_FOUND" in status or "unknown model" in message:
+        if status == "NOT_FOUND":
             return DreamActorError(f"The server at {self.server} is not of this project or version: {message}")
         return DreamActorError(f"The server at {self.server} failed: {message}")
 

@@ -25,8 +25,9 @@ from dreamactor.serving.pbtxt import Port
 
 ENSEMBLE = "dreamactor"
 REQUEST = (
-    Port("REFERENCE_IMAGE", "bytes", (-1,)),
-    Port("DRIVING_VIDEO", "bytes", (1,)),
+    # all optional for Triton, which only counts inputs: with one missing that is not, an ensemble would wait for ever
+    Port("REFERENCE_IMAGE", "bytes", (-1,), optional=True),
+    Port("DRIVING_VIDEO", "bytes", (1,), optional=True),
     Port("OPTIONS", "bytes", (1,), optional=True),
 )
 RESPONSE = (Port("EVENT", "bytes", (1,)), Port("VIDEO", "bytes", (1,)))
@@ -66,10 +67,12 @@ class Request:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Request:
-        """Raises InputError for no reference or options that cannot be read."""
-        references = tuple(_items(arrays["REFERENCE_IMAGE"]))
+        """Raises InputError for what is missing and for options that cannot be read."""
+        references = tuple(_items(arrays["REFERENCE_IMAGE"])) if "REFERENCE_IMAGE" in arrays else ()
         if not references:
-            raise InputError("REFERENCE_IMAGE is empty: send one encoded image or more.")
+            raise InputError("REFERENCE_IMAGE is missing or empty: send one encoded image or more.")
+        if "DRIVING_VIDEO" not in arrays:
+            raise InputError("DRIVING_VIDEO is missing: send an encoded clip.")
         options = unpack_bytes(arrays["OPTIONS"]) if "OPTIONS" in arrays else b""
         return cls(references, unpack_bytes(arrays["DRIVING_VIDEO"]), Options.from_json(options))
 
@@ -83,9 +86,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a job ended early: `kind` is input, cancelled or failed; `message` is for the caller."""
+    """Why a job ended early: `status` is INVALID_ARGUMENT, CANCELLED or INTERNAL; `message` is for the caller."""
 
-    kind: str
+    status: str
     message: str
 
     def to_json(self) -> str:

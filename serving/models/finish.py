@@ -17,7 +17,9 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = Settings.from_args(args)
         self.decoder, self.jobs = sessions(self.settings.manifest())["vae_decoder"], shared_jobs()
-        self.forget()
+        self.finisher: Finisher | None = None
+        self.problem: Problem | None = None
+        self.job = ""
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self.answer(request) for request in requests]
@@ -57,9 +59,8 @@ class TritonPythonModel:
 
     def forget(self, job: str = "", problem: Problem | None = None) -> None:
         """Drops the video in the making. `denoise` has one job at a time: what is here is of `job` or of a dead one."""
-        finisher: Finisher | None = getattr(self, "finisher", None)
-        if finisher is not None:
-            finisher.abort()
+        if self.finisher is not None:
+            self.finisher.abort()
         self.finisher, self.job, self.problem = None, job, problem
 
     def finalize(self) -> None:

@@ -1,0 +1,174 @@
+"""The real server, ensemble and clip: what it answers, and that nothing disturbs the request that follows."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+
+from dreamactor.errors import Cancelled, InputError
+from dreamactor.pipeline import Animator, Event, Options
+from dreamactor.serving.client import animate
+from dreamactor.serving.launcher import Server
+from tests.serving import raw
+from tests.serving.conftest import OPTIONS
+
+pytestmark = pytest.mark.server
+LONG = Options(steps=60, seed=5, max_frames=10)
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def idle(server: Server) -> bool:
+    """Whether no job is running."""
+    return not any(server.process.jobs_folder.iterdir())
+
+
+def steps_run(server: Server) -> int:
+    """How often the denoiser has run since the server started, as the server counts."""
+    with grpc.InferenceServerClient(server.address) as client:
+        return int(client.get_inference_statistics("denoiser").model_stats[0].execution_count)
+
+
+def test_bare_client_without_options_gets_its_video(server: Server, portrait: bytes, clip: bytes) -> None:
+    events: list[dict[str, object]] = []
+    video = raw.stream(
+        server.address,
+        [raw.tensor("REFERENCE_IMAGE", [portrait]), raw.tensor("DRIVING_VIDEO", [clip])],
+        lambda text: events.append(json.loads(text)),
+    )
+    with av.open(io.BytesIO(video)) as made, av.open(io.BytesIO(clip)) as driving:
+        rate = made.streams.video[0].average_rate
+        seconds = float(driving.streams.video[0].duration * driving.streams.video[0].time_base)
+        frames = sum(1 for _ in made.decode(video=0))
+        assert rate == 12
+        assert abs(frames - seconds * 12) <= 1
+        assert made.streams.audio
+    assert {"stage", "segment", "segments", "step", "steps", "fraction"} <= set(events[0])
+    fractions = [float(str(event["fraction"])) for event in events]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0, 1)
+
+
+def test_served_equals_in_process_in_every_byte_and_event(
+    server: Server, wide_engines: Path, portrait: bytes, clip: bytes
+) -> None:
+    here: list[Event] = []
+    there: list[Event] = []
+    options = Options(steps=2, seed=9, max_frames=10, pseudo_references=1, solver="euler")
+    with Animator.open(wide_engines) as animator:
+        video = animator.animate([portrait, portrait], clip, options, here.append)
+    assert animate(server.address, [portrait, portrait], clip, options, there.append) == video
+    assert there == here
+
+
+def test_cancelled_request_stops_within_two_steps(
+    server: Server, portrait: bytes, clip: bytes, expected: bytes
+) -> None:
+    before = steps_run(server)
+
+    def stop(event: Event) -> None:
+        if (event.stage, event.step) == ("denoise", 3):
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        animate(server.address, [portrait], clip, LONG, stop)
+    wait_until(lambda: idle(server))
+    assert 3 <= steps_run(server) - before <= 5
+    assert animate(server.address, [portrait], clip, OPTIONS) == expected
+
+
+def test_client_asked_to_cancel_stops_the_server(server: Server, portrait: bytes, clip: bytes) -> None:
+    events: list[Event] = []
+    with pytest.raises(Cancelled):
+        animate(server.address, [portrait], clip, LONG, events.append, lambda: bool(events))
+    wait_until(lambda: idle(server))
+    assert events[-1].stage != "done"
+
+
+def test_killed_client_stops_within_two_steps(
+    server: Server, portrait: bytes, clip: bytes, expected: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "photo").write_bytes(portrait)
+    (tmp_path / "clip").write_bytes(clip)
+    before = steps_run(server)
+    command = [sys.executable, raw.__file__, server.address, "photo", "clip", LONG.to_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as client:
+        assert client.stdout is not None
+        for line in client.stdout:
+            event = Event.from_json(line)
+            if (event.stage, event.step) == ("denoise", 3):
+                client.kill()
+                break
+        assert client.wait(10) == -signal.SIGKILL
+    wait_until(lambda: idle(server))
+    assert 3 <= steps_run(server) - before <= 5
+    assert animate(server.address, [portrait], clip, OPTIONS) == expected
+
+
+def malformed(name: str) -> grpc.InferInput:
+    """A BYTES tensor whose length says more than there is."""
+    made = grpc.InferInput(name, [1], "BYTES")
+    made._raw_content = (1000).to_bytes(4, "little") + b"short"
+    return made
+
+
+REFUSED = {
+    "empty photo": ({"photo": b""}, "reference"),
+    "photo that is none": ({"photo": b"\x00garbage" * 99}, "reference"),
+    "no photo": ({"REFERENCE_IMAGE": grpc.InferInput("REFERENCE_IMAGE", [0], "BYTES")}, "REFERENCE_IMAGE"),
+    "photo as numbers": ({"REFERENCE_IMAGE": raw.tensor("REFERENCE_IMAGE", [1], "INT32")}, "REFERENCE_IMAGE"),
+    "photo cut in its tensor": ({"REFERENCE_IMAGE": malformed("REFERENCE_IMAGE")}, "REFERENCE_IMAGE"),
+    "empty clip": ({"clip": b""}, "driving clip"),
+    "clip that is none": ({"clip": b"\x00garbage" * 99}, "driving clip"),
+    "two clips": ({"DRIVING_VIDEO": raw.tensor("DRIVING_VIDEO", [b"a", b"b"])}, "DRIVING_VIDEO"),
+    "no clip": ({"DRIVING_VIDEO": None}, "DRIVING_VIDEO"),
+    "options that are no JSON": ({"options": b"{"}, "options"),
+    "options that are no text": ({"options": b"\xff\xfe\x00"}, "options"),
+    "options that are no object": ({"options": b"[1]"}, "options"),
+    "option that does not exist": ({"options": b'{"stepz": 3}'}, "stepz"),
+    "option out of range": ({"options": b'{"steps": 100000}'}, "steps"),
+}
+# refused before any of our code runs, in Triton's own words
+BY_TRITON = ("photo as numbers", "photo cut in its tensor", "two clips")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_by_name(server: Server, portrait: bytes, clip: bytes, case: str) -> None:
+    changes, named = REFUSED[case]
+    inputs = {
+        "REFERENCE_IMAGE": raw.tensor("REFERENCE_IMAGE", [changes.get("photo", portrait)]),
+        "DRIVING_VIDEO": raw.tensor("DRIVING_VIDEO", [changes.get("clip", clip)]),
+        "OPTIONS": raw.tensor("OPTIONS", [changes.get("options", b"")]),
+    }
+    inputs |= {name: value for name, value in changes.items() if name.isupper()}
+    if case == "no photo":
+        inputs["REFERENCE_IMAGE"].set_data_from_numpy(np.array([], dtype=object))
+    message = raw.refused(server.address, [value for value in inputs.values() if value is not None])
+    assert named in message
+    assert "INVALID_ARGUMENT" in message or case in BY_TRITON
+
+
+def test_request_after_all_that_is_as_on_a_fresh_server(
+    server: Server, portrait: bytes, clip: bytes, expected: bytes
+) -> None:
+    with pytest.raises(InputError, match="at most"):
+        animate(server.address, [portrait] * 9, clip, OPTIONS)
+    assert not server.broken()
+    assert idle(server)
+    assert animate(server.address, [portrait], clip, OPTIONS) == expected
