@@ -25,7 +25,7 @@ class Target:
 
 
 def parse_target(name: str) -> Target:
-    """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (TensorRT on an NVIDIA GPU that has it, else the CPU).
+    """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (TensorRT where GPU and it are, else the CPU).
 
     `tensorrt` and `rtx` are for the GPU of this machine; an `sm…` target is built by TensorRT-RTX on any machine.
     Raises InputError for another word, EngineError where a local GPU is needed and there is none.

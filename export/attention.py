@@ -1,4 +1,4 @@
-"""Attention nodes as plain matrix multiplications, where Q/DQ must stand between them or a builder lacks the operator."""
+"""Attention nodes as plain matrix multiplications, where Q/DQ must stand between or a builder lacks the operator."""
 
 from __future__ import annotations
 

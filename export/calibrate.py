@@ -114,7 +114,7 @@ def _modelopt() -> Callable[..., None]:
         from modelopt.onnx.quantization import quantize
     except ImportError as error:
         raise MissingDependency(
-            f"FP8 and static INT8 need nvidia-modelopt ({error}): pip install 'dreamactor[quantize]'."
+            f"FP8 and static INT8 need nvidia-modelopt ({error}): pip install 'dreamactor[quantise]'."
         ) from error
     for name in ("modelopt", "modelopt.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""INT8: linear and convolution layers with static scales, attention in FP16; on the CPU the form that is faster there."""
+"""INT8: linear and convolution layers with static scales, attention in FP16; on the CPU what is faster there."""
 
 from dreamactor.export.recipe import EDGES, Recipe
 

@@ -1,0 +1,174 @@
+"""Content-addressed store: what was made once from the same things is found again, whoever asks and at the same time.
+
+An entry is a folder named by the hash of its key, written beside its place and renamed into it: it is there whole or
+not at all. No torch, no onnx: a hit costs a few file reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamactor.errors import EngineError
+
+ENTRY = "entry.json"
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the store. `key` is what it was made from, `facts` what its maker recorded, `seconds` how long."""
+
+    folder: Path
+    kind: str
+    key: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    files: tuple[str, ...]
+    seconds: float
+    created: float
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self.folder / name for name in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def digest(self) -> str:
+        return self.folder.name
+
+
+class Store:
+    """`root/<kind>/<hash>/`: files and an `entry.json`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def find(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
+        """The entry made from `key`, or None; finding it marks it as used."""
+        entry = _read(self._folder(kind, key))
+        if entry is not None:
+            with contextlib.suppress(OSError):
+                os.utime(entry.folder / ENTRY)
+        return entry
+
+    def get(self, kind: str, key: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> tuple[Entry, bool]:
+        """The entry made from `key` and whether it was there already.
+
+        Where it is not, `make(folder)` writes its files into an empty folder and returns facts to record. Two callers
+        with the same key wait for each other, and the second finds what the first made. When `make` fails nothing is
+        left behind; a full disk becomes an EngineError.
+        """
+        found = self.find(kind, key)
+        if found is not None:
+            return found, True
+        folder = self._folder(kind, key)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_name(f".{folder.name}.lock")):
+                found = self.find(kind, key)
+                return (found, True) if found is not None else (self._make(kind, key, folder, make), False)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise EngineError(f"The disk of {self.root} is full: free some space or give another store.") from error
+            raise EngineError(f"The store {self.root} cannot be written: {error.strerror or error}.") from error
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything whole in the store, the most recently used first."""
+        folders = [path for path in self.root.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
+        found = [entry for entry in map(_read, folders) if entry is not None]
+        yield from sorted(found, key=lambda entry: -(entry.folder / ENTRY).stat().st_mtime)
+
+    def prune(self, keep: int = 0, older_than_days: float = 0.0) -> list[Entry]:
+        """Removes all but the `keep` most recently used entries that are older than so many days, and what a killed
+        build left; returns what was removed."""
+        limit = time.time() - older_than_days * 86400
+        removed = []
+        for entry in list(self.entries())[keep:]:
+            if (entry.folder / ENTRY).stat().st_mtime <= limit:
+                shutil.rmtree(entry.folder, ignore_errors=True)
+                removed.append(entry)
+        for partial in self.root.glob(f"*/{_PARTIAL}*"):
+            if not _alive(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+        return removed
+
+    def _folder(self, kind: str, key: Mapping[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+        return self.root / kind / hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def _make(
+        self, kind: str, key: Mapping[str, Any], folder: Path, make: Callable[[Path], Mapping[str, Any]]
+    ) -> Entry:
+        partial = folder.with_name(f"{_PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        partial.mkdir()
+        try:
+            started = time.monotonic()
+            facts = dict(make(partial))
+            files = sorted(path.name for path in partial.iterdir())
+            description = {
+                "kind": kind, "key": dict(key), "facts": facts, "files": files, "created": time.time(),
+                "sizes": [(partial / name).stat().st_size for name in files], "seconds": time.monotonic() - started,
+            }  # fmt: skip
+            (partial / ENTRY).write_text(json.dumps(description, indent=1))
+            if folder.exists():  # a damaged entry that `find` would not take
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        entry = _read(folder)
+        if entry is None:
+            raise EngineError(f"The store's new entry {folder} vanished: is something else deleting it?")
+        return entry
+
+
+def _read(folder: Path) -> Entry | None:
+    """The entry in `folder`, or None when there is none or a file of it is missing or cut."""
+    try:
+        values = json.loads((folder / ENTRY).read_text())
+        whole = all(
+            (folder / name).stat().st_size == size for name, size in zip(values["files"], values["sizes"], strict=True)
+        )
+        if not whole:
+            return None
+        return Entry(
+            folder, values["kind"], values["key"], values["facts"], tuple(values["files"]), float(values["seconds"]),
+            float(values["created"]),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One builder at a time; the system lets go of the lock when its holder dies."""
+    with path.open("a") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except ImportError:  # Windows: the rename at the end still keeps entries whole
+            pass
+        yield
+
+
+def _alive(partial: Path) -> bool:
+    try:
+        os.kill(int(partial.name.removeprefix(_PARTIAL).split("-")[0]), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
