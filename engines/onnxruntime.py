@@ -38,7 +38,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, model: bytes | Path, name: str, threads: int | None = None, provider: str = CPU) -> None:
         ort = _import()
-        options = _options(ort, threads or available_threads())
+        options = session_options(threads)
         if provider not in ort.get_available_providers():
             raise EngineError(
                 f"{name} asks for {provider}; this onnxruntime has {', '.join(ort.get_available_providers())}."
@@ -97,9 +97,11 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _options(ort: Any, threads: int) -> Any:
+def session_options(threads: int | None = None) -> Any:
+    """Fresh `onnxruntime.SessionOptions` as every session here runs with; None takes every core of this process."""
+    ort = _import()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or available_threads()
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

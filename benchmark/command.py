@@ -1,0 +1,46 @@
+"""The arguments of `dreamactor bench`; nothing slow is imported until it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the harness's options and its `compare` to a parser; sets `run` on what it parses."""
+    parser.add_argument("--preset", default="puppet", help="tiny, puppet or m1 (default: %(default)s)")
+    parser.add_argument("--precision", action="append", help="repeatable (default: fp32 and every one that is built)")
+    parser.add_argument("--engines", type=Path, help="engine set to measure instead of the preset's")
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder (default: %(default)s)")
+    parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
+    parser.add_argument("--threads", type=int, help="cores to use (default: all)")
+    parser.set_defaults(run=_run)
+    actions = parser.add_subparsers(title="also", metavar="compare", required=False)
+    compare = actions.add_parser("compare", help="two reports: faster, slower or no difference")
+    compare.add_argument("before", type=Path, metavar="A.json")
+    compare.add_argument("after", type=Path, metavar="B.json")
+    compare.add_argument(
+        "--threshold", type=float, default=5.0, metavar="PERCENT",
+        help="a slowdown beyond this ends with status 1 (default: %(default)s)",
+    )  # fmt: skip
+    compare.set_defaults(run=_compare)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dreamactor.benchmark.run import Settings, main
+
+    precisions = tuple(options.precision) if options.precision else None
+    sections = tuple(options.only.split(",")) if options.only else None
+    return main(
+        Settings(
+            preset=options.preset, precisions=precisions, engines=options.engines, output=options.output,
+            sections=sections, quick=options.quick, threads=options.threads,
+        )
+    )  # fmt: skip
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from dreamactor.benchmark.compare import main
+
+    return main(options.before, options.after, options.threshold / 100)

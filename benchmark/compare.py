@@ -1,0 +1,104 @@
+"""Two reports of the harness against each other: faster, slower, or no difference that can be told.
+
+A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
+a machine that was busier during one of the runs is not blamed on the build. The interval covers both views.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamactor.benchmark.schema import SCHEMA
+from dreamactor.benchmark.statistics import Interval, percentile, ratio
+from dreamactor.benchmark.timing import Timing
+from dreamactor.errors import InputError
+
+THRESHOLD = 0.05
+_ENVIRONMENT = ("processor", "cores", "gpu")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One measurement in both reports: B's time over A's."""
+
+    name: str
+    before: float
+    after: float
+    ratio: Interval
+    verdict: str
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report; raises InputError when it is none or of another schema."""
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a benchmark report: {error}.") from error
+    found = report.get("schema") if isinstance(report, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"{path} has schema {found!r}; this version compares {SCHEMA!r}: run 'dreamactor bench' again.")
+    return report
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Difference]:
+    """Every timing that both reports hold, in the first one's order.
+
+    `threshold` is the relative change that counts: the verdict is "slower" or "faster" when the median lies beyond it
+    and the interval excludes no change at all; else "no difference".
+    """
+    old, new = before["timings"], after["timings"]
+    return [_difference(name, old[name], new[name], threshold) for name in old if name in new]
+
+
+def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What makes the comparison less than fair, in sentences."""
+    a, b = before["environment"], after["environment"]
+    found = [f"{key} differs: {a.get(key)} and {b.get(key)}." for key in _ENVIRONMENT if _name(a, key) != _name(b, key)]
+    if before.get("settings", {}).get("preset") != after.get("settings", {}).get("preset"):
+        found.append("The presets differ: these are not the same networks.")
+    return found
+
+
+def _name(environment: Mapping[str, Any], key: str) -> Any:
+    value = environment.get(key)
+    return value.get("name") if isinstance(value, dict) else value  # of a GPU the name, not its temperature
+
+
+def _difference(name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float) -> Difference:
+    old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
+    raw = ratio(new.blocks(), old.blocks())
+    drift = percentile(new.blocks("yardstick"), 50).value / percentile(old.blocks("yardstick"), 50).value
+    seen = Interval(raw.value, min(raw.low, raw.low / drift), max(raw.high, raw.high / drift))
+    steady = (raw.value, raw.value / drift)
+    slower = min(steady) > 1 + threshold and seen.low > 1
+    faster = max(steady) < 1 / (1 + threshold) and seen.high < 1
+    verdict = "slower" if slower else "faster" if faster else "no difference"
+    return Difference(name, old.median().value, new.median().value, seen, verdict)
+
+
+def format_differences(rows: list[Difference], notes: list[str]) -> str:
+    """For the terminal: a line a measurement, the changed ones first."""
+    order = {"slower": 0, "faster": 1, "no difference": 2}
+    lines = [f"note: {note}" for note in notes]
+    for row in sorted(rows, key=lambda row: (order[row.verdict], -abs(math.log(row.ratio.value)))):
+        change = f"{row.before * 1e3:9.1f} -> {row.after * 1e3:9.1f} ms"
+        interval = f"x{row.ratio.value:.3f} [{row.ratio.low:.3f}, {row.ratio.high:.3f}]"
+        lines.append(f"{row.verdict:14s} {row.name:44s} {change}   {interval}")
+    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in order}
+    lines.append(", ".join(f"{number} {verdict}" for verdict, number in count.items()))
+    return "\n".join(lines)
+
+
+def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
+    """Prints the comparison; 1 when anything became slower by more than `threshold`, else 0."""
+    old, new = read_report(before), read_report(after)
+    rows = compare(old, new, threshold)
+    if not rows:
+        raise InputError(f"{before} and {after} have no measurement in common.")
+    print(format_differences(rows, warnings(old, new)))
+    return 1 if any(row.verdict == "slower" for row in rows) else 0

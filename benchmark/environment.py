@@ -1,0 +1,123 @@
+"""The machine and the software at the time of a run, so that a figure can be traced to what gave it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "dreamactor", "numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13",
+    "tensorrt-rtx", "tritonclient", "diffusers", "ai-edge-litert", "av", "opencv-python-headless",
+)  # fmt: skip
+GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
+
+
+def environment() -> dict[str, Any]:
+    """Date, processor, GPU, versions and commit; constants of a run."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "processor": processor_name(),
+        "cores": cores(),
+        "memory_bytes": total_memory(),
+        "gpu": gpu(),
+        "packages": dict(_versions(PACKAGES)),
+        "threads": {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ},
+        "commit": _commit(),
+    }
+
+
+def conditions() -> dict[str, Any]:
+    """What changes while a run goes on: load, clock and temperature; None where the system does not tell."""
+    return {
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "clock_mhz": _clock_mhz(),
+        "temperature_c": _temperature(),
+        "available_bytes": _meminfo("MemAvailable"),
+        "gpu": gpu(),
+    }
+
+
+def processor_name() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def total_memory() -> int | None:
+    return _meminfo("MemTotal")
+
+
+def available_memory() -> int | None:
+    return _meminfo("MemAvailable")
+
+
+def gpu() -> dict[str, str] | None:
+    """The first NVIDIA GPU's name, clocks, temperature and memory, or None."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    rows = done.stdout.strip().splitlines()
+    if done.returncode or not rows:
+        return None
+    return dict(zip(GPU_FIELDS, (value.strip() for value in rows[0].split(",")), strict=False))
+
+
+def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def _commit() -> str | None:
+    tool = shutil.which("git")
+    if tool is None:
+        return None
+    folder = str(Path(__file__).resolve().parent)
+    done = subprocess.run(
+        [tool, "-C", folder, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+def _clock_mhz() -> float | None:
+    values = [float(line.partition(":")[2]) for line in _lines(Path("/proc/cpuinfo")) if line.startswith("cpu MHz")]
+    return sum(values) / len(values) if values else None
+
+
+def _temperature() -> float | None:
+    found = [line for path in Path("/sys/class/thermal").glob("thermal_zone*/temp") for line in _lines(path)]
+    values = [int(line) / 1000 for line in found if line.lstrip("-").isdigit()]
+    return max(values) if values else None
+
+
+def _meminfo(key: str) -> int | None:
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

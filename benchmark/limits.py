@@ -1,0 +1,107 @@
+"""How far a network is from what the machine can do: peaks measured in the same run, roofline, fraction of peak."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamactor.benchmark.count import Work
+from dreamactor.benchmark.environment import cores
+
+COPY_BYTES = 256 << 20
+PRODUCT_SIZE = 1536
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Measured ceilings: operations a second of a large float32 product, bytes a second read plus written by a copy."""
+
+    operations: float
+    bytes: float
+    how: str
+
+    @property
+    def ridge(self) -> float:
+        """Operations a byte from which on arithmetic is the limit."""
+        return self.operations / self.bytes
+
+    def attainable(self, intensity: float) -> float:
+        """Operations a second that the roof allows at this intensity."""
+        return min(self.operations, self.bytes * intensity)
+
+    def floor(self, work: Work) -> float:
+        """Seconds below which no implementation of this work gets on this machine."""
+        return max(work.operations / self.operations, work.compulsory / self.bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"operations": self.operations, "bytes": self.bytes, "ridge": self.ridge, "how": self.how}
+
+
+def measure_peaks(threads: int | None = None, rounds: int = 5) -> Peaks:
+    """The best of `rounds`: a ceiling is what the machine once did, not what it did at the median."""
+    threads = threads or cores()
+    product, library = _product(threads)
+    operations = 2 * PRODUCT_SIZE**3 / min(_time(product) for _ in range(rounds))
+    copied = 2 * COPY_BYTES / min(_time(_copy(threads)) for _ in range(rounds))
+    return Peaks(operations, copied, f"{PRODUCT_SIZE}^3 float32 product by {library}; copy of {COPY_BYTES >> 20} MiB")
+
+
+def placed(work: Work, seconds: float, peaks: Peaks) -> dict[str, Any]:
+    """A network's point under the roof. `mfu` is its share of the measured peak of arithmetic, `floor_share` of what
+    the tighter of both ceilings allows."""
+    return {
+        **work.to_dict(),
+        "seconds": seconds,
+        "achieved": work.operations / seconds,
+        "mfu": work.operations / seconds / peaks.operations,
+        "floor_seconds": peaks.floor(work),
+        "floor_share": peaks.floor(work) / seconds,
+    }
+
+
+def _product(threads: int) -> tuple[Callable[[], object], str]:
+    """A large product through ONNX Runtime where it is there, else through numpy."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    left = generator.standard_normal((PRODUCT_SIZE, PRODUCT_SIZE), dtype=np.float32)
+    try:
+        import onnx
+        import onnxruntime
+        from onnx import helper
+    except ImportError:
+        return (lambda: left @ left), "numpy"
+    edge = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, left.shape) for name in ("x", "y")]
+    weight = onnx.numpy_helper.from_array(left, "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "product", edge[:1], edge[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": left})
+    return (lambda: session.run(None, {"x": left})), "ONNX Runtime"
+
+
+def _copy(threads: int) -> Callable[[], object]:
+    """A copy far larger than most caches, shared out to threads (numpy lets go of the interpreter in it)."""
+    source = np.ones(COPY_BYTES // 4, np.float32)
+    target = np.zeros_like(source)
+    parts = [slice(len(source) * i // threads, len(source) * (i + 1) // threads) for i in range(threads)]
+
+    def run() -> None:
+        workers = [threading.Thread(target=np.copyto, args=(target[part], source[part])) for part in parts]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    return run
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,98 @@
+"""Load on a service. Closed loop: so many callers, each sending again when answered. Open loop: requests arrive by
+themselves (Poisson) at a rate, whether or not the service keeps up, and latency counts from the arrival: queueing shows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamactor.benchmark.statistics import percentile
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """Latencies in seconds of the requests that were answered; `offered` is callers (closed) or requests a second."""
+
+    kind: str
+    offered: float
+    latencies: tuple[float, ...]
+    seconds: float
+    failures: tuple[str, ...] = ()
+
+    @property
+    def throughput(self) -> float:
+        """Answered requests a second."""
+        return len(self.latencies) / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        ranks = {f"p{rank}": percentile([self.latencies], rank).to_dict() for rank in (50, 90, 99) if self.latencies}
+        return {
+            "kind": self.kind,
+            "offered": self.offered,
+            "throughput": self.throughput,
+            "requests": len(self.latencies) + len(self.failures),
+            "failures": list(self.failures[:5]),
+            "failed": len(self.failures),
+            **ranks,
+            "samples": list(self.latencies),
+        }
+
+
+def closed_loop(call: Call, callers: int, requests: int) -> LoadResult:
+    """`callers` threads share `requests` requests, each sending the next when its last is answered."""
+    board = _Board()
+    left = threading.Semaphore(requests)
+
+    def work() -> None:
+        while left.acquire(blocking=False):
+            board.take(call, time.perf_counter())
+
+    return board.result("closed", callers, [threading.Thread(target=work) for _ in range(callers)])
+
+
+def open_loop(call: Call, rate: float, requests: int, seed: int = 0) -> LoadResult:
+    """`requests` requests at exponentially distributed gaps of mean 1/rate seconds, none waiting for another."""
+    gaps = np.random.Generator(np.random.PCG64(seed)).exponential(1 / rate, requests)
+    start = time.perf_counter()
+    board = _Board()
+
+    def arrive(at: float) -> None:
+        threading.Event().wait(max(0.0, at - time.perf_counter()))
+        board.take(call, at)
+
+    threads = [threading.Thread(target=arrive, args=(start + float(at),)) for at in np.cumsum(gaps)]
+    return board.result("open", rate, threads)
+
+
+class _Board:
+    """Where the threads of a load note their latencies and failures."""
+
+    def __init__(self) -> None:
+        self._lock, self._latencies, self._failures = threading.Lock(), list[float](), list[str]()
+
+    def take(self, call: Call, since: float) -> None:
+        try:
+            call()
+        except Exception as error:  # a failed request is a result of the load, not of the harness
+            with self._lock:
+                self._failures.append(f"{type(error).__name__}: {error}"[:200])
+        else:
+            with self._lock:
+                self._latencies.append(time.perf_counter() - since)
+
+    def result(self, kind: str, offered: float, threads: list[threading.Thread]) -> LoadResult:
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - start
+        return LoadResult(kind, offered, tuple(self._latencies), seconds, tuple(self._failures))

@@ -1,0 +1,168 @@
+"""A whole run of the harness: sections in turn, one report. What `dreamactor bench` calls.
+
+    main(Settings(preset="puppet"))   # writes build/bench/report.json and report.html, prints the table
+
+A section that cannot run here (no torch, no server environment) is noted in `not_run` with the reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamactor.benchmark import schema
+from dreamactor.benchmark.environment import conditions, environment
+from dreamactor.benchmark.timing import Timing
+from dreamactor.engines import Engines, open_engines
+from dreamactor.errors import DreamActorError, InputError
+
+SECTIONS = ("engine", "peers", "trace", "service", "scaling", "outside")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for. None means automatic: fp32 and whatever else is built, every section, every core."""
+
+    preset: str = "puppet"
+    precisions: tuple[str, ...] | None = None
+    engines: Path | None = None
+    output: Path = Path("build/bench")
+    sections: tuple[str, ...] | None = None
+    quick: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.sections or () if name not in SECTIONS]
+        if unknown:
+            raise InputError(f"There is no section {', '.join(unknown)}; choose of {', '.join(SECTIONS)}.")
+
+    @property
+    def rounds(self) -> int:
+        """Samples of an engine in each of its blocks."""
+        return 3 if self.quick else 6
+
+    @property
+    def clips(self) -> int:
+        """Whole clips of each case."""
+        return 3 if self.quick else 7
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+@dataclass
+class Bench:
+    """What the sections share: the settings, the open engine sets by precision, and what was found so far."""
+
+    settings: Settings
+    folders: dict[str, Path]
+    sets: dict[str, Engines]
+    report: dict[str, Any] = field(default_factory=schema.empty)
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Engines:
+        """The set that whole clips are made with."""
+        return next(iter(self.sets.values()))
+
+    @property
+    def main_folder(self) -> Path:
+        return next(iter(self.folders.values()))
+
+    def add(self, timing: Timing) -> None:
+        """Keeps a timing, joined with earlier samples of the same thing."""
+        before = self.timings.get(timing.name)
+        self.timings[timing.name] = before.merged(timing) if before else timing
+
+    def wants(self, section: str) -> bool:
+        return self.settings.sections is None or section in self.settings.sections
+
+
+def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
+    """Runs the harness; returns 0. Raises InputError or EngineError when there is nothing to measure."""
+    report = run(settings, say or _say)
+    from dreamactor.benchmark.html import write_html
+    from dreamactor.benchmark.table import print_table
+
+    folder = settings.output
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    _replace(folder / "report.html", write_html(report))
+    print_table(report)
+    print(f"{folder / 'report.json'}  {folder / 'report.html'}")
+    return 0
+
+
+def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+    """The report as a dictionary of `schema.KEYS`."""
+    from dreamactor.benchmark import sections
+
+    started = time.monotonic()
+    with ExitStack() as opened:
+        folders = _folders(settings, say)
+        sets = {name: opened.enter_context(open_engines(path, settings.threads)) for name, path in folders.items()}
+        bench = Bench(settings, folders, sets)
+        bench.report["settings"] = {**settings.to_dict(), "preset": bench.main.preset.name, "precisions": list(sets)}
+        bench.report["environment"] = environment()
+        for name, title, work in sections.PLAN:
+            if not bench.wants(name):
+                bench.report["not_run"].setdefault(name, "not asked for")
+                continue
+            say(f"{time.monotonic() - started:5.0f} s  {title}")
+            bench.report["conditions"].append({"before": title, **conditions()})
+            try:
+                work(bench)
+            except DreamActorError as error:
+                bench.report["not_run"][title] = str(error)
+                say(f"         not run: {error}")
+        bench.report["conditions"].append({"before": "end", **conditions()})
+        bench.report["timings"] = {name: timing.to_dict() for name, timing in bench.timings.items()}
+        bench.report["settings"]["seconds"] = time.monotonic() - started
+        return _finite(bench.report)
+
+
+def _folders(settings: Settings, say: Callable[[str], None]) -> dict[str, Path]:
+    """Engine sets by precision, the fp32 one first; built where they are missing."""
+    from dreamactor import paths
+    from dreamactor.build import build_set
+    from dreamactor.engines import read_manifest
+
+    if settings.engines is not None:
+        return {read_manifest(settings.engines).precision: settings.engines}
+    wanted = settings.precisions or ("fp32",)
+    folders = {name: build_set(settings.preset, name, "cpu", log=say) for name in wanted}
+    if settings.precisions is None:
+        for path in sorted(paths.ENGINES.glob(f"{settings.preset}-*-cpu/manifest.json")):
+            folders.setdefault(path.parent.name.split("-")[1], path.parent)
+    return folders
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: an endless interval's ends become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,32 @@
+"""The report's format: one JSON object, its keys and what is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SCHEMA = "dreamactor.benchmark/1"
+SUMMARY = ("pipeline_speedup_over_eager", "pipeline_speedup_over_compile", "served_overhead", "memory_exponent")
+KEYS = {
+    "schema": "name and version of this format",
+    "settings": "what was asked for",
+    "environment": "machine and software",
+    "conditions": "load, clocks and temperatures at the start, between the sections and at the end",
+    "timings": "name -> percentiles with intervals, raw samples, the yardstick beside each, its block; seconds",
+    "trace": "one clip, stage by stage and call by call",
+    "profiles": "network -> seconds by part of the network and by operator",
+    "limits": "measured peaks, and network -> operations, bytes, share of the peak",
+    "peers": "agreement and speed of what one would use instead",
+    "service": "loads on the server, its own statistics, the plain gRPC server beside it",
+    "scaling": "curves with fitted exponents, peak memory, the longest clip that fits",
+    "not_run": "section -> why it was not run",
+    "summary": f"{', '.join(SUMMARY)}: value, low and high each, or null where not run",
+}
+
+
+def empty() -> dict[str, Any]:
+    """A report in which nothing was run yet."""
+    report: dict[str, Any] = {key: {} for key in KEYS}
+    report["schema"] = SCHEMA
+    report["conditions"] = []
+    report["summary"] = dict.fromkeys(SUMMARY)
+    return report

@@ -1,0 +1,162 @@
+"""The sections of a run, in the order they run. Each takes the shared `Bench` and adds to its report and timings.
+
+Engines are measured in three blocks spread over the whole run, so that a busy minute of the machine is seen as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from dreamactor.benchmark import inputs, peers, scaling
+from dreamactor.benchmark.count import count
+from dreamactor.benchmark.limits import measure_peaks, placed
+from dreamactor.benchmark.profiles import profile
+from dreamactor.benchmark.run import Bench
+from dreamactor.benchmark.service import load_service
+from dreamactor.benchmark.statistics import paired_ratio
+from dreamactor.benchmark.timing import Case, Sample, Timing, interleave
+from dreamactor.benchmark.trace import Trace, traced
+from dreamactor.engines import Engines
+from dreamactor.engines.onnxruntime import session_options
+from dreamactor.engines.session import Array
+from dreamactor.errors import DreamActorError
+from dreamactor.pipeline import Animator, Options
+
+
+def engines(bench: Bench, block: int) -> None:
+    """Every network of every set at the size of one segment, in turn, on inputs drawn fresh each round."""
+    given: dict[str, Mapping[str, Array]] = {}
+    size = inputs.Size.of(bench.main.preset)
+
+    def fresh(round_: int) -> None:
+        for network in bench.main.sessions:
+            given[network] = inputs.network_inputs(bench.main.preset, network, size, 1000 * block + round_)
+
+    fresh(-1 % 997)
+    cases: dict[str, Case] = {}
+    for precision, opened in bench.sets.items():
+        for network, session in opened.sessions.items():
+            cases[f"engine/{network}/{precision}"] = partial(_run, session, given, network)
+    for timing in interleave(cases, bench.settings.rounds, block=block, fresh=fresh).values():
+        bench.add(timing)
+
+
+def limits(bench: Bench) -> None:
+    """Peaks of the machine, work of every network, and where its time goes."""
+    preset, folder, opened = bench.main.preset, bench.main_folder, bench.main
+    peaks = measure_peaks(bench.settings.threads)
+    size, rows = inputs.Size.of(preset), {}
+    for network in opened.sessions:
+        record = opened.manifest.network(network)
+        if record.runtime != "onnxruntime":
+            bench.report["not_run"][f"profile of {network}"] = f"{record.runtime} engine: counted from its ONNX only"
+            continue
+        path, given = folder / record.files[0].path, inputs.network_inputs(preset, network, size, 3)
+        seconds = bench.timings[f"engine/{network}/{opened.manifest.precision}"].median().value
+        rows[network] = placed(count(path, given), seconds, peaks)
+        options = partial(session_options, bench.settings.threads)
+        bench.report["profiles"][network] = profile(path, network, options, given).to_dict()
+    bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "networks": rows}
+
+
+def peer_pipelines(bench: Bench) -> None:
+    """PyTorch eager and compiled against the engines: each network, then the whole pipeline, interleaved."""
+    ours, preset, found = bench.main, bench.main.preset, bench.report["peers"]
+    frames, size = preset.segment_frames, inputs.Size.of(preset)
+    rivals: dict[str, Engines] = {}
+    for name, compiled in (("eager", False), ("compile", True)):
+        rival = peers.torch_engines(ours, compiled, bench.settings.threads)
+        seconds = peers.compile_for(rival, peers.pipeline_sizes(preset, frames))
+        rows = peers.agreement(ours, rival, size)
+        found[name] = {"first_run_seconds": seconds, "agreement": [vars(row) for row in rows]}
+        if all(row.passed for row in rows):
+            rivals[name] = rival
+        else:
+            bad = ", ".join(row.network for row in rows if not row.passed)
+            bench.report["not_run"][f"peer {name}"] = f"its outputs differ from the engines' in {bad}: no figure"
+    for network in ours.sessions:
+        given = inputs.network_inputs(preset, network, size, 4)
+        cases = {"onnxruntime": partial(ours.session(network).run, given)}
+        cases |= {name: partial(rival.session(network).run, given) for name, rival in rivals.items()}
+        for name, timing in interleave(cases, bench.settings.rounds).items():
+            bench.add(Timing(f"peer/{network}/{name}", timing.samples))
+    media = inputs.media()
+    options = Options(max_frames=frames)
+    pipelines = {name: Animator(sets) for name, sets in {"onnxruntime": ours, **rivals}.items()}
+    runs: dict[str, Case] = {
+        name: partial(animator.animate, [media.reference], media.driving, options)
+        for name, animator in pipelines.items()
+    }
+    timings = interleave(runs, bench.settings.clips)
+    for name, timing in timings.items():
+        bench.add(Timing(f"pipeline/{name}", timing.samples))
+    for name in rivals:
+        speedup = paired_ratio(timings[name].seconds, timings["onnxruntime"].seconds)
+        bench.report["summary"][f"pipeline_speedup_over_{name}"] = speedup.to_dict()
+
+
+def stages(bench: Bench) -> None:
+    """Stage by stage, over clips of one segment; the last trace of a clip of two segments is kept whole."""
+    preset, media = bench.main.preset, inputs.media()
+    kept: list[Trace] = []
+    for index in range(bench.settings.clips):
+        options = Options(max_frames=preset.segment_frames, seed=index)
+        kept.append(traced(bench.main, [media.reference], media.driving, options)[1])
+    for stage in kept[0].stage_seconds():
+        bench.add(_timing(f"stage/{stage}", [trace.stage_seconds()[stage] for trace in kept]))
+    bench.add(_timing("step/denoiser", [seconds for trace in kept for seconds in trace.step_seconds()]))
+    options = Options(max_frames=2 * preset.segment_frames - 1)
+    bench.report["trace"] = traced(bench.main, [media.reference], media.driving, options)[1].to_dict()
+
+
+def growth(bench: Bench) -> None:
+    """Curves over sizes; peak memory of whole clips in fresh processes."""
+    quick, media = bench.settings.quick, inputs.media()
+    curves = scaling.engine_curves(bench.main, 2 if quick else 4, quick)
+    with_steps = [2, 4] if quick else [2, 4, 8]
+    animator = Animator(bench.main)
+
+    def clip(steps: int) -> object:
+        return animator.animate([media.reference], media.driving, Options(steps=steps, max_frames=13))
+
+    curves.append(scaling.steps_curve(clip, with_steps, 1 if quick else 2))
+    segment = bench.main.preset.segment_frames
+    lengths = [n * (segment - 1) + 1 for n in ((1, 2, 4) if quick else (1, 2, 4, 8))]
+    clips = scaling.clip_scaling(bench.main_folder, lengths)
+    curves += clips.curves()
+    bench.report["scaling"] = {"curves": {f"{c.name} / {c.axis}": c.to_dict() for c in curves}, **clips.to_dict()}
+    memory = next(curve for curve in curves if curve.name == "pipeline memory")
+    bench.report["summary"]["memory_exponent"] = memory.exponent.to_dict()
+
+
+def outside(bench: Bench) -> None:
+    """diffusers' network of equal width and depth, where diffusers is installed."""
+    from dreamactor.benchmark.outside import compare_with_wan
+
+    bench.report["peers"]["WanAnimateTransformer3DModel"] = compare_with_wan(bench.main, bench.settings.rounds)
+
+
+def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -> object:
+    return session.run(given[network])
+
+
+def _timing(name: str, seconds: list[float]) -> Timing:
+    """Samples that a trace took, where no yardstick ran in between."""
+    if not seconds:
+        raise DreamActorError(f"No samples of {name}.")
+    return Timing(name, tuple(Sample(value, value, 1.0) for value in seconds))
+
+
+PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
+    ("engine", "engines, first block", partial(engines, block=0)),
+    ("engine", "limits and profiles", limits),
+    ("peers", "PyTorch eager and compiled", peer_pipelines),
+    ("trace", "stages", stages),
+    ("engine", "engines, second block", partial(engines, block=1)),
+    ("service", "service over gRPC", load_service),
+    ("scaling", "scaling", growth),
+    ("outside", "diffusers' network of equal size", outside),
+    ("engine", "engines, third block", partial(engines, block=2)),
+)

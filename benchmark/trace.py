@@ -1,0 +1,167 @@
+"""A clip through the pipeline with a clock at every border: stages, segments, steps, engine calls and their bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dreamactor.engines import Engines, Session, TensorSpec
+from dreamactor.engines.session import Array
+from dreamactor.motion.limits import Limits
+from dreamactor.motion.prepare import prepare as prepare_motion
+from dreamactor.pipeline import Options
+from dreamactor.pipeline.denoise import denoise
+from dreamactor.pipeline.finish import Finisher
+from dreamactor.pipeline.prepare import PreparedClip, encode
+
+STAGES = ("motion", "encode", "denoise", "decode", "write")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that took from `start` to `start + seconds` after the beginning. `kind` is "stage" or "engine"; `bytes`
+    went into and came out of it."""
+
+    name: str
+    kind: str
+    start: float
+    seconds: float
+    segment: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Trace:
+    """The spans of one clip."""
+
+    spans: list[Span] = field(default_factory=list)
+    seconds: float = 0.0
+    handed_on: dict[str, int] = field(default_factory=dict)  # bytes a stage hands to the next
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds of each stage, its segments added up."""
+        totals = dict.fromkeys(STAGES, 0.0)
+        for span in self.spans:
+            if span.kind == "stage":
+                totals[span.name] += span.seconds
+        return totals
+
+    def step_seconds(self) -> list[float]:
+        """Seconds of every denoising step: the engine's call and the loop around it."""
+        return [span.seconds for span in self.spans if span.kind == "step"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "stages": self.stage_seconds(),
+            "handed_on_bytes": self.handed_on,
+            "spans": [asdict(span) for span in self.spans],
+        }
+
+
+class TracedSession:
+    """A session that notes every call in a trace."""
+
+    def __init__(self, inner: Session, recorder: Recorder) -> None:
+        self._inner, self._recorder = inner, recorder
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inner.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._inner.outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._recorder.span(self.name, "engine") as moved:
+            outputs = self._inner.run(inputs)
+            moved.append(_bytes(inputs) + _bytes(outputs))
+        return outputs
+
+    def close(self) -> None:
+        """The inner session is its owner's to close."""
+
+
+class Recorder:
+    """Collects spans against one clock."""
+
+    def __init__(self) -> None:
+        self.trace, self.segment = Trace(), 0
+        self._zero = time.perf_counter()
+
+    @contextmanager
+    def span(self, name: str, kind: str) -> Iterator[list[int]]:
+        """Times its body; byte counts appended to the list it yields are added up in the span."""
+        moved: list[int] = []
+        start = time.perf_counter()
+        yield moved
+        end = time.perf_counter()
+        self.trace.spans.append(Span(name, kind, start - self._zero, end - start, self.segment, sum(moved)))
+
+    def finish(self) -> Trace:
+        self.trace.seconds = time.perf_counter() - self._zero
+        return self.trace
+
+
+def traced(engines: Engines, references: Sequence[bytes], driving: bytes, options: Options) -> tuple[bytes, Trace]:
+    """What `Animator.animate` does, stage by stage; the video and the trace."""
+    recorder, preset = Recorder(), engines.preset
+    sessions = {name: TracedSession(session, recorder) for name, session in engines.sessions.items()}
+    with recorder.span("motion", "stage"):
+        inputs = prepare_motion(
+            references, driving, preset.height, preset.width, preset.fps, Limits(), options.max_frames, options.scale
+        )
+    with recorder.span("encode", "stage"):
+        clip = encode(sessions, preset, inputs)
+    recorder.trace.handed_on = {
+        "motion": _bytes({"controls": inputs.controls, "faces": inputs.faces, "references": inputs.references}),
+        "encode": _clip_bytes(clip),
+    }
+    finisher = Finisher(sessions["vae_decoder"], clip.framing, driving)
+    try:
+        latents = _denoise(recorder, sessions, engines, clip, options, finisher)
+        with recorder.span("write", "stage"):
+            video = finisher.close()
+    except BaseException:
+        finisher.abort()
+        raise
+    recorder.trace.handed_on["denoise"] = latents
+    return video, recorder.finish()
+
+
+def _denoise(
+    recorder: Recorder, sessions: Mapping[str, Session], engines: Engines, clip: PreparedClip, options: Options,
+    finisher: Finisher,
+) -> int:  # fmt: skip
+    """Denoises and decodes segment by segment; returns the bytes of latents handed on."""
+    steps, handed = denoise(sessions["denoiser"], engines.preset, clip, options), 0
+    while True:
+        start = time.perf_counter()
+        with recorder.span("denoise", "stage"):
+            done = next(steps, None)
+        if done is None:
+            recorder.trace.spans.pop()  # the loop's end is no step
+            return handed
+        span = recorder.trace.spans[-1]
+        recorder.trace.spans.append(Span("step", "step", span.start, time.perf_counter() - start, done.event.segment))
+        recorder.segment = done.event.segment
+        if done.latent is not None:
+            handed += done.latent.nbytes
+            with recorder.span("decode", "stage"):
+                finisher.add(done.latent)
+
+
+def _clip_bytes(clip: PreparedClip) -> int:
+    return clip.reference_latent.nbytes + clip.reference_pose.nbytes + clip.pose_latent.nbytes + clip.motion.nbytes
+
+
+def _bytes(arrays: Mapping[str, Array]) -> int:
+    return sum(array.nbytes for array in arrays.values())
