@@ -1,0 +1,100 @@
+"""Thirty-three body landmarks of one person, in pixels and in metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dreamactor.motion.models import Model
+from dreamactor.motion.pose import Float
+from dreamactor.motion.roi import Picture, Region, angle_between, crop, to_picture
+from dreamactor.motion.ssd import Detection, sigmoid
+
+# indices of the model's landmarks (right and left are the person's)
+NOSE, LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR, MOUTH_LEFT, MOUTH_RIGHT = 0, 2, 5, 7, 8, 9, 10
+LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_ELBOW, RIGHT_ELBOW, LEFT_WRIST, RIGHT_WRIST = 11, 12, 13, 14, 15, 16
+LEFT_PINKY, RIGHT_PINKY, LEFT_INDEX, RIGHT_INDEX = 17, 18, 19, 20
+LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, LEFT_ANKLE, RIGHT_ANKLE = 23, 24, 25, 26, 27, 28
+LEFT_TOE, RIGHT_TOE = 31, 32
+POINTS, EXTRA = 33, 6
+CENTER, RIM = 33, 34  # extra points: middle of the hips, and a point on the circle round the body
+
+PRESENT = 0.5
+MARGIN = 1.25
+HEATMAP_WINDOW = 7
+HEATMAP_SURE = 0.5
+
+
+@dataclass(frozen=True)
+class Body:
+    """One person in one frame.
+
+    points [33, 3] in pixels (z from the hips, in pixels, negative towards the camera), visible [33] and present [33] in
+    0..1 (seen; inside the frame), world [33, 3] in metres from the middle of the hips, `score` that there is a person,
+    `next_region` where to look in the next frame.
+    """
+
+    points: Float
+    visible: Float
+    present: Float
+    world: Float
+    score: float
+    next_region: Region
+
+
+def region_of(center: Float, rim: Float) -> Region:
+    """The turned square round a body, from the middle of its hips and a point on the circle round it."""
+    size = 2 * float(np.hypot(*(rim[:2] - center[:2])))
+    return Region(float(center[0]), float(center[1]), size * MARGIN, angle_between(center, rim, np.pi / 2))
+
+
+def region_of_detection(found: Detection) -> Region:
+    """Where the landmark model should look for a detected body."""
+    return region_of(found.points[0], found.points[1])
+
+
+class BodyModel:
+    """Finds the landmarks of the person in a region."""
+
+    def __init__(self, models: Path) -> None:
+        self._model = Model(models / "pose_landmark_full.tflite")
+
+    def observe(self, picture: Picture, region: Region) -> Body | None:
+        """The person in `region`, or None when there is none."""
+        if not region.usable(*picture.shape[:2]):
+            return None
+        side = self._model.side
+        raw, score, _, heatmap, world = self._model.run(crop(picture, region, side))
+        if score[0] < PRESENT:
+            return None
+        rows = raw.reshape(POINTS + EXTRA, 5)
+        own = (rows[:, :3] / side).astype(np.float32)
+        own[:, :2] = _refine(own[:, :2], heatmap)
+        points = to_picture(own, region)
+        metres = world.reshape(POINTS + EXTRA, 3)[:POINTS].copy()
+        c, s = np.cos(region.angle), np.sin(region.angle)
+        metres[:, :2] = metres[:, :2] @ np.array([[c, s], [-s, c]], np.float32)
+        seen = sigmoid(rows[:POINTS, 3:])
+        return Body(
+            points[:POINTS], seen[:, 0], seen[:, 1], metres, float(score[0]), region_of(points[CENTER], points[RIM])
+        )
+
+
+def _refine(points: Float, heatmap: Float) -> Float:
+    """Moves each point [N, 2] (0..1) to the centre of mass of its heat map [S, S, N] nearby, where that is sure."""
+    size = heatmap.shape[0]
+    reach = HEATMAP_WINDOW // 2
+    refined = points.copy()
+    for index, (x, y) in enumerate(points):
+        if not (0 <= x < 1 and 0 <= y < 1):
+            continue
+        column, row = int(x * size), int(y * size)
+        top, left = max(0, row - reach), max(0, column - reach)
+        heat = sigmoid(heatmap[top : row + reach + 1, left : column + reach + 1, index])
+        total = float(heat.sum())
+        if float(heat.max()) >= HEATMAP_SURE and total > 0:
+            rows, columns = np.mgrid[top : top + heat.shape[0], left : left + heat.shape[1]]
+            refined[index] = (float((columns * heat).sum()) / total / size, float((rows * heat).sum()) / total / size)
+    return refined

@@ -1,0 +1,278 @@
+"""Everything that is seen of one person in one picture, by all the models together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dreamactor.motion import body as bodies
+from dreamactor.motion import face as faces
+from dreamactor.motion import hand as hands
+from dreamactor.motion.assets import models_folder
+from dreamactor.motion.body import Body, BodyModel
+from dreamactor.motion.face import Face, FaceModel
+from dreamactor.motion.hand import Hand, HandModel
+from dreamactor.motion.head import Head, head_of_body
+from dreamactor.motion.models import body_detector, far_face_detector, near_face_detector, palm_detector
+from dreamactor.motion.pose import LEFT, RIGHT, Float
+from dreamactor.motion.roi import Picture, Region
+from dreamactor.motion.ssd import Detection
+
+BODY_PER_FACE = 12.0  # side of a body's region in sides of its face's box
+HEAD_WINDOW = 4.5  # side of the window searched for a face, in head radii
+STRAY_HEAD = 1.2  # head radii between the face's and the body's head from which they are two people's
+HAND_WINDOW = 2.2  # side of the window searched for a palm, in forearms
+STRAY_HAND = 0.7  # forearms between the hand's and the body's wrist from which they do not belong together
+WRIST_SEEN = 0.3
+SURE = 0.8  # without a second witness
+TILE_SURE = 0.65  # detections in tiles must be surer than in the whole: there are many more chances to be wrong
+SIDES = {  # hand: wrist, elbow, index knuckle, little finger's knuckle
+    RIGHT: (bodies.RIGHT_WRIST, bodies.RIGHT_ELBOW, bodies.RIGHT_INDEX, bodies.RIGHT_PINKY),
+    LEFT: (bodies.LEFT_WRIST, bodies.LEFT_ELBOW, bodies.LEFT_INDEX, bodies.LEFT_PINKY),
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Somebody a detector found: middle of the head, side of the body's region in pixels, score, where to look."""
+
+    x: float
+    y: float
+    size: float
+    score: float
+    body: Region | None = None
+    face: Region | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One person in one picture; what is None was not found. `hands` are the person's right and left."""
+
+    body: Body | None = None
+    face: Face | None = None
+    hands: tuple[Hand | None, Hand | None] = (None, None)
+
+    @property
+    def head(self) -> Head | None:
+        """From the face where there is one, else from the body."""
+        if self.face is not None:
+            return self.face.head
+        return head_of_body(self.body.points, self.body.world) if self.body is not None else None
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """Where to look for this person in the next picture."""
+        head = self.head
+        if head is None:
+            return None
+        size = self.body.next_region.size if self.body else _body_size(self.face)
+        return Candidate(
+            float(head.center[0]), float(head.center[1]), size, 1.0,
+            self.body.next_region if self.body else None, self.face.next_region if self.face else None,
+        )  # fmt: skip
+
+
+@dataclass
+class Landmarker:
+    """The models, opened once; not to be shared between threads. Raises MissingDependency when they are not there."""
+
+    assets: Path | None = None
+    _models: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._models = models_folder(self.assets)
+        self._find_bodies = body_detector(self._models)
+        self._find_faces = far_face_detector(self._models)
+        self._find_face_near = near_face_detector(self._models)
+        self._find_palms = palm_detector(self._models)
+        self._body = BodyModel(self._models)
+        self._face = FaceModel(self._models)
+        self._hand = HandModel(self._models)
+
+    def search(self, picture: Picture) -> list[Candidate]:
+        """Everybody in the picture, the largest first. People too small for the whole picture are sought in tiles."""
+        height, width = picture.shape[:2]
+        found = self._search_in(picture, None)
+        for parts in (1, 2):
+            if found:
+                break
+            for tile in _tiles(height, width, min(height, width) / parts):
+                sure = [new for new in self._search_in(picture, tile) if new.score >= TILE_SURE]
+                found += [new for new in sure if not _known(new, found)]
+        return sorted(found, key=lambda one: -one.size)
+
+    def search_near(self, picture: Picture, last: Candidate) -> list[Candidate]:
+        """Like `search`, looking first only around where somebody was."""
+        near = self._search_in(picture, Region(last.x, last.y, last.size))
+        return near or self.search(picture)
+
+    def observe(
+        self, picture: Picture, where: Candidate, last: Seen | None = None, thorough: bool = True
+    ) -> Seen | None:
+        """Landmarks of the person at `where`; `last` is the same person in the picture before.
+
+        Hands that were not seen before are sought at the wrists; at hidden wrists only if `thorough`. Returns None when
+        neither body nor face is found.
+        """
+        fresh = last is None
+        body = self._observe_body(picture, where, fresh)
+        face = self._observe_face(picture, where, body, last)
+        if body is not None and face is not None and _far_apart(body, face):
+            if where.body is None:
+                body = None
+            else:
+                face = None
+        if face is None and not (body is not None and self._certain(picture, body, fresh)):
+            return None
+        if fresh and body is None and (face is None or face.score < SURE):
+            return None
+        pair = (None, None) if body is None else self._observe_hands(picture, body, last, thorough)
+        return Seen(body, face, pair)
+
+    def _search_in(self, picture: Picture, tile: Region | None) -> list[Candidate]:
+        heads = self._find_faces.find(picture, tile)
+        people = []
+        for found in self._find_bodies.find(picture, tile):
+            region = bodies.region_of_detection(found)
+            own = next((head for head in heads if _inside(head, found)), None)
+            heads = [head for head in heads if head is not own]
+            center = own.points.mean(axis=0) if own else found.box.reshape(2, 2).mean(axis=0)
+            people.append(
+                Candidate(
+                    float(center[0]), float(center[1]), region.size, found.score,
+                    region, faces.region_of_detection(own) if own else None,
+                )
+            )  # fmt: skip
+        for head in heads:
+            x, y = head.points.mean(axis=0)
+            region = faces.region_of_detection(head)
+            people.append(
+                Candidate(float(x), float(y), region.size / faces.MARGIN * BODY_PER_FACE, head.score, None, region)
+            )
+        return people
+
+    def _observe_body(self, picture: Picture, where: Candidate, fresh: bool) -> Body | None:
+        region = where.body
+        if region is None and where.face is not None:  # hips lie about 4.5 face sides under the face
+            side = where.face.size / faces.MARGIN
+            down = 4.5 * side
+            x, y = where.face.x - down * np.sin(where.face.angle), where.face.y + down * np.cos(where.face.angle)
+            region = Region(float(x), float(y), side * BODY_PER_FACE, where.face.angle)
+        if region is None:
+            return None
+        body = self._body.observe(picture, region)
+        if body is not None and fresh:  # the first region was rough
+            body = self._body.observe(picture, body.next_region) or body
+        return body
+
+    def _observe_face(self, picture: Picture, where: Candidate, body: Body | None, last: Seen | None) -> Face | None:
+        face = self._face.observe(picture, where.face) if where.face else None
+        if face is not None and last is None:
+            face = self._face.observe(picture, face.next_region) or face
+        if face is not None and not (body is not None and _far_apart(body, face)):
+            return face
+        if body is None:
+            return face
+        head = head_of_body(body.points, body.world)
+        window = Region(float(head.center[0]), float(head.center[1]), head.radius * HEAD_WINDOW)
+        if not window.usable(*picture.shape[:2]):
+            return None
+        for found in self._find_face_near.find(picture, window)[:1]:
+            face = self._face.observe(picture, faces.region_of_detection(found))
+            return face and (self._face.observe(picture, face.next_region) or face)
+        return None
+
+    def _certain(self, picture: Picture, body: Body, fresh: bool) -> bool:
+        """Whether a body without a face is one: drawings of letters come this far, but are not found a second time."""
+        if body.score < SURE:
+            return False
+        region = body.next_region
+        return not fresh or any(again.score >= SURE for again in self._find_bodies.find(picture, region))
+
+    def _observe_hands(
+        self, picture: Picture, body: Body, last: Seen | None, thorough: bool
+    ) -> tuple[Hand | None, Hand | None]:
+        pair: list[Hand | None] = [None, None]
+        for side in (RIGHT, LEFT):
+            before = last.hands[side] if last else None
+            hand = self._hand.observe(picture, before.next_region) if before else None
+            if hand is None or not _belongs(hand, body, side):
+                hand = self._find_hand(picture, body, side, thorough)
+            pair[side] = hand
+        right, left = pair
+        if right is not None and left is not None and _same_place(right, left):
+            # one hand claimed by both arms: it goes to the side it looks like
+            pair[LEFT if right.rightness >= 0.5 else RIGHT] = None
+        return pair[RIGHT], pair[LEFT]
+
+    def _find_hand(self, picture: Picture, body: Body, side: int, thorough: bool) -> Hand | None:
+        wrist, _, index, pinky = SIDES[side]
+        knuckles = (body.points[index, :2] + body.points[pinky, :2]) / 2
+        x, y = (body.points[wrist, :2] + knuckles) / 2
+        inside = 0 <= x < picture.shape[1] and 0 <= y < picture.shape[0]
+        if not inside or not (thorough or body.visible[wrist] >= WRIST_SEEN):
+            return None
+        size = max(_forearm(body, side), 0.1 * body.next_region.size) * HAND_WINDOW
+        for found in self._find_palms.find(picture, Region(float(x), float(y), size)):
+            hand = self._hand.observe(picture, hands.region_of_palm(found))
+            if hand is not None and _belongs(hand, body, side):
+                return hand
+        return None
+
+
+def _body_size(face: Face | None) -> float:
+    return face.next_region.size / faces.MARGIN * BODY_PER_FACE if face else 0.0
+
+
+def _tiles(height: int, width: int, side: float) -> list[Region]:
+    """Overlapping squares that cover the picture."""
+    columns, rows = (max(1, int(np.ceil(2 * length / side - 1))) for length in (width, height))
+    xs = np.linspace(side / 2, max(width - side / 2, side / 2), columns)
+    ys = np.linspace(side / 2, max(height - side / 2, side / 2), rows)
+    return [Region(float(x), float(y), side) for y in ys for x in xs]
+
+
+def _known(one: Candidate, others: list[Candidate]) -> bool:
+    return any(np.hypot(one.x - other.x, one.y - other.y) < 0.1 * max(one.size, other.size) for other in others)
+
+
+def _inside(head: Detection, body: Detection) -> bool:
+    """Whether a face's middle lies in a body detection's box (face and shoulders), with a margin."""
+    x, y = head.points.mean(axis=0)
+    left, top, right, bottom = body.box
+    margin = 0.5 * float(max(right - left, bottom - top))
+    return bool(left - margin < x < right + margin and top - margin < y < bottom + margin)
+
+
+def _far_apart(body: Body, face: Face) -> bool:
+    head = head_of_body(body.points, body.world)
+    reach = STRAY_HEAD * max(head.radius, face.head.radius)
+    return float(np.hypot(*(head.center[:2] - face.head.center[:2]))) > reach
+
+
+def _forearm(body: Body, side: int) -> float:
+    """Length of the forearm in pixels as if seen from the side; foreshortening does not shorten the metres."""
+    wrist, elbow, _, _ = SIDES[side]
+    return float(np.linalg.norm(body.world[wrist] - body.world[elbow])) * pixels_per_metre(body)
+
+
+def pixels_per_metre(body: Body) -> float:
+    """How large a metre is in the picture, from all landmarks."""
+    weight = (body.visible * body.present + 1e-3)[:, None]
+    weight = weight / weight.sum()
+    metres = body.world[:, :2] - (weight * body.world[:, :2]).sum(axis=0)
+    pixels = body.points[:, :2] - (weight * body.points[:, :2]).sum(axis=0)
+    return max(1e-3, float((weight * metres * pixels).sum() / max(1e-9, float((weight * metres**2).sum()))))
+
+
+def _belongs(hand: Hand, body: Body, side: int) -> bool:
+    wrist: Float = body.points[SIDES[side][0], :2]
+    reach = STRAY_HAND * max(_forearm(body, side), 0.1 * body.next_region.size)
+    return float(np.hypot(*(hand.points[0, :2] - wrist))) < reach
+
+
+def _same_place(one: Hand, other: Hand) -> bool:
+    apart = float(np.linalg.norm(one.points[:, :2] - other.points[:, :2], axis=1).mean())
+    return apart < 0.4 * min(one.next_region.size, other.next_region.size)
