@@ -1,14 +1,20 @@
-"""What the networks call: the reference, or in an ONNX export the custom node."""
+"""What the networks call, and the `torch.library` operators behind it.
+
+Each function goes one of three ways: in an ONNX export the attentions become custom nodes; on a GPU without gradients
+the operator `dreamactor::<name>` runs the kernel (opaque to torch.compile, capturable in a CUDA graph after a first
+call); everywhere else, training and the CPU above all, the plain reference runs as ordinary PyTorch, so autograd and
+the compiler see through it. An operator called directly has a backward pass too: it computes the reference again.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamactor.kernels import reference
-from dreamactor.kernels.reference import modulate_norm, norm_rope
-
-__all__ = ["face_attention", "modulate_norm", "norm_rope", "two_segment_attention"]
+from dreamactor.kernels import dispatch, reference
 
 
 def two_segment_attention(
@@ -19,6 +25,8 @@ def two_segment_attention(
         from dreamactor.kernels import onnx
 
         return onnx.flash_attention(q, k, v, k_reference, v_reference, scale)
+    if q.is_cuda and not dispatch.needs_gradient(q, k, v, k_reference, v_reference):
+        return _two_segment_attention(q, k, v, k_reference, v_reference, scale)
     return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
 
 
@@ -28,4 +36,174 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
         from dreamactor.kernels import onnx
 
         return onnx.face_attention(q, k, v, frames, window, scale)
+    if q.is_cuda and not dispatch.needs_gradient(q, k, v):
+        return _face_attention(q, k, v, frames, window, scale)
     return reference.face_attention(q, k, v, frames, window, scale)
+
+
+def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
+    """As `reference.norm_rope`."""
+    if x.is_cuda and not dispatch.needs_gradient(x, weight):
+        return _norm_rope(x, weight, cos, sin, num_heads, eps)
+    return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
+
+
+def modulate_norm(
+    x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor | None = None, gate: Tensor | None = None, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """As `reference.modulate_norm`; without a branch the residual returned is `x` itself."""
+    if not x.is_cuda or dispatch.needs_gradient(x, shift, scale, branch, gate):
+        return reference.modulate_norm(x, shift, scale, branch, gate, eps)
+    if branch is None or gate is None:
+        return x, _modulate_norm(x, shift, scale, eps)
+    return _gated_modulate_norm(x, shift, scale, branch, gate, eps)
+
+
+def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
+    """Opt-in: `two_segment_attention` in E4M3, as `reference.fp8_attention`; inference only, head size 128."""
+    return _fp8_attention(q, k, v, k_reference, v_reference, scale)
+
+
+def sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor,
+    block_index: Tensor, block_offsets: Tensor, scale: float,
+) -> Tensor:  # fmt: skip
+    """Opt-in: attention over listed blocks only, as `reference.sparse_attention`; see `sliding_tiles`."""
+    tensors = (q, k, v, k_reference, v_reference)
+    if q.is_cuda and not dispatch.needs_gradient(*tensors):
+        return _sparse_attention(*tensors, block_index, block_offsets, scale)
+    return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with a last dimension of stride 1, copied only if need be."""
+    return [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
+
+
+@torch.library.custom_op("dreamactor::two_segment_attention", mutates_args=())
+def _two_segment_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float
+) -> Tensor:
+    tensors = _rows(q, k, v, k_reference, v_reference)
+    tile = dispatch.pick("two_segment", q.shape[-1], *tensors)
+    if tile is None or scale <= 0 or k.shape[2] + k_reference.shape[2] == 0 or q.numel() == 0:
+        return reference.two_segment_attention(*tensors, scale)
+    from dreamactor.kernels import two_segment
+
+    return two_segment.launch(*tensors, scale, tile)
+
+
+@torch.library.custom_op("dreamactor::face_attention", mutates_args=())
+def _face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, scale: float) -> Tensor:
+    tensors = _rows(q, k, v)
+    tile = dispatch.pick("face_attention", q.shape[-1], *tensors)
+    keys = (2 * window + 1) * (k.shape[2] // frames)
+    if tile is None or keys > 128 or scale <= 0 or q.numel() == 0:
+        return reference.face_attention(*tensors, frames, window, scale)
+    from dreamactor.kernels import face
+
+    return face.launch(*tensors, frames, window, scale, tile)
+
+
+@torch.library.custom_op("dreamactor::norm_rope", mutates_args=())
+def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float) -> Tensor:
+    tile = dispatch.pick("norm_rope", x.shape[-1] // num_heads, x)
+    if tile is None or x.numel() == 0:
+        return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
+    from dreamactor.kernels import rotary
+
+    return rotary.launch(*_rows(x), weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, tile)
+
+
+@torch.library.custom_op("dreamactor::modulate_norm", mutates_args=())
+def _modulate_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    tile = dispatch.pick("modulate_norm", x.shape[-1], x)
+    if tile is None or x.numel() == 0:
+        return reference.modulate_norm(x, shift, scale, None, None, eps)[1].clone()
+    from dreamactor.kernels import modulate
+
+    return modulate.launch(x, shift, scale, None, None, eps, tile)[1]
+
+
+@torch.library.custom_op("dreamactor::gated_modulate_norm", mutates_args=())
+def _gated_modulate_norm(
+    x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor, gate: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    tile = dispatch.pick("modulate_norm", x.shape[-1], x, branch)
+    if tile is None or x.numel() == 0:
+        return reference.modulate_norm(x, shift, scale, branch, gate, eps)
+    from dreamactor.kernels import modulate
+
+    residual, normed = modulate.launch(x, shift, scale, branch, gate, eps, tile)
+    assert residual is not None
+    return residual, normed
+
+
+@torch.library.custom_op("dreamactor::fp8_attention", mutates_args=())
+def _fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
+    tensors = _rows(q, k, v, k_reference, v_reference)
+    tile = dispatch.pick("fp8_attention", q.shape[-1], *tensors)
+    if tile is None or scale <= 0 or k.shape[2] + k_reference.shape[2] == 0 or q.numel() == 0:
+        return reference.fp8_attention(*tensors, scale)
+    from dreamactor.kernels import fp8
+
+    return fp8.launch(*tensors, scale, tile, dispatch.architecture(q.device))
+
+
+@torch.library.custom_op("dreamactor::sparse_attention", mutates_args=())
+def _sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor,
+    block_index: Tensor, block_offsets: Tensor, scale: float,
+) -> Tensor:  # fmt: skip
+    tensors = _rows(q, k, v, k_reference, v_reference)
+    tile = dispatch.pick("sparse_attention", q.shape[-1], *tensors)
+    if tile is None or scale <= 0 or q.numel() == 0:
+        return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
+    from dreamactor.kernels import sparse
+
+    return sparse.launch(*tensors, block_index, block_offsets, scale, tile)
+
+
+def _merged(q: Tensor, *_: Any) -> Tensor:
+    """Fake result of an attention: [B,H,M,D] -> [B,M,H*D]."""
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
+
+
+def _head_major(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float) -> Tensor:
+    return x.new_empty(x.shape[0], num_heads, x.shape[1], x.shape[2] // num_heads)
+
+
+def _recomputed(operator: Any, plain: Callable[..., Any], count: int) -> None:
+    """Give `operator` a backward pass that runs `plain` again; its first `count` arguments are tensors."""
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:count])
+        ctx.rest = inputs[count:]
+
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        wanted = ctx.needs_input_grad[:count]
+        with torch.enable_grad():
+            saved = zip(ctx.saved_tensors, wanted, strict=True)
+            tensors = [tensor.detach().requires_grad_(need) for tensor, need in saved]
+            outputs = plain(*tensors, *ctx.rest)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        needed = [tensor for tensor, need in zip(tensors, wanted, strict=True) if need]
+        found = iter(torch.autograd.grad(outputs, needed, gradients))
+        return (*(next(found) if need else None for need in wanted), *(None for _ in ctx.rest))
+
+    operator.register_autograd(backward, setup_context=save)
+
+
+for _operator in (_two_segment_attention, _face_attention, _fp8_attention, _sparse_attention):
+    _operator.register_fake(_merged)
+_norm_rope.register_fake(_head_major)
+_modulate_norm.register_fake(lambda x, shift, scale, eps: torch.empty_like(x, memory_format=torch.contiguous_format))
+_gated_modulate_norm.register_fake(
+    lambda x, *_: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+)
+_recomputed(_two_segment_attention, reference.two_segment_attention, 5)
+_recomputed(_face_attention, reference.face_attention, 3)
+_recomputed(_norm_rope, reference.norm_rope, 4)
+_recomputed(_modulate_norm, lambda x, shift, scale, eps: reference.modulate_norm(x, shift, scale, eps=eps)[1], 3)
+_recomputed(_gated_modulate_norm, reference.modulate_norm, 5)
+_recomputed(_sparse_attention, reference.sparse_attention, 7)

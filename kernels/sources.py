@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dreamactor.kernels import fp8, two_segment
+from dreamactor.kernels import face, fp8, modulate, rotary, sparse, two_segment
 from dreamactor.kernels.aot import Source
 from dreamactor.kernels.tiles import Tile
 
@@ -68,8 +68,68 @@ def fp8_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | Non
     )  # fmt: skip
 
 
+def face_attention(tile: Tile, size: int, dtype: str = "bf16", window: int = 1, group: int = 4) -> Source:
+    """Face attention, the plugin's entry."""
+    pointers = dict.fromkeys(("p_q", "p_k", "p_v", "p_out"), f"*{dtype}")
+    constants = {"SIZE": size, "BLOCK_M": tile.block_m, "BLOCK_N": face.key_block(window, group), "WINDOW": window}
+    return Source(
+        face.face_attention_plugin, {**pointers, **dict.fromkeys(("heads", "frames", "queries", "group"), "i32")},
+        {**constants, "SCALE_LOG2": _SCALE_LOG2}, tile.num_warps, tile.num_stages,
+    )  # fmt: skip
+
+
+def sparse_attention(tile: Tile, size: int, dtype: str = "bf16") -> Source:
+    """Block-sparse attention."""
+    names = sparse.sparse_kernel.arg_names
+    lists = dict.fromkeys(("p_spans", "p_counts", "p_offsets"), "*i32")
+    pointers = {name: f"*{dtype}" for name in names if name.startswith("p_")} | lists
+    strides = tuple(name for name in names if name.endswith(("_batch", "_head", "_row")))
+    lengths = ("heads", "tokens", "reference_tokens", "width")
+    return Source(
+        sparse.sparse_kernel, {**pointers, **dict.fromkeys((*strides, *lengths), "i32")},
+        {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2}, tile.num_warps, tile.num_stages, strides,
+    )  # fmt: skip
+
+
+def norm_rope(tile: Tile, size: int, dtype: str = "bf16") -> Source:
+    """Norm, rotary and layout."""
+    pointers = {**dict.fromkeys(("p_x", "p_weight", "p_out"), f"*{dtype}"), "p_cos": "*fp32", "p_sin": "*fp32"}
+    scalars = ("heads", "tokens", "x_batch", "x_row")
+    constants = {"EPS": 1e-6, "SIZE": size, "BLOCK": tile.block_m, "HEADS": tile.block_n}
+    return Source(
+        rotary.norm_rope_kernel, {**pointers, **dict.fromkeys(scalars, "i32")}, constants,
+        tile.num_warps, tile.num_stages, ("x_batch", "x_row"),
+    )  # fmt: skip
+
+
+def modulate_norm(tile: Tile, size: int, dtype: str = "bf16") -> Source:
+    """Gated residual, LayerNorm and modulation of rows of `size` channels."""
+    names = modulate.modulate_kernel.arg_names
+    pointers = {name: f"*{dtype}" for name in names if name.startswith("p_")}
+    rows = ("gate_row", "shift_row", "scale_row")
+    constants = {"EPS": 1e-6, "GATED": True, "BLOCK_M": tile.block_m, "BLOCK_C": size}
+    return Source(
+        modulate.modulate_kernel,
+        {**pointers, **dict.fromkeys(("rows", "rows_per_frame", "channels", *rows), "i32")}, constants,
+        tile.num_warps, tile.num_stages, ("channels", *rows),
+    )  # fmt: skip
+
+
 def _blocks(tile: Tile, size: int) -> dict[str, Any]:
     return {"SIZE": size, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
 
 
-SOURCES: dict[str, Callable[[Tile, int], Source]] = {"two_segment": flash_attention}
+def source(kernel: str, tile: Tile, size: int, arch: int) -> Source:
+    """What the tile table's entry `tile` of `kernel` compiles to."""
+    if kernel == "fp8_attention":
+        return fp8_attention(tile, size, arch=arch)
+    return SOURCES[kernel](tile, size)
+
+
+SOURCES: dict[str, Callable[[Tile, int], Source]] = {
+    "two_segment": flash_attention,
+    "face_attention": face_attention,
+    "sparse_attention": sparse_attention,
+    "norm_rope": norm_rope,
+    "modulate_norm": modulate_norm,
+}

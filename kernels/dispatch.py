@@ -1,0 +1,84 @@
+"""Whether a kernel can run on given tensors, and with which tile; where it cannot on a GPU, that is said once."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+
+import torch
+from torch import Tensor
+
+from dreamactor.kernels import tiles
+from dreamactor.kernels.tiles import Tile
+
+logger = logging.getLogger("dreamactor.kernels")
+HALF = (torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def _architecture(index: int) -> tuple[int | None, str]:
+    """(table architecture, what is in the way) of a CUDA device."""
+    if importlib.util.find_spec("triton") is None:
+        return None, "triton is not installed"
+    if torch.version.hip is not None:
+        return None, "the kernels are for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability(index)
+    key = tiles.table_key(10 * major + minor)
+    return key, "" if key is not None else f"there is no tile table for compute capability {major}.{minor}"
+
+
+@functools.cache
+def _say_once(kernel: str, reason: str) -> None:
+    logger.warning("%s runs on PyTorch's own operators: %s.", kernel, reason)
+
+
+def architecture(device: torch.device) -> int:
+    """The table architecture of a CUDA device that has one."""
+    key, reason = _architecture(device.index or 0)
+    if key is None:
+        raise RuntimeError(f"No kernel runs here: {reason}.")
+    return key
+
+
+def pick(kernel: str, size: int, *tensors: Tensor) -> Tile | None:
+    """The tile `kernel` runs with on these tensors, or None where the reference must.
+
+    None without a word off CUDA; on CUDA the reason is logged once. `size` is the head size, or for row kernels the
+    channels. Descriptor tiles are passed over where a tensor's strides do not suit them.
+    """
+    if not tensors[0].is_cuda:
+        return None
+    arch, reason = _architecture(tensors[0].device.index or 0)
+    candidates: tuple[Tile, ...] = ()
+    if arch is not None:
+        candidates, reason = _candidates(kernel, arch, size, tensors)
+    for tile in candidates:
+        if not tile.tma or all(_describable(tensor) for tensor in tensors):
+            return tile
+    _say_once(kernel, reason)
+    return None
+
+
+def _candidates(kernel: str, arch: int, size: int, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tile, ...], str]:
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) > 1 or tensors[0].dtype not in HALF:
+        return (), f"its inputs are {', '.join(sorted(map(str, dtypes)))}, not all bfloat16 or all float16"
+    known = tiles.sizes(kernel, arch)
+    if kernel == "modulate_norm":  # any number of channels up to the largest: the table has size classes
+        size = min((entry for entry in known if entry >= size), default=0)
+    if size not in known:
+        return (), f"sm_{arch} has tiles for sizes {known}, not {size}"
+    return tiles.tiles(kernel, arch, size), ""
+
+
+def _describable(tensor: Tensor) -> bool:
+    """Whether a tensor descriptor can be made: 16-byte aligned start and strides."""
+    width = tensor.element_size()
+    strides = tensor.stride()[:-1]
+    return tensor.data_ptr() % 16 == 0 and all(stride > 0 and stride * width % 16 == 0 for stride in strides)
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd will ask for a backward pass, which only the references have."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
