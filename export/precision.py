@@ -32,6 +32,37 @@ def lower(model: ModelProto, dtype: str, keep_modules: Collection[str] = ()) -> 
     return result
 
 
+def simulated(model: ModelProto) -> ModelProto:
+    """`lower`'s BF16 model as FP32 that rounds to BF16 after every operation: ONNX Runtime's CPU has no BF16."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph, low = result.graph, LOW["bf16"]
+    for tensor in graph.initializer:
+        if tensor.data_type == low:
+            tensor.CopyFrom(numpy_helper.from_array(array(tensor).astype(np.float32), tensor.name))
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        for name in node.output:
+            types[name] = _output_type(node, types)
+        for item in node.attribute:
+            if item.name == "to" and item.i == low:
+                item.i = FLOAT
+            elif item.type == AttributeProto.TENSOR and item.t.data_type == low:
+                item.t.CopyFrom(numpy_helper.from_array(array(item.t).astype(np.float32), item.t.name))
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if types[name] == low:
+                node.output[index] = f"{name}.exact"
+                nodes.append(helper.make_node("Cast", [f"{name}.exact"], [f"{name}.rounded"], to=low))
+                nodes.append(helper.make_node("Cast", [f"{name}.rounded"], [name], to=FLOAT))
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return result
+
+
 def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[int]:
     """Ids of the nodes that stay FP32."""
     made, used = producers(model), consumers(model)

@@ -1,0 +1,143 @@
+"""How much a precision costs: signal-to-noise of a network's outputs and layers, and which modules cost most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from dreamactor.export.onnxgraph import HEAVY, module_of
+from dreamactor.export.precision import lower, simulated
+from dreamactor.export.quantize import Layer, layers, quantize
+from dreamactor.export.recipe import Recipe
+
+Arrays = dict[str, np.ndarray]
+PERFECT = 200.0  # dB, reported where nothing differs
+
+
+def signal_to_noise(reference: np.ndarray, found: np.ndarray) -> float:
+    """10 log10 of the reference's power over the difference's, in dB; -inf where `found` is not finite."""
+    if not np.isfinite(found).all():
+        return float("-inf")
+    signal = np.square(reference.astype(np.float64)).sum()
+    noise = np.square(reference.astype(np.float64) - found.astype(np.float64)).sum()
+    return PERFECT if noise == 0 else float(min(PERFECT, 10 * np.log10(max(signal, 1e-30) / noise)))
+
+
+def worst(reference: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
+    """The lowest signal-to-noise over all outputs, in dB."""
+    return min(signal_to_noise(reference[name], found[name]) for name in reference)
+
+
+def run_model(model: ModelProto | Path, feed: Mapping[str, np.ndarray], extra: Iterable[str] = ()) -> Arrays:
+    """Outputs of an ONNX in ONNX Runtime on the CPU, and the tensors named in `extra`; BF16 is simulated."""
+    import onnxruntime
+
+    model = onnx.load(model) if isinstance(model, Path) else model
+    if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer):
+        model = simulated(model)
+    if extra:
+        model = _with_outputs(model, extra)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def layer_quality(
+    prepared: ModelProto, low: ModelProto, chosen: Sequence[Layer], feed: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Signal-to-noise in dB at the output of each quantised layer, by node, with everything before it quantised too."""
+    outputs = {node.name: node.output[0] for node in prepared.graph.node}
+    wanted = [outputs[layer.node] for layer in chosen]
+    reference, found = run_model(prepared, feed, wanted), run_model(low, feed, wanted)
+    return {
+        layer.node: signal_to_noise(reference[name], found[name]) for layer, name in zip(chosen, wanted, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`decibels` of the network's worst output when only `module` is in low precision; low is bad."""
+
+    module: str
+    decibels: float
+    parameters: int
+
+
+def apply(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> ModelProto:
+    """`prepared` in the recipe's precision, whichever kind of recipe it is."""
+    if recipe.quantized:
+        return quantize(prepared, recipe, ranges)
+    return lower(prepared, recipe.high, recipe.keep_fp32) if recipe.high != "fp32" else prepared
+
+
+def sensitivities(
+    prepared: ModelProto,
+    recipe: Recipe,
+    ranges: Mapping[str, float],
+    feed: Mapping[str, np.ndarray],
+    on_module: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Sensitivity]:
+    """Every module that the recipe lowers, the most harmful first: measured with all the others left in FP32."""
+    reference = run_model(prepared, feed)
+    sizes = _modules(prepared, recipe, ranges)
+    found = []
+    for index, (module, parameters) in enumerate(sizes.items()):
+        alone = apply(prepared, _only(recipe, module, sizes), ranges)
+        found.append(Sensitivity(module, worst(reference, run_model(alone, feed)), parameters))
+        on_module(index + 1, len(sizes))
+    return sorted(found, key=lambda item: item.decibels)
+
+
+def keep_high(recipe: Recipe, modules: Iterable[str]) -> Recipe:
+    """The recipe with these modules in high precision: not quantised, or FP32 where nothing is quantised anyway."""
+    if recipe.quantized:
+        return recipe.without(*modules)
+    return replace(recipe, keep_fp32=(*recipe.keep_fp32, *modules))
+
+
+def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> dict[str, int]:
+    """Modules that the recipe lowers and their parameters, each weight counted once."""
+    if recipe.quantized:
+        chosen = layers(prepared, recipe, ranges)
+        weights = {(layer.module, layer.weight): layer.parameters for layer in chosen}
+    else:
+        heavy = [node for node in prepared.graph.node if node.op_type in HEAVY and module_of(node)]
+        kept = recipe.keep_fp32
+        weights = {
+            (module_of(node), node.name): 0
+            for node in heavy
+            if not any(fnmatch(module_of(node), pattern) for pattern in kept)
+        }
+    sizes: dict[str, int] = {}
+    for (module, _), parameters in weights.items():
+        sizes[module] = sizes.get(module, 0) + parameters
+    return sizes
+
+
+def _only(recipe: Recipe, module: str, modules: Iterable[str]) -> Recipe:
+    others = tuple(name for name in modules if name != module)
+    return replace(keep_high(recipe, others), high="fp32") if recipe.quantized else keep_high(recipe, others)
+
+
+def _with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    result = ModelProto()
+    result.CopyFrom(model)
+    present = {output.name for output in result.graph.output}
+    wanted = [name for name in dict.fromkeys(names) if name not in present]
+    result.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
+    return result
+
+
+def as_dict(items: Iterable[Sensitivity]) -> list[dict[str, Any]]:
+    """For the report."""
+    return [{"module": item.module, "snr_db": round(item.decibels, 2), "parameters": item.parameters} for item in items]
