@@ -32,14 +32,14 @@ _WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `dreamactor serve` was asked. A port of 0 takes a free one; `exit_seconds` is for running jobs at a stop."""
+    """What `dreamactor serve` was asked. A port of 0 takes a free one; a stop waits `exit_seconds` for a running step."""
 
     engines: Path
     listen: Listen = field(default_factory=Listen)
     environment: Path = DEFAULT_DIR
     limits: Limits = field(default_factory=Limits)
     start_seconds: float = 300.0
-    exit_seconds: int = 10
+    exit_seconds: float = 10.0
 
 
 class Server:
@@ -52,7 +52,8 @@ class Server:
         environment = ServerEnvironment(options.environment).require()
         self._manifest = read_manifest(options.engines)
         repository = write_repository(options.engines, folder.path / "repository", options.limits)
-        self.process = TritonProcess(environment, repository, listen, folder.path, options.exit_seconds)
+        self.process = TritonProcess(environment, repository, listen, folder.path)
+        self._exit_seconds = options.exit_seconds
 
     @classmethod
     def start(cls, options: ServeOptions) -> Server:
@@ -92,11 +93,19 @@ class Server:
     def stop(self) -> None:
         """Calls running jobs off, ends every process, removes the private folder and the shared memory."""
         try:
-            with contextlib.suppress(OSError):
-                Jobs(self.process.jobs_folder).clear()
+            self._call_jobs_off(time.monotonic() + self._exit_seconds)
             self.process.stop()
         finally:
             self._folder.remove()
+
+    def _call_jobs_off(self, deadline: float) -> None:
+        """Before the server is told to exit: from then on an ensemble's steps cannot reach each other any more."""
+        with contextlib.suppress(FileNotFoundError):  # it never came so far as to have any
+            while self.process.poll() is None and any(self.process.jobs_folder.iterdir()):
+                Jobs(self.process.jobs_folder).clear()
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_POLL_SECONDS)
 
     def __enter__(self) -> Server:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,8 +21,11 @@ from dreamactor.errors import DreamActorError
 from dreamactor.serving.environment import PYTHON, ServerEnvironment, library_folder
 
 RESTRICTED = "shared-memory,model-repository,trace,logging"
+_EXIT_SECONDS = 5  # for unloading the models; a request that is still in flight then is not waited for
 _GRACE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+# tables, information, and errors that say only that there is no GPU
+_NOISE = re.compile(r"^[+|]|^I\d{4} |CUDA driver version|pinned system memory|^Signal \(15\)")
 _LARGE_TENSORS = {  # nearly halves the time of tensors of ten megabytes and more
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -49,9 +53,7 @@ class TritonProcess:
         repository: Path,
         listen: Listen,
         folder: Path,
-        exit_seconds: int,
     ) -> None:
-        self._exit_seconds = exit_seconds
         self.log = folder / "server.log"
         temporary = folder / "tmp"
         temporary.mkdir()
@@ -59,7 +61,7 @@ class TritonProcess:
             *_command(environment, repository, listen),
             f"--backend-directory={_backends(environment, folder / 'backends')}",
             f"--backend-config=python,shm-region-prefix-name={folder.name}",
-            f"--exit-timeout-secs={exit_seconds}",
+            f"--exit-timeout-secs={_EXIT_SECONDS}",
         ]
         parent = os.getpid()
         with self.log.open("w") as log:
@@ -87,16 +89,18 @@ class TritonProcess:
         return sum(1 for parent, state in _processes() if parent == self.pid and state != "Z")
 
     def log_tail(self, lines: int = 20) -> str:
-        """The end of the log, without the tables Triton draws."""
+        """The end of what the log says of warnings and errors."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join([line[:400] for line in text.splitlines() if line.strip() and line[0] not in "+|"][-lines:])
+        return "\n".join(
+            [line[:400] for line in text.splitlines() if line.strip() and not _NOISE.search(line)][-lines:]
+        )
 
     def stop(self) -> None:
         """Ends it and its model processes: politely, then by force."""
         if self.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._exit_seconds + _GRACE_SECONDS)
+                self._process.wait(_EXIT_SECONDS + _GRACE_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()

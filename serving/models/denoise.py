@@ -31,7 +31,7 @@ class TritonPythonModel:
                     last = self.work(request, sender, job)
                 except Exception as error:
                     last = Passed(Event("denoise"), job, problem=problem_of(error, self.settings.model))
-            sender.send(response(last.to_arrays()), flags=FINAL)
+                sender.send(response(last.to_arrays()), flags=FINAL)
 
     def work(self, request: Any, sender: Any, job: str) -> Passed:
         """Sends what there is to send and returns the last response."""

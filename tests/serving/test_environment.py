@@ -1,0 +1,50 @@
+"""The server's own environment: what it is missing is said, what it holds is enough, making it again costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dreamactor.errors import MissingDependency
+from dreamactor.serving import environment
+from dreamactor.serving.environment import ServerEnvironment
+
+
+def test_missing_environment_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingDependency, match=r"python -m dreamactor\.serving\.environment --dir"):
+        ServerEnvironment(tmp_path / "none").require()
+
+
+def test_environment_of_another_version_is_not_used(tmp_path: Path) -> None:
+    made = ServerEnvironment(tmp_path)
+    made.binary.parent.mkdir(parents=True)
+    made.binary.touch()
+    (tmp_path / "stamp").write_text(environment.fingerprint())
+    assert made.require().root == tmp_path
+    (tmp_path / "stamp").write_text("of last year")
+    with pytest.raises(MissingDependency, match="another version"):
+        made.require()
+
+
+@pytest.mark.server
+def test_making_it_again_changes_nothing(server_environment: Path) -> None:
+    stamp = server_environment / "stamp"
+    before, start = stamp.stat().st_mtime_ns, time.monotonic()
+    environment.make(server_environment)
+    assert stamp.stat().st_mtime_ns == before
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.server
+def test_it_has_no_torch_and_needs_none(server_environment: Path) -> None:
+    code = (
+        "import sys, importlib.util, numpy;"
+        "import dreamactor.engines, dreamactor.pipeline, dreamactor.serving.wire;"
+        "assert numpy.__version__.startswith('1.');"
+        "assert importlib.util.find_spec('torch') is None;"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([server_environment / "bin" / "python", "-c", code], check=True, cwd="/")

@@ -1,0 +1,58 @@
+"""A job is wanted as long as its file is there, and nothing leaves one behind."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from dreamactor.serving.jobs import Jobs
+
+
+def test_job_is_wanted_until_it_is_called_off(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs")
+    with jobs.open() as first, jobs.open() as second:
+        assert jobs.wanted(first)
+        Jobs(tmp_path / "jobs").call_off(first)  # another process's view of the same folder
+        assert (jobs.wanted(first), jobs.wanted(second)) == (False, True)
+    assert not any((tmp_path / "jobs").iterdir())
+
+
+def test_job_that_failed_or_was_called_off_late_leaves_nothing(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    with pytest.raises(RuntimeError), jobs.open() as token:
+        raise RuntimeError
+    jobs.call_off(token)
+    assert not any(tmp_path.iterdir())
+
+
+def test_only_tokens_are_called_off(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs")
+    (tmp_path / "precious").touch()
+    for name in ("../precious", "", ".", "/etc/passwd"):
+        jobs.call_off(name)
+    assert (tmp_path / "precious").exists()
+
+
+def test_clear_calls_every_job_off(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    with jobs.open() as first, jobs.open() as second:
+        jobs.clear()
+        assert not jobs.wanted(first)
+        assert not jobs.wanted(second)
+
+
+def test_watching_calls_off_as_soon_as_the_caller_has_gone(tmp_path: Path) -> None:
+    jobs, gone, looked = Jobs(tmp_path), threading.Event(), threading.Event()
+
+    def is_cancelled() -> bool:
+        looked.set()
+        return gone.is_set()
+
+    with jobs.open() as token, jobs.watching(token, is_cancelled):
+        assert looked.wait(5)
+        assert jobs.wanted(token)
+        gone.set()
+        while jobs.wanted(token):  # the test's own time limit ends a watcher that never looks
+            looked.wait(0.01)

@@ -1,0 +1,200 @@
+"""Starting and stopping the real server: what is said when it cannot, and that nothing is left when it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dreamactor.errors import DreamActorError, EngineError, InputError
+from dreamactor.pipeline import Animator, Event, Options
+from dreamactor.serving import folder as folders
+from dreamactor.serving.client import animate
+from dreamactor.serving.launcher import Listen, ServeOptions, Server
+from tests.serving.conftest import FREE
+
+SERVE = """
+import sys; from pathlib import Path
+from dreamactor.serving.launcher import *
+listen = Listen(grpc_port=int(sys.argv[3]), http_port=0, metrics_port=0)
+sys.exit(serve(ServeOptions(Path(sys.argv[1]), listen, Path(sys.argv[2])), lambda line: print(line, flush=True)))
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of temporary files of our own, to see what is left in it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def wait_until(what: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return int(candidate.getsockname()[1])
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those whose command line or environment names `folder`: a server's processes all do."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder / folders.PREFIX).encode() in text:
+            found.append(int(path.name))
+    return found
+
+
+def left(folder: Path) -> list[str]:
+    """Whatever a server that ran with temporary files in `folder` has left on this machine."""
+    return [*(str(pid) for pid in processes_of(folder)), *(str(path) for path in folder.iterdir())]
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in folders.SHARED_MEMORY.iterdir()}
+
+
+@contextmanager
+def serving(engines: Path, environment: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process of its own, once it has said that it is ready, and its address."""
+    port = free_port()
+    command = [sys.executable, "-c", SERVE, str(engines), str(environment), str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=temporary, env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    try:
+        assert process.stdout is not None
+        assert "ready" in process.stdout.readline()
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        wait_until(lambda: not processes_of(temporary))
+
+
+def test_port_in_use_is_named_with_its_option(tiny_engines: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"{port}.*--http-port"):
+            Server.start(ServeOptions(tiny_engines, replace(FREE, http_port=port)))
+
+
+def test_host_of_another_machine_is_refused(tiny_engines: Path) -> None:
+    with pytest.raises(InputError, match=r"192\.0\.2\.1"):
+        Server.start(ServeOptions(tiny_engines, Listen("192.0.2.1", 0, 0, 0)))
+
+
+def test_folder_of_a_killed_server_is_removed_and_of_a_live_one_kept(temporary: Path) -> None:
+    live, dead = folders.PrivateFolder(), folders.PrivateFolder()
+    dead._lock.close()
+    region = folders.SHARED_MEMORY / f"{dead.path.name}region"
+    region.touch()
+    for folder in (live, dead):
+        os.utime(folder.path, (0, 0))
+    folders.sweep()
+    assert (live.path.exists(), dead.path.exists(), region.exists()) == (True, False, False)
+    live.remove()
+    assert not any(temporary.iterdir())
+
+
+@pytest.mark.server
+def test_what_is_no_engine_set_is_refused(temporary: Path, tmp_path: Path, server_environment: Path) -> None:
+    with pytest.raises(EngineError, match=r"manifest\.json"):
+        Server.start(ServeOptions(tmp_path, FREE, server_environment))
+    assert left(temporary) == []
+
+
+@pytest.mark.server
+def test_changed_engine_stops_the_start_with_the_reason(
+    temporary: Path, tmp_path: Path, tiny_engines: Path, server_environment: Path
+) -> None:
+    engines = shutil.copytree(tiny_engines, tmp_path / "engines")
+    (engines / "vae_decoder.onnx").write_bytes(b"\0" * (engines / "vae_decoder.onnx").stat().st_size)
+    before = shared_memory()
+    with pytest.raises(DreamActorError, match=r"(?s)could not start.*EngineError.*vae_decoder\.onnx"):
+        Server.start(ServeOptions(engines, FREE, server_environment))
+    assert left(temporary) == []
+    assert shared_memory() <= before
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stops_cleanly_when_asked(
+    number: signal.Signals, temporary: Path, tiny_engines: Path, server_environment: Path
+) -> None:
+    before = shared_memory()
+    with serving(tiny_engines, server_environment, temporary) as (process, _):
+        assert processes_of(temporary)
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert left(temporary) == []
+        assert shared_memory() <= before
+
+
+@pytest.mark.server
+def test_running_job_does_not_hold_the_stop_up(
+    temporary: Path, wide_engines: Path, server_environment: Path, portrait: bytes, clip: bytes
+) -> None:
+    server = Server.start(ServeOptions(wide_engines, FREE, server_environment, exit_seconds=60))
+    took = []
+
+    def stop(event: Event) -> None:
+        if event.step == 2 and not took:
+            start = time.monotonic()
+            server.stop()
+            took.append(time.monotonic() - start)
+
+    with pytest.raises(DreamActorError):
+        animate(server.address, [portrait], clip, Options(steps=200, max_frames=10), stop)
+    assert took[0] < 15
+    assert left(temporary) == []
+
+
+@pytest.mark.server
+def test_killed_launcher_takes_the_server_with_it(
+    temporary: Path, tiny_engines: Path, server_environment: Path
+) -> None:
+    with serving(tiny_engines, server_environment, temporary) as (process, _):
+        process.kill()
+        process.wait()
+        wait_until(lambda: not processes_of(temporary))
+
+
+@pytest.mark.server
+def test_dead_model_process_brings_a_new_server_at_the_same_address(
+    temporary: Path, tiny_engines: Path, server_environment: Path, portrait: bytes, clip: bytes
+) -> None:
+    options = Options(steps=1, max_frames=5)
+    with Animator.open(tiny_engines) as animator:
+        expected = animator.animate([portrait], clip, options)
+    with serving(tiny_engines, server_environment, temporary) as (process, address):
+        stubs = [pid for pid in processes_of(temporary) if "stub" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(stubs[0], signal.SIGKILL)
+        assert process.stdout is not None
+        assert address in process.stdout.readline()
+        assert animate(address, [portrait], clip, options) == expected

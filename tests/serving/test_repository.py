@@ -1,0 +1,76 @@
+"""The repository that is written for an engine set, read with Triton's own configuration format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from dreamactor.engines import NETWORKS, read_manifest
+from dreamactor.errors import EngineError
+from dreamactor.motion.limits import Limits
+from dreamactor.serving.repository import write_repository
+
+
+@pytest.fixture(scope="module")
+def repository(tiny_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(tiny_engines, tmp_path_factory.mktemp("serving") / "repository", Limits(references=3))
+
+
+def config(path: Path) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def test_every_network_has_a_gpu_and_a_cpu_configuration(repository: Path, tiny_engines: Path) -> None:
+    for name, record in read_manifest(tiny_engines).networks.items():
+        gpu, cpu = config(repository / name / "config.pbtxt"), config(repository / name / "configs" / "cpu.pbtxt")
+        assert (gpu.backend, gpu.instance_group[0].kind) == ("tensorrt", model_config_pb2.ModelInstanceGroup.KIND_GPU)
+        assert (cpu.backend, cpu.instance_group[0].kind) == ("python", model_config_pb2.ModelInstanceGroup.KIND_CPU)
+        for served in (gpu, cpu):
+            assert [(port.name, tuple(port.dims)) for port in served.input] == [
+                (s.name, s.shape) for s in record.inputs
+            ]
+            assert [port.name for port in served.output] == [spec.name for spec in record.outputs]
+    assert {path.name for path in repository.iterdir()} >= set(NETWORKS)
+
+
+def test_ensemble_has_the_tensors_of_the_design(repository: Path) -> None:
+    ensemble = config(repository / "dreamactor" / "config.pbtxt")
+    bytes_type = model_config_pb2.TYPE_STRING
+    assert [(port.name, port.data_type, list(port.dims)) for port in ensemble.input] == [
+        ("REFERENCE_IMAGE", bytes_type, [-1]),
+        ("DRIVING_VIDEO", bytes_type, [1]),
+        ("OPTIONS", bytes_type, [1]),
+    ]
+    assert [(port.name, port.data_type, list(port.dims)) for port in ensemble.output] == [
+        ("EVENT", bytes_type, [1]),
+        ("VIDEO", bytes_type, [1]),
+    ]
+    assert ensemble.model_transaction_policy.decoupled
+
+
+def test_every_step_is_fed_by_what_comes_before_it(repository: Path) -> None:
+    ensemble = config(repository / "dreamactor" / "config.pbtxt")
+    known = {port.name for port in ensemble.input}
+    for step in ensemble.ensemble_scheduling.step:
+        model = config(repository / step.model_name / "config.pbtxt")
+        assert set(step.input_map) == {port.name for port in model.input}
+        assert set(step.output_map) == {port.name for port in model.output}
+        assert set(step.input_map.values()) <= known
+        known = set(step.output_map.values())  # a step may take from one decoupled step only
+    assert known == {port.name for port in ensemble.output}
+
+
+def test_models_are_told_the_set_and_the_limits(repository: Path, tiny_engines: Path) -> None:
+    prepare = config(repository / "prepare" / "config.pbtxt")
+    values = {key: value.string_value for key, value in prepare.parameters.items()}
+    assert Path(values["engines"]) == tiny_engines
+    assert '"references": 3' in values["limits"]
+
+
+def test_folder_without_a_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"manifest\.json"):
+        write_repository(tmp_path, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
