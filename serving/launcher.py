@@ -32,7 +32,7 @@ _WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `dreamactor serve` was asked. A port of 0 takes a free one; a stop waits `exit_seconds` for a running step."""
+    """What `dreamactor serve` was asked. A port of 0 takes a free one; a stop gives a running step `exit_seconds`."""
 
     engines: Path
     listen: Listen = field(default_factory=Listen)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamactor.errors import DreamActorError, EngineError, InputError
+from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputError
 from dreamactor.pipeline import Animator, Event, Options
 from dreamactor.serving import folder as folders
 from dreamactor.serving.client import animate
@@ -173,6 +173,32 @@ def test_running_job_does_not_hold_the_stop_up(
         animate(server.address, [portrait], clip, Options(steps=200, max_frames=10), stop)
     assert took[0] < 15
     assert left(temporary) == []
+
+
+@pytest.mark.server
+def test_requests_cancelled_anywhere_or_refused_do_not_stay_in_flight(
+    temporary: Path, tiny_engines: Path, server_environment: Path, portrait: bytes, clip: bytes
+) -> None:
+    def stop_after(events: int) -> Callable[[Event], None]:
+        heard: list[Event] = []
+
+        def listen(event: Event) -> None:
+            heard.append(event)
+            if len(heard) > events:
+                raise Cancelled("enough")
+
+        return listen
+
+    with Server.start(ServeOptions(tiny_engines, FREE, server_environment)) as server:
+        for events in range(0, 40, 2):
+            with pytest.raises(Cancelled):
+                animate(server.address, [portrait], clip, Options(steps=20, max_frames=12), stop_after(events))
+        for photo in (b"", b"garbage", clip):
+            with pytest.raises(InputError):
+                animate(server.address, [photo], clip)
+        wait_until(lambda: not any(server.process.jobs_folder.iterdir()))
+        server.process.stop()
+        assert "Found 0 model versions that have in-flight inferences" in server.process.log.read_text()
 
 
 @pytest.mark.server
