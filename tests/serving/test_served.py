@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
 
 from dreamactor.errors import Cancelled, InputError
 from dreamactor.pipeline import Animator, Event, Options
@@ -119,6 +121,27 @@ def test_killed_client_stops_within_two_steps(
     wait_until(lambda: idle(server))
     assert 3 <= steps_run(server) - before <= 5
     assert animate(server.address, [portrait], clip, OPTIONS) == expected
+
+
+def test_two_clients_at_once_do_not_meet(server: Server, portrait: bytes, clip: bytes, expected: bytes) -> None:
+    other = Options(steps=2, seed=6, max_frames=10)
+    with ThreadPoolExecutor(4) as clients:
+        videos = [clients.submit(animate, server.address, [portrait], clip, o) for o in (OPTIONS, other) * 2]
+        first, second, third, fourth = (video.result() for video in videos)
+    assert first == third == expected
+    assert second == fourth != expected
+
+
+def test_what_a_stranger_must_not_do_is_refused(server: Server) -> None:
+    with grpc.InferenceServerClient(server.address) as client:
+        for forbidden in (
+            lambda: client.register_system_shared_memory("region", "/region", 64),
+            lambda: client.unload_model("denoiser"),
+            lambda: client.update_log_settings({"log_verbose_level": 1}),
+            lambda: client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+        ):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                forbidden()
 
 
 def malformed(name: str) -> grpc.InferInput:

@@ -1,0 +1,64 @@
+"""What the client says when there is no server, or another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from dreamactor.errors import DreamActorError, InputError
+from dreamactor.serving.client import animate
+
+
+class OtherServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Speaks the protocol and serves a model of our name with other tensors, or none; no such server exists here."""
+
+    def __init__(self, tensors: tuple[str, ...] | None) -> None:
+        self.tensors = tensors
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        if self.tensors is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        tensor = service_pb2.ModelMetadataResponse.TensorMetadata
+        found = [tensor(name=name, datatype="BYTES", shape=[1]) for name in self.tensors or ()]
+        return service_pb2.ModelMetadataResponse(name=request.name, inputs=found)
+
+
+@contextmanager
+def serving(tensors: tuple[str, ...] | None) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OtherServer(tensors), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def test_no_server_says_how_to_start_one() -> None:
+    with serving(None) as gone:
+        pass
+    with pytest.raises(DreamActorError, match=rf"{gone}.*dreamactor serve"):
+        animate(gone, [b"photo"], b"clip")
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "localhost:", ":8001", "localhost:port", "localhost:99999"])
+def test_address_without_host_or_port_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="HOST:PORT"):
+        animate(address, [b"photo"], b"clip")
+
+
+def test_server_of_another_version_is_named_with_its_tensors() -> None:
+    with serving(("PHOTO", "CLIP")) as address, pytest.raises(DreamActorError, match=r"another version.*PHOTO BYTES"):
+        animate(address, [b"photo"], b"clip")
+
+
+def test_server_without_our_model_is_another_server() -> None:
+    with serving(None) as address, pytest.raises(DreamActorError, match="not of this project"):
+        animate(address, [b"photo"], b"clip")
