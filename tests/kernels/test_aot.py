@@ -1,0 +1,100 @@
+"""Kernels compiled for every architecture without a GPU: no spill, right instructions, within budget, plugin-ready."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dreamactor.kernels import aot, sources, static, tiles
+from dreamactor.kernels.tiles import Tile
+
+ENTRIES = static.entries()
+PLUGINS = ("two_segment", "fp8_attention", "face_attention")
+MATRIX = {80: {"HMMA"}, 89: {"HMMA", "QMMA"}, 90: {"HGMMA", "QGMMA"}, 120: {"HMMA", "QMMA"}}
+
+
+def check(kernel: str, arch: int, size: int, tile: Tile) -> None:
+    compiled = aot.compile_kernel(sources.source(kernel, tile, size, arch), arch)
+    figures = static.figures(kernel, arch, size, tile, compiled)
+    name = static.key(kernel, arch, size, tile)
+    assert figures.stack == 0, name
+    assert not {"STL", "LDL"} & set(compiled.mix), name
+    assert figures.registers <= 255
+    assert figures.shared <= tiles.SHARED_LIMIT[arch], name
+    assert compiled.scratch == 0, name
+    assert set(figures.matrix_instructions) <= MATRIX[arch], name
+    if kernel == "fp8_attention":
+        assert figures.matrix_instructions == ("QGMMA",) if arch == 90 else ("QMMA",)
+    elif kernel.endswith("attention") or kernel == "two_segment":
+        assert figures.matrix_instructions == ("HGMMA",) if arch == 90 else ("HMMA",)
+    assert figures.worse_than(static.load()[name]) is None, name
+    if kernel in PLUGINS and not tile.tma:
+        check_plugin_entry(compiled)
+
+
+def check_plugin_entry(compiled: aot.Compiled) -> None:
+    """Inputs as pointers, then int32 scalars, then the output; nothing after; and it still assembles."""
+    ptx = aot.plugin_ptx(compiled)
+    entry = re.search(r"\.visible \.entry \w+\((.*?)\)", ptx, re.S)
+    assert entry is not None
+    kinds = re.findall(r"\.param \.(u64|u32|b64|b32)", entry[1])
+    assert len(kinds) == compiled.arguments
+    pointers = [kind.endswith("64") for kind in kinds]
+    assert pointers[-1]
+    scalars = pointers.index(False)
+    assert all(pointers[:scalars])
+    assert not any(pointers[scalars:-1])
+    assert len(aot.assemble(ptx, compiled.arch)) > 1000
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arch"),
+    [("two_segment", 90), ("fp8_attention", 90), ("face_attention", 120), ("norm_rope", 80), ("modulate_norm", 89)],
+)
+def test_what_runs_first(kernel: str, arch: int) -> None:
+    """One entry of each kernel; the slow tier has them all."""
+    size = tiles.sizes(kernel, arch)[0]
+    check(kernel, arch, size, next(t for t in tiles.tiles(kernel, arch, size) if not t.tma))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: static.key(*entry))
+def test_every_tile(entry: tuple[str, int, int, Tile]) -> None:
+    check(*entry)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("arch", tiles.ARCHITECTURES)
+def test_strided_entry_compiles_as_well(arch: int, dtype: str) -> None:
+    """PyTorch's entry has more arguments and must not spill for them."""
+    for size in tiles.sizes("two_segment", arch):
+        tile = next(tile for tile in tiles.tiles("two_segment", arch, size) if not tile.tma)
+        assert aot.compile_kernel(sources.two_segment_strided(tile, size, dtype), arch).resources[1] == 0
+
+
+def test_figures_cover_the_tile_table() -> None:
+    assert set(static.load()) == {static.key(*entry) for entry in ENTRIES}
+
+
+def test_a_worsening_is_seen() -> None:
+    good = static.Figures(200, 0, 1000, ("HGMMA",), 500, 1.0, 1.0, 1000.0)
+    assert good.worse_than(good) is None
+    assert "spills" in str(static.Figures(255, 8, 1000, ("HGMMA",), 500, 1.0, 1.0, 1000.0).worse_than(good))
+    assert "issue" in str(static.Figures(200, 0, 1000, ("HGMMA",), 600, 1.0, 1.0, 1200.0).worse_than(good))
+    assert "HMMA" in str(static.Figures(200, 0, 1000, ("HMMA",), 500, 1.0, 1.0, 1000.0).worse_than(good))
+
+
+def test_a_scratch_user_is_refused() -> None:
+    ptx = ".visible .entry k(\n\t.param .u64 a,\n\t.param .u64 scratch\n)\n{ ld.param.u64 %rd1, [scratch]; }"
+    compiled = aot.Compiled("k", 90, ptx, b"", 0, 8, 4, 1)
+    with pytest.raises(ValueError, match="scratch"):
+        aot.plugin_ptx(compiled)
+
+
+def test_no_tiles_where_native_attention_is_better() -> None:
+    assert tiles.table_key(100) is None
+    assert tiles.table_key(86) == 89
+    with pytest.raises(KeyError, match="two_segment"):
+        tiles.choose("attention", 90, 128)
