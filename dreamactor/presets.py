@@ -129,8 +129,8 @@ PRESETS = {
     ),
     "puppet": Preset(
         name="puppet", height=128, width=128, segment_frames=25, fps=12,
-        vae=VAEConfig(channels=(64, 96, 192), blocks=1, patch=4),
-        pose_encoder=PoseEncoderConfig(channels=(24, 32, 64), patch=4),
+        vae=VAEConfig(channels=(128, 160, 224), blocks=1, patch=8),
+        pose_encoder=PoseEncoderConfig(channels=(64, 64, 96), patch=8),
         face_encoder=FaceEncoderConfig(channels=(64, 96, 128), blocks=1, out_channels=64, stem=16),
         transformer=TransformerConfig(dim=256, depth=6, num_heads=4, ffn_ratio=3.0),
     ),
