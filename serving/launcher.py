@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from dreamactor.engines import read_manifest
-from dreamactor.errors import DreamActorError, InputError
+from dreamactor.engines import Manifest, read_manifest
+from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
 from dreamactor.serving.folder import PrivateFolder, sweep
@@ -49,8 +49,9 @@ class Server:
         self.listen = listen
         self._folder = folder
         self._whole = 0
-        environment = ServerEnvironment(options.environment).require()
         self._manifest = read_manifest(options.engines)
+        environment = ServerEnvironment(options.environment).require()
+        _check_runtimes(environment, self._manifest)
         repository = write_repository(options.engines, folder.path / "repository", options.limits)
         self.process = TritonProcess(environment, repository, listen, folder.path)
         self._exit_seconds = options.exit_seconds
@@ -168,6 +169,16 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _check_runtimes(environment: ServerEnvironment, manifest: Manifest) -> None:
+    """Raises EngineError when the server's environment has not what runs the set."""
+    for runtime in {record.runtime for record in manifest.networks.values()}:
+        if not (environment.site_packages / runtime).exists():
+            raise EngineError(
+                f"The engines need {runtime}, which the server's environment {environment.root} has not. Install it "
+                "there, or give what 'python -m dreamactor.serving.repository' writes to NVIDIA's Triton container."
+            )
 
 
 def _claim(listen: Listen) -> Listen:

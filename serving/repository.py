@@ -6,13 +6,16 @@ backend on the set's own sessions); `--model-config-name=cpu` chooses the second
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from dreamactor.engines import NetworkRecord, TensorSpec, read_manifest, trust
+from dreamactor.errors import DreamActorError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.pbtxt import EnsembleConfig, ModelConfig, Port
 from dreamactor.serving.wire import DENOISED, ENSEMBLE, PREPARED, REQUEST, RESPONSE
@@ -80,8 +83,30 @@ def _ports(specs: tuple[TensorSpec, ...]) -> tuple[Port, ...]:
     return tuple(Port(spec.name, spec.dtype, spec.shape) for spec in specs)
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamactor.serving.repository",
+        description="Writes the Triton model repository of an engine set.",
+    )
+    parser.add_argument("engines", type=Path, help="engine set; the server must see it at the same path")
+    parser.add_argument("repository", type=Path, help="new folder")
+    options = parser.parse_args()
+    try:
+        if options.repository.exists():
+            raise InputError(f"{options.repository} exists already; give a new folder.")
+        print(write_repository(options.engines, options.repository))
+    except DreamActorError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

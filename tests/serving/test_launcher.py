@@ -130,6 +130,18 @@ def test_what_is_no_engine_set_is_refused(temporary: Path, tmp_path: Path, serve
 
 
 @pytest.mark.server
+def test_set_for_a_runtime_that_is_not_there_says_so(
+    temporary: Path, tmp_path: Path, tiny_engines: Path, server_environment: Path
+) -> None:
+    engines = shutil.copytree(tiny_engines, tmp_path / "engines")
+    manifest = (engines / "manifest.json").read_text()
+    (engines / "manifest.json").write_text(manifest.replace('"runtime": "onnxruntime"', '"runtime": "tensorrt"'))
+    with pytest.raises(EngineError, match="need tensorrt"):
+        Server.start(ServeOptions(engines, FREE, server_environment))
+    assert left(temporary) == []
+
+
+@pytest.mark.server
 def test_changed_engine_stops_the_start_with_the_reason(
     temporary: Path, tmp_path: Path, tiny_engines: Path, server_environment: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,12 @@ def test_folder_without_a_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"manifest\.json"):
         write_repository(tmp_path, tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
+
+
+def test_command_writes_a_new_folder_only(tiny_engines: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dreamactor.serving.repository", str(tiny_engines), str(tmp_path / "repository")]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "repository" / "dreamactor" / "config.pbtxt").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
