@@ -18,7 +18,9 @@ def make_backdrop(rng: np.random.Generator, height: int, width: int, floor: floa
         image = _gradient(rng, height, width)
     elif kind == "clouds":
         image = _gradient(rng, height, width)
-        noise = cv2.resize(rng.normal(size=(6, 6, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        noise = cv2.resize(
+            rng.normal(size=(6, 6, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
         image = image + 16 * noise
     elif kind == "room":
         image = _room(rng, height, width, line)

@@ -123,7 +123,9 @@ class ClipStore:
         try:
             about = json.loads((folder / "clips.json").read_text())
         except (OSError, ValueError) as error:
-            raise InputError(f"{folder} holds no prepared clips ({error}); run `dreamactor train` to make them.") from error
+            raise InputError(
+                f"{folder} holds no prepared clips ({error}); run `dreamactor train` to make them."
+            ) from error
         self.folder, self.count = folder, int(about["count"])
         self.height, self.width = int(about["height"]), int(about["width"])
         for name in _shapes(0, 0, 0):
@@ -137,7 +139,9 @@ class ClipStore:
     heads: NDArray[np.float32]
 
 
-def prepare(folder: Path, split: str, count: int, mocap: Path, size: tuple[int, int], fps: float, workers: int) -> ClipStore:
+def prepare(
+    folder: Path, split: str, count: int, mocap: Path, size: tuple[int, int], fps: float, workers: int
+) -> ClipStore:
     """Renders clips 0..count-1 of a split into `folder`, or finds them there. The result depends on the seeds only."""
     height, width = size
     about = {"split": split, "count": count, "height": height, "width": width, "fps": fps, "frames": FRAMES}

@@ -103,6 +103,8 @@ def capsule(
         pa, pb = a + move * radius_a, b + move * radius_b
         ra, rb = radius_a * share, radius_b * share
         if length > 0.3:
-            polygon(canvas, np.stack([pa + across * ra, pb + across * rb, pb - across * rb, pa - across * ra]), shade, True)
+            polygon(
+                canvas, np.stack([pa + across * ra, pb + across * rb, pb - across * rb, pa - across * ra]), shade, True
+            )
         disk(canvas, pa[0], pa[1], ra, shade)
         disk(canvas, pb[0], pb[1], rb, shade)

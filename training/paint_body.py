@@ -132,8 +132,18 @@ def _leg(canvas: Image, view: View, character: Character, flat: Points, side: st
     hip, knee, ankle, toe = (flat[INDEX[f"{side}_{part}"]] for part in ("hip", "knee", "ankle", "toe"))
     unit = view.scale * character.body.girth
     long, bare = character.legwear == "trousers", character.skin
-    capsule(canvas, view, ankle + (toe - ankle) * 0.05, ankle + (toe - ankle) * 0.85, 0.042 * unit, 0.036 * unit, character.shoes)
-    capsule(canvas, view, knee, ankle, 0.056 * unit, (0.046 if long else 0.036) * unit, character.legs if long else bare)
+    capsule(
+        canvas,
+        view,
+        ankle + (toe - ankle) * 0.05,
+        ankle + (toe - ankle) * 0.85,
+        0.042 * unit,
+        0.036 * unit,
+        character.shoes,
+    )
+    capsule(
+        canvas, view, knee, ankle, 0.056 * unit, (0.046 if long else 0.036) * unit, character.legs if long else bare
+    )
     upper = bare if character.legwear == "skirt" else character.legs
     capsule(canvas, view, hip, knee, 0.088 * unit, (0.062 if long else 0.068) * unit, upper)
 
@@ -198,7 +208,9 @@ def _torso(canvas: Image, view: View, character: Character, performance: Perform
     y0, y1, x0, x1 = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
     matrix[:, 2] -= (x0, y0)
     if length > 1.0:
-        warped = cv2.warpAffine(patch, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        warped = cv2.warpAffine(
+            patch, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
     else:
         warped = np.broadcast_to(patch[ROWS // 2, 24], (y1 - y0, x1 - x0, 3)).copy()
     cv2.copyTo(warped, mask[y0:y1, x0:x1], canvas[y0:y1, x0:x1])

@@ -29,7 +29,16 @@ from dreamactor.training.paint import (
 
 DEGREE = 1.5  # texture pixels a degree at level 0
 LEVELS = 3
-HAIR_SHELL = {"bald": 0.0, "short": 1.07, "medium": 1.12, "bob": 1.14, "long": 1.13, "bun": 1.08, "curly": 1.24, "cap": 1.1}
+HAIR_SHELL = {
+    "bald": 0.0,
+    "short": 1.07,
+    "medium": 1.12,
+    "bob": 1.14,
+    "long": 1.13,
+    "bun": 1.08,
+    "curly": 1.24,
+    "cap": 1.1,
+}
 SIDE_HAIR = {"short": -6.0, "medium": 12.0, "bob": 62.0, "long": 80.0, "bun": -4.0, "curly": 26.0, "cap": -12.0}
 MOUTH_INSIDE: Color = (62, 18, 24)
 TEETH: Color = (238, 234, 226)
@@ -98,7 +107,9 @@ def _hair_texture(character: Character, level: int) -> Image:
     if character.hair_style == "cap":
         top[:] = -32
     back = max(side, 34.0)
-    edge = np.where(lon < 56, top, np.interp(lon, [56, 74, 105, 125, 180], [float(np.mean(top)), side, side, back, back]))
+    edge = np.where(
+        lon < 56, top, np.interp(lon, [56, 74, 105, 125, 180], [float(np.mean(top)), side, side, back, back])
+    )
     lat = (np.arange(height) / DEGREE - 90)[:, None]
     texture[..., 3] = np.clip((edge[None] - lat) * 40 + 128, 0, 255)
     if character.hair_style == "bald":
@@ -217,8 +228,17 @@ def draw_head(
             place = rotation @ ear
             if (place[2] < 0.02) == front and character.hair_style not in ("long", "bob"):
                 size = radius * np.array([0.09 + 0.07 * abs(place[2]), 0.17])
-                ellipse(canvas, x + place[0] * radius, y + place[1] * radius, size[0], size[1], tint(character.skin, 0.84))
-                ellipse(canvas, x + place[0] * radius, y + place[1] * radius, size[0] * 0.55, size[1] * 0.6, tint(character.skin, 0.74))
+                ellipse(
+                    canvas, x + place[0] * radius, y + place[1] * radius, size[0], size[1], tint(character.skin, 0.84)
+                )
+                ellipse(
+                    canvas,
+                    x + place[0] * radius,
+                    y + place[1] * radius,
+                    size[0] * 0.55,
+                    size[1] * 0.6,
+                    tint(character.skin, 0.74),
+                )
 
     draw_ears(front=False)
     texture = face_texture(character, expression, level)
@@ -229,7 +249,9 @@ def draw_head(
     shell = HAIR_SHELL[character.hair_style]
     if shell:
         hair = _hair_texture(character, level)
-        _cast(canvas, view, (x, y - 0.0), radius, rotation, axes * np.array([shell, shell, shell * 1.02]), hair, 0.0, 0.0)
+        _cast(
+            canvas, view, (x, y - 0.0), radius, rotation, axes * np.array([shell, shell, shell * 1.02]), hair, 0.0, 0.0
+        )
     if character.hair_style == "cap":
         _brim(canvas, character, (x, y), radius, rotation)
 
@@ -280,7 +302,9 @@ def _cast(
     map_x = np.where(lon > 180, lon - 180, lon + 180) * np.float32(unit)
     map_y = (np.arcsin(np.clip(qy, -1, 1)) * np.float32(180 / np.pi) + 90) * np.float32(unit)
     color = cv2.remap(texture, map_x - 0.5, map_y - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    light = np.float32(view.light[0]) * px + np.float32(view.light[1]) * py - np.float32(0.75) * depth / np.float32(axes[2])
+    light = (
+        np.float32(view.light[0]) * px + np.float32(view.light[1]) * py - np.float32(0.75) * depth / np.float32(axes[2])
+    )
     shade = np.clip(np.float32(view.ambient - 0.16) + np.float32(1.28 - view.ambient) * light, 0.35, 1.2)
     if texture.shape[2] == 4:
         inside = inside * (color[..., 3].astype(np.float32) / 255)
@@ -289,7 +313,9 @@ def _cast(
     region[:] = (region + (lit - region) * inside[..., None]).astype(np.uint8)
 
 
-def _nose(canvas: Image, view: View, character: Character, centre: tuple[float, float], radius: float, rotation: Points) -> None:
+def _nose(
+    canvas: Image, view: View, character: Character, centre: tuple[float, float], radius: float, rotation: Points
+) -> None:
     size, depth = character.face.nose, character.face.depth
     points = np.array([
         [0, -0.05, -depth * 0.99], [0, 0.25, -depth * 0.97 - 0.17 * size], [-0.11 * size, 0.31, -depth * 0.9],
@@ -330,7 +356,13 @@ def draw_back_hair(
     if character.hair_style == "bun":
         place = rotation @ np.array([0, -0.75, 0.85])
         disk(canvas, x + place[0] * radius, y + place[1] * radius, 0.38 * radius, tint(character.hair, 0.82))
-        disk(canvas, x + (place[0] - 0.06) * radius, y + (place[1] - 0.08) * radius, 0.28 * radius, tint(character.hair, 0.98))
+        disk(
+            canvas,
+            x + (place[0] - 0.06) * radius,
+            y + (place[1] - 0.08) * radius,
+            0.28 * radius,
+            tint(character.hair, 0.98),
+        )
         return
     length = 1.75 if character.hair_style == "long" else 0.55
     back = rotation @ np.array([0, 0.05, 0.3])

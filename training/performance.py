@@ -98,7 +98,9 @@ def make_score(
 def _captured(
     rng: np.random.Generator, clips: dict[str, tuple[float, Motion]], frames: int, fps: float, upright: bool
 ) -> Motion:
-    names = sorted(name for name in clips if not (upright and name in LYING | {"cartwheel", "backflip"})) or sorted(clips)
+    names = sorted(name for name in clips if not (upright and name in LYING | {"cartwheel", "backflip"})) or sorted(
+        clips
+    )
 
     def one() -> Motion:
         rate, clip = clips[names[rng.integers(len(names))]]

@@ -66,7 +66,10 @@ class Stage:
         view = frame_camera(rng, performance, character, framing, self.height, self.width)
         floor = float(np.median(performance.joints[:, :, 1].max(axis=1)) * view.scale + view.offset[1]) / self.height
         backdrop = make_backdrop(
-            rng, self.height * SUPERSAMPLE, self.width * SUPERSAMPLE, min(floor - 0.06, 0.9) if framing == "full" else None
+            rng,
+            self.height * SUPERSAMPLE,
+            self.width * SUPERSAMPLE,
+            min(floor - 0.06, 0.9) if framing == "full" else None,
         )
         return Scene(character, performance, view, backdrop, framing)
 
@@ -122,7 +125,9 @@ def face_crop(scene: Scene, frame: int, shift: tuple[float, float] = (0.0, 0.0),
     scale = FACE_SIZE / (2 * FACE_MARGIN * radius) * zoom
     centre = scene.performance.head_center[frame][:2] + np.array(shift) * radius
     offset = FACE_SIZE / 2 - centre * scale
-    view = replace(scene.view, scale=scale, offset=(float(offset[0]), float(offset[1])), height=FACE_SIZE, width=FACE_SIZE)
+    view = replace(
+        scene.view, scale=scale, offset=(float(offset[0]), float(offset[1])), height=FACE_SIZE, width=FACE_SIZE
+    )
     canvas = np.asarray(cv2.resize(scene.backdrop, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_AREA), np.uint8)
     draw_person(canvas, view, scene.character, scene.performance, frame)
     return canvas

@@ -1,0 +1,229 @@
+"""Evaluation on characters and motions that training never saw: `evaluate(checkpoint, folder)`.
+
+Writes `report.json` and `contact_sheet.png`. Every figure also by framing; baselines (the reference copied, the VAE's
+own reconstruction) and ablations (no pose, no face, no reference) stand in the same table. Measures: `measures.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dreamactor.networks import Networks, load
+from dreamactor.presets import Preset, video_frames
+from dreamactor.training import measures
+from dreamactor.training.assets import mocap_folder
+from dreamactor.training.data import FRAMES, Clip, make_clip
+from dreamactor.training.flow_stage import enlarge_faces, to_controls, to_faces
+from dreamactor.training.performance import FRAMINGS
+from dreamactor.training.sample import sample
+from dreamactor.training.scene import Scene, Stage, pose_sequence
+from dreamactor.training.sheets import to_frames
+from dreamactor.training.vae_stage import to_video
+
+REFERENCE = 5  # of the clip's reference frames: another performance, median yaw
+DRIFT_SEGMENTS = 4
+ABLATIONS = ("pose", "face", "reference")
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is evaluated: clips of each framing, steps and guidance (None: the preset's), seed."""
+
+    clips: int = 8
+    drift_clips: int = 3
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One held-out clip with its conditions and truth."""
+
+    scene: Scene
+    clip: Clip
+    reference_latent: Tensor  # [1,1,16,h,w]
+    conditions: dict[str, Tensor]  # of the whole clip
+
+
+class Evaluation:
+    """A checkpoint under test."""
+
+    def __init__(self, networks: Networks, mocap: Path, settings: Settings) -> None:
+        self.networks, self.preset, self.settings = networks, networks.preset, settings
+        self.stage = Stage("test", mocap, self.preset.height, self.preset.width, self.preset.fps)
+        self.steps = settings.steps or self.preset.steps
+        self.guidance = settings.guidance or self.preset.guidance_scale
+
+    @torch.no_grad()
+    def case(self, seed: int, framing: str, frames: int) -> Case:
+        """Renders the clip of a seed and encodes its conditions."""
+        scene = self.stage.scene(seed, frames, framing)
+        clip = make_clip(self.stage, seed, frames, framing)
+        networks = self.networks
+        controls = to_controls(clip.controls[None])
+        reference_control = to_controls(clip.reference_controls[REFERENCE][None, None])
+        reference = networks.vae.latent(to_video(clip.references[REFERENCE][None, None]))[:, None, :, 0]
+        conditions = {
+            "pose_latent": networks.pose_encoder(controls),
+            "motion": networks.face_encoder(to_faces(enlarge_faces(clip.faces)[None])),
+            "reference_latent": reference,
+            "reference_pose": networks.pose_encoder(reference_control)[:, None, :, 0],
+        }
+        return Case(scene, clip, reference, conditions)
+
+    @torch.no_grad()
+    def generate(self, case: Case, latents: int, without: str = "") -> Tensor:
+        """Latents [1,16,F,h,w] of the first `latents` latent frames, segment by segment."""
+        size, start, made = self.preset.latent_frames, 0, []
+        carried: Tensor | None = None
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        while start < latents - 1 or not made:
+            count = min(size, latents - start)
+            window = _window(case.conditions, start, count, without)
+            shape = (1, 16, count, *case.reference_latent.shape[-2:])
+            latent = sample(self.networks, window, shape, self.steps, self.guidance, generator, carried)
+            made.append(latent if carried is None else latent[:, :, 1:])
+            carried, start = latent[:, :, -1:], start + count - 1
+        return torch.cat(made, 2)
+
+    @torch.no_grad()
+    def frames(self, latent: Tensor) -> Frames:
+        return to_frames(self.networks.vae.decode(latent))[0]
+
+    def figures(self, case: Case, latents: int) -> tuple[dict[str, float], Frames]:
+        """Everything that is measured on one clip, and the generated frames."""
+        length = video_frames(latents)
+        truth, poses = case.clip.frames[:length], pose_sequence(case.scene)[:length]
+        spoken = case.scene.performance.expression.mouth_open[:length]
+        reference = np.repeat(case.clip.references[REFERENCE][None], length, axis=0)
+        with torch.no_grad():
+            ceiling = self.frames(self.networks.vae.latent(to_video(truth[None])))
+        made = self.frames(self.generate(case, latents))
+
+        def mouth(frames: Frames) -> float:
+            return measures.correlation(measures.mouth_opening(frames, case.scene), spoken)
+
+        figures = {
+            "psnr": measures.psnr(made, truth),
+            "psnr_copy_reference": measures.psnr(reference, truth),
+            "psnr_vae": measures.psnr(ceiling, truth),
+            "ssim": measures.ssim(made, truth),
+            "ssim_copy_reference": measures.ssim(reference, truth),
+            "ssim_vae": measures.ssim(ceiling, truth),
+            "joint_error": measures.joint_error(made, truth, poses),
+            "joint_error_copy_reference": measures.joint_error(reference, truth, poses),
+            "identity_error": measures.identity_error(made, truth, poses),
+            "mouth_correlation": mouth(made),
+            "mouth_correlation_truth": mouth(truth),
+            "mouth_correlation_vae": mouth(ceiling),
+            "flicker": measures.flicker(made, truth),
+            "flicker_vae": measures.flicker(ceiling, truth),
+        }
+        for name in ABLATIONS:
+            ablated = self.frames(self.generate(case, latents, name))
+            figures[f"psnr_no_{name}"] = measures.psnr(ablated, truth)
+            figures[f"joint_error_no_{name}"] = measures.joint_error(ablated, truth, poses)
+            figures[f"identity_error_no_{name}"] = measures.identity_error(ablated, truth, poses)
+            figures[f"mouth_correlation_no_{name}"] = mouth(ablated)
+        return figures, made
+
+    def drift(self, seed: int, framing: str) -> float:
+        """PSNR of the first segment less that of the fourth, in dB."""
+        size = self.preset.latent_frames
+        latents = 1 + DRIFT_SEGMENTS * (size - 1)
+        case = self.case(seed, framing, video_frames(latents))
+        made, truth = self.frames(self.generate(case, latents)), case.clip.frames
+        length = 4 * (size - 1)
+        return measures.psnr(made[: length + 1], truth[: length + 1]) - measures.psnr(made[-length:], truth[-length:])
+
+
+def _window(conditions: dict[str, Tensor], start: int, count: int, without: str) -> dict[str, Tensor]:
+    window = {
+        **conditions,
+        "pose_latent": conditions["pose_latent"][:, :, start : start + count],
+        "motion": conditions["motion"][:, 4 * start : 4 * start + video_frames(count)],
+    }
+    dropped = {"pose": ("pose_latent",), "face": ("motion",), "reference": ("reference_latent", "reference_pose")}
+    for name in dropped.get(without, ()):
+        window[name] = torch.zeros_like(window[name])
+    return window
+
+
+def evaluate(
+    checkpoint: Path | str,
+    out: Path | str,
+    settings: Settings | None = None,
+    mocap: Path | None = None,
+    preset: Preset | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint folder and writes `report.json` and `contact_sheet.png` into `out`; returns the report.
+
+    Raises InputError for a missing or unfitting checkpoint and MissingDependency without motion data.
+    """
+    settings, out = settings or Settings(), Path(out)
+    evaluation = Evaluation(load(checkpoint, preset), mocap or mocap_folder(), settings)
+    began = time.monotonic()
+    latents = evaluation.preset.latent_frames
+    rows: dict[str, list[dict[str, float]]] = {}
+    pictures = []
+    for framing in FRAMINGS:
+        for seed in range(settings.clips):
+            case = evaluation.case(1000 + seed, framing, max(FRAMES, video_frames(latents)))
+            figures, made = evaluation.figures(case, latents)
+            rows.setdefault(framing, []).append(figures)
+            if seed < 4:
+                pictures.append(_row(case.clip, made))
+            say(f"{framing} {seed}: psnr {figures['psnr']:.2f} (vae {figures['psnr_vae']:.2f})")
+    drifts = {f: [evaluation.drift(2000 + i, f) for i in range(settings.drift_clips)] for f in FRAMINGS}
+    report: dict[str, Any] = _mean([row for group in rows.values() for row in group])
+    report["drift_db"] = (
+        float(np.mean([d for group in drifts.values() for d in group])) if settings.drift_clips else None
+    )
+    report["by_framing"] = {
+        f: {**_mean(group), "drift_db": float(np.mean(drifts[f])) if drifts[f] else None} for f, group in rows.items()
+    }
+    report["settings"] = {
+        **asdict(replace(settings, steps=evaluation.steps, guidance=evaluation.guidance)),
+        "preset": evaluation.preset.name, "size": [evaluation.preset.height, evaluation.preset.width],
+        "frames": video_frames(latents), "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    cv2.imwrite(str(out / "contact_sheet.png"), np.concatenate(pictures)[..., ::-1])
+    return report
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over clips, leaving out clips in which a figure has no meaning; rounded."""
+    names = rows[0].keys()
+    means = {}
+    for name in names:
+        values = [row[name] for row in rows if np.isfinite(row[name])]
+        means[name] = round(float(np.mean(values)), 4) if values else float("nan")
+    return means
+
+
+def _row(clip: Clip, made: Frames) -> Frames:
+    """One row of the sheet: reference, then truth above the generated frames."""
+    shown = (0, 6, 12, 18, 24)
+    shown = tuple(min(i, len(made) - 1) for i in shown)
+    size = made.shape[1:3]
+    faces = [cv2.resize(clip.faces[i], size[::-1]) for i in shown]
+    truth = np.concatenate([clip.references[REFERENCE], *[clip.frames[i] for i in shown], *faces[:2]], axis=1)
+    blank = np.zeros_like(clip.references[REFERENCE])
+    lower = np.concatenate([blank, *[made[i] for i in shown], *faces[3:5]], axis=1)
+    return np.asarray(np.concatenate([truth, lower]), np.uint8)

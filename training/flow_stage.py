@@ -1,0 +1,179 @@
+"""Flow matching on latents under the paper's conditions: batches, condition dropout, carried latents, the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dreamactor.networks import Networks
+from dreamactor.presets import FACE_SIZE, video_frames
+from dreamactor.training.data import ClipStore
+from dreamactor.training.latents import SINGLES, LatentStore
+from dreamactor.training.recipe import Stage
+
+TIMESTEP_MEAN, TIMESTEP_SPREAD = 0.7, 1.1  # of the logit; 1 is noise
+CARRIED_NOISE = 0.06  # what a carried latent is off in use
+HEAD_WEIGHT = 3.0
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """latent [B,16,F,h,w]; controls [B,6,T,H,W]; faces [B,T,3,224,224] or None; references [B,R,16,h,w] with their
+    controls [B*R,6,1,H,W]; weight [B,1,F,h,w]; keep [B,3]: 0 where pose, face or references are left out; known [B];
+    context: latent frames of the controls that precede the segment."""
+
+    latent: Tensor
+    controls: Tensor
+    faces: Tensor | None
+    references: Tensor
+    reference_controls: Tensor
+    weight: Tensor
+    keep: Tensor
+    known: Tensor
+    context: int
+
+    def to(self, device: torch.device) -> FlowBatch:
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return FlowBatch(**moved)
+
+    def rows(self, chosen: slice) -> FlowBatch:
+        """Some of the clips, for one of several processes."""
+        ratio = len(self.reference_controls) // len(self.latent)
+        fields = {k: v[chosen] if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        grouped = self.reference_controls.unflatten(0, (-1, ratio))[chosen].flatten(0, 1)
+        return FlowBatch(**{**fields, "reference_controls": grouped})
+
+
+def flow_batch(
+    store: ClipStore, latents: LatentStore, rng: np.random.Generator, stage: Stage, frames: int, count: int
+) -> FlowBatch:
+    """Draws a batch of `count` clips with `frames` latent frames."""
+    total = latents.video.shape[2]
+    carried = 1 < frames < total and rng.random() < stage.carried
+    number = 1 + int(rng.choice(3, p=stage.references))
+    clips = rng.integers(store.count, size=count)
+    latent, controls, faces, references, reference_controls, weights = [], [], [], [], [], []
+    for clip in clips:
+        if frames == 1:
+            single = int(rng.integers(len(SINGLES)))
+            start = lead = SINGLES[single]
+            latent.append(latents.singles[clip, single][:, None])
+        else:
+            offset = int(rng.integers(1, total - frames + 1)) if carried else 0
+            start, lead = 4 * offset, 4 * max(0, offset - 1)
+            latent.append(latents.video[clip, :, offset : offset + frames])
+        stop = start + video_frames(frames)
+        controls.append(store.controls[clip, lead:stop])
+        weights.append(_latent_weight(store.heads[clip, start:stop:4], store.height, store.width))
+        if stage.face:
+            faces.append(augment_faces(store.faces[clip, start:stop], rng))
+        chosen = choose_references(rng, number)
+        references.append(latents.references[clip, chosen])
+        reference_controls.append(store.reference_controls[clip, chosen])
+    keep = np.ones((count, 3), np.float32)
+    keep[rng.random(count) < stage.dropout] = 0
+    keep[rng.random((count, 3)) < 0.6 * stage.dropout] = 0
+    return FlowBatch(
+        latent=torch.from_numpy(np.stack(latent)).float(),
+        controls=to_controls(np.stack(controls)),
+        faces=to_faces(np.stack(faces)) if stage.face else None,
+        references=torch.from_numpy(np.stack(references)).float(),
+        reference_controls=to_controls(np.concatenate(reference_controls)[:, None]),
+        weight=torch.from_numpy(np.stack(weights))[:, None],
+        keep=torch.from_numpy(keep),
+        known=torch.full((count,), carried),
+        context=1 if carried else 0,
+    )
+
+
+def choose_references(rng: np.random.Generator, number: int) -> list[int]:
+    """Indices of reference frames: the last three are of another performance, as a user's photo is."""
+    order = list(rng.permutation(3)) if rng.random() < 0.4 else [3 + int(i) for i in rng.permutation(3)]
+    return [int(i) for i in order[:number]]
+
+
+def to_controls(controls: NDArray[np.uint8]) -> Tensor:
+    """uint8 [B,T,H,W,6] -> [B,6,T,H,W] in [0,1]."""
+    return torch.from_numpy(np.ascontiguousarray(controls)).permute(0, 4, 1, 2, 3).float().div_(255)
+
+
+def to_faces(faces: NDArray[np.uint8]) -> Tensor:
+    """uint8 [B,T,224,224,3] -> [B,T,3,224,224] in [-1,1]."""
+    return torch.from_numpy(faces).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1)
+
+
+def enlarge_faces(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Stored crops [T,112,112,3] at the encoder's size [T,224,224,3]."""
+    size = (FACE_SIZE, FACE_SIZE)
+    return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_LINEAR) for face in faces]).astype(np.uint8)
+
+
+def augment_faces(faces: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The same crop window, colour curve and blur for a whole clip, as another camera would see the face."""
+    size = faces.shape[1]
+    side = int(size * rng.uniform(0.84, 1.0))
+    x, y = (int(rng.integers(size - side + 1)) for _ in range(2))
+    window = faces[:, y : y + side, x : x + side]
+    gain, bias, gamma = rng.uniform(0.6, 1.2, 3) ** 0.5, rng.uniform(-18, 18, 3), float(rng.uniform(0.65, 1.5))
+    ramp = (np.arange(256) / 255.0) ** gamma
+    tables = np.clip(ramp[:, None] * 255 * gain + bias, 0, 255).astype(np.uint8)  # [256, 3]
+    gray, blur = rng.random() < 0.15, float(rng.uniform(0.3, 1.4)) if rng.random() < 0.3 else 0.0
+    out = []
+    for face in window:
+        face = cv2.LUT(np.ascontiguousarray(face), tables[None])
+        if gray:
+            face = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        if blur:
+            face = cv2.GaussianBlur(face, (0, 0), blur)
+        out.append(cv2.resize(face, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR))
+    return np.stack(out).astype(np.uint8)
+
+
+def _latent_weight(heads: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    y, x = np.mgrid[0 : height // 8, 0 : width // 8]
+    distance = np.hypot(8 * x + 3.5 - heads[:, 0, None, None], 8 * y + 3.5 - heads[:, 1, None, None])
+    return np.where(distance < 1.1 * heads[:, 2, None, None] + 2, HEAD_WEIGHT, 1.0).astype(np.float32)
+
+
+def conditions(networks: Networks, batch: FlowBatch) -> dict[str, Tensor]:
+    """Runs the pose and face encoders and zeroes what is left out: the transformer's keyword arguments."""
+    count, number = batch.references.shape[:2]
+    pose = networks.pose_encoder(batch.controls)[:, :, batch.context :]
+    reference_pose = networks.pose_encoder(batch.reference_controls)[:, :, 0].unflatten(0, (count, number))
+    if batch.faces is None:
+        frames = video_frames(pose.shape[2])
+        motion = pose.new_zeros(count, frames, networks.preset.face_encoder.out_channels)
+    else:
+        motion = networks.face_encoder(batch.faces)
+    keep = batch.keep.to(pose.dtype)
+    return {
+        "pose_latent": pose * keep[:, 0, None, None, None, None],
+        "motion": motion * keep[:, 1, None, None],
+        "reference_latent": batch.references * keep[:, 2, None, None, None, None],
+        "reference_pose": reference_pose * keep[:, 2, None, None, None, None],
+    }
+
+
+def flow_loss(networks: Networks, batch: FlowBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    """Mean squared error of the velocity, heavier on the head; a carried frame is clean and not judged."""
+    count, _, frames = batch.latent.shape[:3]
+    noise = torch.randn(batch.latent.shape, generator=generator).to(batch.latent.device)
+    logit = TIMESTEP_MEAN + TIMESTEP_SPREAD * torch.randn(count, generator=generator)
+    timestep = torch.sigmoid(logit).to(batch.latent.device)[:, None].expand(count, frames).clone()
+    jitter = torch.randn(batch.latent[:, :, :1].shape, generator=generator).to(batch.latent.device)
+    timestep[:, 0] = torch.where(batch.known, 0.0, timestep[:, 0])
+    t = timestep[:, None, :, None, None]
+    noisy = (1 - t) * batch.latent + t * noise
+    carried = batch.known[:, None, None, None, None]
+    noisy[:, :, :1] = torch.where(carried, batch.latent[:, :, :1] + CARRIED_NOISE * jitter, noisy[:, :, :1])
+    velocity = networks.transformer(noisy, timestep, **conditions(networks, batch)).float()
+    weight = batch.weight.clone()
+    weight[:, :, :1] = torch.where(carried, 0.0, weight[:, :, :1])
+    error = (velocity - (noise - batch.latent)).square().mean(1, keepdim=True)
+    loss = (error * weight).sum() / weight.sum()
+    return loss, {"loss": float(loss.detach())}

@@ -1,0 +1,134 @@
+"""Measures of generated frames against the true render. Frames are uint8 [T,H,W,3]."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.motion.pose import INDEX, PoseSequence
+from dreamactor.training.paint_head import MOUTH_INSIDE
+from dreamactor.training.scene import Scene
+
+Frames = NDArray[np.uint8]
+JUDGED = tuple(n for n in INDEX if n not in ("neck", "nose", "right_toe", "left_toe"))
+REACH = 0.14  # how far a joint is looked for, share of the height
+PATCH = 0.055  # half-side of the patch that is looked for
+FACING = -0.75  # z of the face's direction from which its mouth is judged
+
+
+def psnr(a: Frames, b: Frames) -> float:
+    """Peak signal to noise in dB over all frames together."""
+    error = np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)
+    return float(10 * np.log10(255.0**2 / max(float(error), 1e-6)))
+
+
+def ssim(a: Frames, b: Frames) -> float:
+    """Structural similarity (Wang et al. 2004: 11 x 11 Gaussian of 1.5) of the luminance, mean over frames."""
+    return float(np.mean([_ssim(x, y) for x, y in zip(a, b, strict=True)]))
+
+
+def _ssim(a: Frames, b: Frames) -> float:
+    x, y = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (a, b))
+
+    def blur(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.GaussianBlur(image, (11, 11), 1.5), np.float32)
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    score = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return float(score.mean())
+
+
+def joint_error(made: Frames, truth: Frames, poses: PoseSequence, every: int = 4) -> float:
+    """Mean distance, as a share of the height, between where joints are and where they should be.
+
+    The true render is the marker: the patch round each joint inside the picture is looked for in the generated frame
+    within `REACH`; what is not found there counts as `REACH`.
+    """
+    height = made.shape[1]
+    reach, half = round(REACH * height), max(3, round(PATCH * height))
+    errors = []
+    for frame in range(0, len(made), every):
+        a, b = (cv2.cvtColor(i[frame], cv2.COLOR_RGB2LAB).astype(np.float32) for i in (made, truth))
+        pad = reach + half
+        a = cv2.copyMakeBorder(a, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        b = cv2.copyMakeBorder(b, half, half, half, half, cv2.BORDER_REPLICATE)
+        points = [poses.joints[frame, INDEX[name], :2] for name in JUDGED] + [poses.head_center[frame]]
+        for x, y in points:
+            column, row = round(float(x)), round(float(y))
+            if not (0 <= column < made.shape[2] and 0 <= row < height):
+                continue
+            patch = b[row : row + 2 * half + 1, column : column + 2 * half + 1]
+            field = a[row : row + 2 * pad + 1, column : column + 2 * pad + 1]
+            errors.append(_displacement(field, patch, reach) / height)
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def _displacement(field: NDArray[np.float32], patch: NDArray[np.float32], reach: int) -> float:
+    """Distance in pixels from the middle of `field` to the best match of `patch`, at most `reach`."""
+    score = cv2.matchTemplate(field, patch, cv2.TM_SQDIFF) / patch.size
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    distance = np.hypot(x, y)
+    spread = max(float(patch.reshape(-1, 3).var(axis=0).sum()) / 3, 4.0)
+    cost = score + 0.35 * spread * (distance / reach) ** 2  # flat patches match everywhere: prefer the near
+    best = np.unravel_index(int(cost.argmin()), cost.shape)
+    found = score[best] < 1.5 * spread
+    return float(min(distance[best], reach)) if found else float(reach)
+
+
+def mouth_opening(frames: Frames, scene: Scene) -> NDArray[np.float64]:
+    """How open the mouth looks in each frame [T], in arbitrary units; NaN where the face is turned away or outside.
+
+    The mean, over the region where this character's mouth can be, of the colour along the line from skin to the
+    inside of a mouth.
+    """
+    character, performance, view = scene.character, scene.performance, scene.view
+    axis = np.array(MOUTH_INSIDE) - np.array(character.skin)
+    axis = axis / max(float(axis @ axis), 1.0)
+    radius = character.body.head * view.scale
+    latitude = np.deg2rad(character.face.mouth_height + 4)
+    place = np.array([0, np.sin(latitude), -character.face.depth * np.cos(latitude)])
+    values = np.full(len(frames), np.nan)
+    for frame, image in enumerate(frames):
+        rotation = performance.head[frame]
+        if -rotation[2, 2] > FACING:
+            continue
+        x, y = view.project(performance.head_center[frame])[:2] + (rotation @ place)[:2] * radius
+        w, h = max(2, round(0.22 * radius)), max(2, round(0.2 * radius))
+        left, top = round(float(x)) - w, round(float(y)) - h
+        region = image[max(top, 0) : top + 2 * h + 1, max(left, 0) : left + 2 * w + 1]
+        if region.size and left >= 0 and top >= 0:
+            values[frame] = float((region.reshape(-1, 3).astype(np.float64) @ axis).mean())
+    return values
+
+
+def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's r over the frames where both are known; NaN when fewer than 8 are or nothing moves."""
+    known = np.isfinite(a) & np.isfinite(b)
+    if known.sum() < 8 or a[known].std() < 1e-6 or b[known].std() < 1e-3:
+        return float("nan")
+    return float(np.corrcoef(a[known], b[known])[0, 1])
+
+
+def identity_error(made: Frames, truth: Frames, poses: PoseSequence) -> float:
+    """Mean difference, in levels of 255, of the mean colour of the head and of the chest."""
+    differences = []
+    for frame in range(0, len(made), 4):
+        neck = poses.joints[frame, INDEX["neck"], :2]
+        hips = (poses.joints[frame, INDEX["right_hip"], :2] + poses.joints[frame, INDEX["left_hip"], :2]) / 2
+        radius = float(poses.head_radius[frame])
+        for x, y in (poses.head_center[frame], neck + 0.35 * (hips - neck)):
+            mask = np.zeros(made.shape[1:3], np.uint8)
+            cv2.circle(mask, (round(float(x)), round(float(y))), max(2, round(0.6 * radius)), 255, -1)
+            if mask.any():
+                a, b = (np.array(cv2.mean(i[frame], mask)[:3]) for i in (made, truth))
+                differences.append(float(np.abs(a - b).mean()))
+    return float(np.mean(differences)) if differences else float("nan")
+
+
+def flicker(made: Frames, truth: Frames) -> float:
+    """Mean difference, in levels of 255, between the frame-to-frame changes of both."""
+    a, b = (np.diff(i.astype(np.float32), axis=0) for i in (made, truth))
+    return float(np.abs(a - b).mean())

@@ -1,0 +1,72 @@
+"""One process or several: what `torchrun` and `accelerate launch` set up, and averaging of gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dreamactor.errors import InputError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Rank of this process among `count`, and its device."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    def share(self, batch: int) -> slice:
+        """This process's rows of a batch; raises InputError when there are fewer rows than processes."""
+        if batch < self.count:
+            raise InputError(f"A batch of {batch} clips cannot be shared by {self.count} processes.")
+        size = batch // self.count
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replaces each gradient by its mean over the processes."""
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def agree(self, stop: bool) -> bool:
+        """True in every process as soon as it is in one."""
+        if self.count == 1:
+            return stop
+        flag: Tensor = torch.tensor(float(stop), device=self.device)
+        dist.all_reduce(flag)
+        return bool(flag.item())
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Runs the block in process 0 before the others."""
+        if self.count > 1 and self.rank:
+            dist.barrier()
+        yield
+        if self.count > 1 and not self.rank:
+            dist.barrier()
+
+
+def start() -> Processes:
+    """Joins the processes that the launcher started, if it did; a GPU each where there are any."""
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if count > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(rank, count, device)

@@ -1,0 +1,90 @@
+"""What is trained when: the paper's stages (arXiv 2504.01724, section 4.1) after the VAE, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dreamactor.errors import InputError
+
+FACE_MODULES = ("face_encoder.", ".face.", "transformer.face_")
+ALL_MODULES = ("pose_encoder.", "face_encoder.", "transformer.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `mix` has (latent frames, clips a step, weight): each step draws one of them.
+
+    `trains` names parameters by parts of their names. `decay` is the share of the steps, at the end, over which the
+    learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
+    a clean latent, `references` how often one, two and three reference frames are given.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    mix: tuple[tuple[int, int, float], ...]
+    trains: tuple[str, ...]
+    decay: float = 0.0
+    face: bool = True
+    carried: float = 0.4
+    references: tuple[float, float, float] = (0.7, 0.2, 0.1)
+    dropout: float = 0.08
+
+    @property
+    def is_vae(self) -> bool:
+        return self.name == "vae"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of a training run; the same on a GPU and on a CPU."""
+
+    stages: tuple[Stage, ...]
+    clips: int = 2000
+    validation_clips: int = 48
+    seed: int = 0
+    ema: float = 0.998
+    save_seconds: float = 150.0
+    sheet_seconds: float = 300.0
+    workers: int = 2
+    bf16: bool = True
+
+    def with_steps(self, steps: dict[str, int]) -> Recipe:
+        """The same recipe with other step counts by stage name; raises InputError on an unknown name."""
+        known = [stage.name for stage in self.stages]
+        unknown = sorted(set(steps) - set(known))
+        if unknown:
+            raise InputError(f"There is no stage {', '.join(unknown)}; the stages are {', '.join(known)}.")
+        return replace(self, stages=tuple(replace(s, steps=steps.get(s.name, s.steps)) for s in self.stages))
+
+
+PUPPET = Recipe(
+    stages=(
+        Stage("vae", 1200, 1.5e-3, mix=((1, 24, 0.5), (2, 8, 0.3), (3, 4, 0.2)), trains=("vae.",), decay=0.35),
+        Stage(
+            "body", 1200, 1.2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
+            face=False, references=(0.9, 0.1, 0.0),
+        ),
+        Stage("face", 250, 1.2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
+        Stage("all", 2400, 8e-4, mix=((1, 32, 0.4), (3, 12, 0.35), (7, 6, 0.25)), trains=ALL_MODULES, decay=0.3),
+    ),
+)  # fmt: skip
+
+TINY = Recipe(
+    stages=(
+        Stage("vae", 8, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.",)),
+        Stage("body", 4, 1e-3, mix=((1, 4, 1.0),), trains=("pose_encoder.", "transformer."), face=False),
+        Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
+        Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),
+    ),
+    clips=6, validation_clips=2, workers=1, bf16=False,
+)  # fmt: skip
+
+RECIPES = {"puppet": PUPPET, "tiny": TINY}
+
+
+def recipe(preset: str) -> Recipe:
+    """The recipe of a preset; raises InputError listing the choices."""
+    if preset not in RECIPES:
+        raise InputError(f"There is no training recipe for '{preset}'; there is one for {', '.join(RECIPES)}.")
+    return RECIPES[preset]

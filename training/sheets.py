@@ -1,0 +1,96 @@
+"""Pictures of how a run goes: sample sheets and loss curves as PNG."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dreamactor.networks import Networks
+from dreamactor.presets import video_frames
+from dreamactor.training.data import ClipStore
+from dreamactor.training.flow_stage import FlowBatch, conditions, enlarge_faces, to_controls, to_faces
+from dreamactor.training.latents import LatentStore
+from dreamactor.training.sample import sample
+from dreamactor.training.vae_stage import to_video
+
+CLIPS, LATENTS, STEPS, GUIDANCE = 8, 3, 8, 1.5
+COLORS = ((40, 90, 200), (200, 80, 40), (40, 150, 70), (150, 60, 160))
+
+
+@torch.no_grad()
+def draw(
+    folder: Path, name: str, networks: Networks, store: ClipStore, latents: LatentStore | None, bf16: bool
+) -> None:
+    """Writes `sheet_<name>.png` (each row: reference, driving face, truth, VAE, samples) and `curves.png`."""
+    count = min(CLIPS, store.count)
+    frames = video_frames(LATENTS)
+    truth = np.asarray(store.frames[:count, :frames])
+    device = next(networks.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        encoded = networks.vae.latent(to_video(truth).to(device))
+        columns = [store.references[:count, 5], truth[:, -1], to_frames(networks.vae.decode(encoded))[:, -1]]
+        if latents is not None:
+            batch = whole_batch(store, latents, range(count), LATENTS, (5,))
+            made = sample(
+                networks, conditions(networks, batch.to(device)), tuple(batch.latent.shape), STEPS, GUIDANCE,
+                torch.Generator().manual_seed(0),
+            )  # fmt: skip
+            video = to_frames(networks.vae.decode(made))
+            columns += [video[:, i] for i in (0, frames // 2, frames - 1)]
+    small = np.stack([cv2.resize(face, (store.width, store.height)) for face in store.faces[:count, frames - 1]])
+    columns.insert(1, small)
+    rows = [np.concatenate([column[i] for column in columns], axis=1) for i in range(count)]
+    cv2.imwrite(str(folder / f"sheet_{name}.png"), np.concatenate(rows)[..., ::-1])
+    curves(folder)
+
+
+def whole_batch(
+    store: ClipStore, latents: LatentStore, clips: range, frames: int, references: tuple[int, ...]
+) -> FlowBatch:
+    """Clips from their beginning with every condition, nothing augmented."""
+    count, length = len(clips), video_frames(frames)
+    first, last = clips.start, clips.stop
+    chosen = list(references)
+    return FlowBatch(
+        latent=torch.from_numpy(np.asarray(latents.video[first:last, :, :frames], np.float32)),
+        controls=to_controls(store.controls[first:last, :length]),
+        faces=to_faces(np.stack([enlarge_faces(store.faces[i, :length]) for i in clips])),
+        references=torch.from_numpy(np.asarray(latents.references[first:last][:, chosen], np.float32)),
+        reference_controls=to_controls(store.reference_controls[first:last][:, chosen].reshape(-1, 1, store.height, store.width, 6)),
+        weight=torch.ones(count, 1, frames, store.height // 8, store.width // 8),
+        keep=torch.ones(count, 3),
+        known=torch.zeros(count, dtype=torch.bool),
+        context=0,
+    )  # fmt: skip
+
+
+def to_frames(video: Tensor) -> NDArray[np.uint8]:
+    """[B,3,T,H,W] in [-1,1] -> uint8 [B,T,H,W,3]."""
+    pixels = video.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return np.asarray(pixels.permute(0, 2, 3, 4, 1).cpu().numpy())
+
+
+def curves(folder: Path, height: int = 320, width: int = 900) -> None:
+    """Draws the smoothed loss of every stage, each on its own logarithmic scale, into `curves.png`."""
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    for index, path in enumerate(sorted(folder.glob("log_*.csv"))):
+        with path.open() as file:
+            losses = np.array([float(row["loss"]) for row in csv.DictReader(file)])
+        if len(losses) < 3:
+            continue
+        window = max(1, len(losses) // 60)
+        smooth = np.log10(np.convolve(losses, np.ones(window) / window, "valid"))
+        low, high = float(smooth.min()), float(smooth.max())
+        x = np.linspace(40, width - 20, len(smooth))
+        y = 20 + (height - 60) * (high - smooth) / max(high - low, 1e-9)
+        color = COLORS[index % len(COLORS)]
+        cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, color[::-1], 2, cv2.LINE_AA)
+        label = f"{path.stem[4:]}: {10**high:.3g} to {losses[-1]:.3g}"
+        cv2.putText(canvas, label, (40 + 215 * index, height - 14), 0, 0.45, color[::-1], 1, cv2.LINE_AA)
+    cv2.imwrite(str(folder / "curves.png"), canvas)

@@ -1,0 +1,131 @@
+"""The state of a run, enough to go on bit for bit: weights, their moving average, the optimiser's moments, the step.
+
+One safetensors file that replaces its predecessor only when it is complete; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dreamactor.errors import DreamActorError, InputError
+from dreamactor.networks import Networks
+
+STATE = "state.safetensors"
+
+
+@dataclass
+class Position:
+    """Where a run is: index of the stage, steps done in it, seconds trained so far."""
+
+    stage: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+class MovingAverage:
+    """Exponential moving average of a module's parameters and buffers."""
+
+    def __init__(self, networks: Networks, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in networks.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, networks: Networks, step: int, prefixes: tuple[str, ...]) -> None:
+        """Moves towards the current weights; early steps move further."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        pairs = [
+            (self.values[name], value)
+            for name, value in networks.named_parameters()
+            if any(prefix in name for prefix in prefixes)
+        ]
+        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
+
+    def copy_to(self, networks: Networks, prefix: str = "") -> None:
+        """Overwrites the weights whose names begin with `prefix` by their averages."""
+        networks.load_state_dict(
+            {n: self.values[n] if n.startswith(prefix) else v for n, v in networks.state_dict().items()}
+        )
+
+    def reset(self, networks: Networks, prefix: str) -> None:
+        """Takes the current values of everything whose name begins with `prefix`."""
+        for name, value in networks.state_dict().items():
+            if name.startswith(prefix):
+                self.values[name] = value.detach().clone()
+
+
+def save_state(
+    folder: Path,
+    networks: Networks,
+    average: MovingAverage,
+    moments: dict[str, Tensor],
+    position: Position,
+    about: dict[str, Any],
+) -> None:
+    """Writes the state. When the disk is full the last good state stays, and a DreamActorError says so."""
+    tensors = {f"net.{k}": v for k, v in networks.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in average.values.items()}
+    tensors |= {f"opt.{k}": v for k, v in moments.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    temporary = folder / f".{STATE}.{os.getpid()}"
+    try:
+        save_file(tensors, temporary, metadata={"position": json.dumps(vars(position)), "about": json.dumps(about)})
+        os.replace(temporary, folder / STATE)
+    except (OSError, SafetensorError) as error:
+        raise DreamActorError(
+            f"The training state could not be written to {folder} ({error}); the last good one is kept. "
+            "Make room and start the same command again: it goes on from there."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(
+    folder: Path, networks: Networks, average: MovingAverage, about: dict[str, Any]
+) -> tuple[Position, dict[str, Tensor]] | None:
+    """Restores a state into `networks` and `average`; returns where it was and the optimiser's moments, or None.
+
+    Raises InputError when the state is of another preset or seed, or cannot be read.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it to begin anew.") from error
+    found = json.loads(metadata["about"])
+    if found != about:
+        raise InputError(
+            f"{path} is of another run ({found['preset']['name']}, seed {found['seed']}); "
+            "name another folder, or delete it to begin anew."
+        )
+    networks.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+    average.values = {k[4:]: v.to(average.values[k[4:]].device) for k, v in tensors.items() if k.startswith("ema.")}
+    moments = {k[4:]: v for k, v in tensors.items() if k.startswith("opt.")}
+    return Position(**json.loads(metadata["position"])), moments
+
+
+def optimizer_moments(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The moments of AdamW by parameter name: `<name>.exp_avg` and so on; empty before the first step."""
+    states = optimizer.state_dict()["state"]
+    return {f"{names[i]}.{key}": value for i, state in states.items() for key, value in state.items()}
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, names: list[str], moments: dict[str, Tensor]) -> None:
+    """Inverse of `optimizer_moments`."""
+    if not moments:
+        return
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    state = {i: {key: moments[f"{name}.{key}"] for key in keys} for i, name in enumerate(names)}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

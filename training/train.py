@@ -1,0 +1,231 @@
+"""The training loop: `train(preset, folder)` prepares clips, trains every stage and writes a checkpoint.
+
+Every step's batch and noise come from (seed, stage, step) alone, so a run that was interrupted goes on bit for bit.
+Under `torchrun` or `accelerate launch` each process takes its share of every batch and the gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamactor.errors import DreamActorError
+from dreamactor.networks import Networks, build, save
+from dreamactor.presets import Preset
+from dreamactor.presets import preset as preset_named
+from dreamactor.training import parallel, sheets
+from dreamactor.training.assets import mocap_folder
+from dreamactor.training.data import prepare
+from dreamactor.training.flow_stage import flow_batch, flow_loss
+from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
+from dreamactor.training.recipe import Recipe, Stage
+from dreamactor.training.recipe import recipe as recipe_for
+from dreamactor.training.state import (
+    MovingAverage,
+    Position,
+    load_state,
+    optimizer_moments,
+    restore_moments,
+    save_state,
+)
+from dreamactor.training.vae_stage import vae_batch, vae_loss
+
+CHECKPOINT = "checkpoint"
+CLIP_NORM = 1.0
+WARMUP = 60
+
+
+def train(
+    preset: str,
+    out: Path | str,
+    recipe: Recipe | None = None,
+    minutes: float | None = None,
+    mocap: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains `preset` in the folder `out` and returns the checkpoint's folder; called again, it goes on.
+
+    `minutes` stops early, with everything saved. Raises MissingDependency without motion data, InputError when `out`
+    holds another run's state, DreamActorError when the disk is full (the last good state stays).
+    """
+    run = Run(preset_named(preset), Path(out), recipe or recipe_for(preset), mocap or mocap_folder(), say)
+    run.go(time.monotonic() + 60 * minutes if minutes else float("inf"))
+    return run.folder / CHECKPOINT
+
+
+@dataclass
+class Optimisation:
+    """A stage's parameters and their optimiser."""
+
+    names: list[str]
+    optimizer: torch.optim.AdamW
+
+
+class Run:
+    """One training run: its networks, their moving average, where it is."""
+
+    def __init__(self, preset: Preset, folder: Path, recipe: Recipe, mocap: Path, say: Callable[[str], None]) -> None:
+        self.recipe, self.folder, self.say = recipe, folder, say
+        self.processes = parallel.start()
+        self.device = self.processes.device
+        if recipe.bf16 is False:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        size = (preset.height, preset.width)
+        with self.processes.main_first():
+            self.store = prepare(folder / "clips_train", "train", recipe.clips, mocap, size, preset.fps, recipe.workers)
+            self.validation = prepare(
+                folder / "clips_val", "val", recipe.validation_clips, mocap, size, preset.fps, recipe.workers
+            )
+        self.networks = build(preset, recipe.seed).to(self.device)
+        self.average = MovingAverage(self.networks, recipe.ema)
+        self.about = {"preset": preset.to_dict(), "seed": recipe.seed, "clips": recipe.clips}
+        found = load_state(folder, self.networks, self.average, self.about)
+        self.position, self.moments = found if found else (Position(), {})
+        self.latents: LatentStore | None = None
+        self.validation_latents: LatentStore | None = None
+        self.began = time.monotonic() - self.position.seconds
+        self.saved = self.drawn = time.monotonic()
+
+    def go(self, deadline: float) -> None:
+        """Trains until the recipe or the time is over."""
+        for index, stage in enumerate(self.recipe.stages):
+            if index < self.position.stage:
+                continue
+            if not stage.is_vae:
+                self._freeze_vae()
+            if not self._train_stage(index, stage, deadline):
+                self.say(f"stopped in stage '{stage.name}' at step {self.position.step}; the same command goes on")
+                return
+            self.position = Position(index + 1, 0, self.position.seconds)
+            self.moments = {}
+            if stage.is_vae:
+                self.average.copy_to(self.networks, "vae.")
+                set_statistics(self.networks, self.store)
+                self.average.reset(self.networks, "vae.")
+            self._save({})
+        self._draw("final")
+
+    def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
+        work = self._optimisation(stage)
+        restore_moments(work.optimizer, work.names, self.moments)
+        while self.position.step < stage.steps:
+            step = self.position.step
+            for group in work.optimizer.param_groups:
+                group["lr"] = stage.learning_rate * schedule(step, stage)
+            started = time.monotonic()
+            logged = self._step(index, stage, step, work)
+            self.average.update(self.networks, step, stage.trains)
+            self.position.step += 1
+            self.position.seconds = time.monotonic() - self.began
+            self._log(stage, step, logged, time.monotonic() - started)
+            now = time.monotonic()
+            if now - self.drawn > self.recipe.sheet_seconds:
+                self._draw(stage.name)
+                self.drawn = time.monotonic()
+            over = self.processes.agree(now > deadline)
+            if over or now - self.saved > self.recipe.save_seconds:
+                self._save(optimizer_moments(work.optimizer, work.names))
+            if over:
+                return False
+        return True
+
+    def _optimisation(self, stage: Stage) -> Optimisation:
+        names, chosen = [], []
+        for name, parameter in self.networks.named_parameters():
+            parameter.requires_grad_(any(part in name for part in stage.trains))
+            if parameter.requires_grad:
+                names.append(name)
+                chosen.append(parameter)
+        if not chosen:
+            raise DreamActorError(f"Stage '{stage.name}' trains nothing: no parameter is named like {stage.trains}.")
+        optimizer = torch.optim.AdamW(chosen, stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        return Optimisation(names, optimizer)
+
+    def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
+        rng = np.random.default_rng([self.recipe.seed, index, step])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
+        weights = np.array([weight for _, _, weight in stage.mix])
+        frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            loss, logged = self._loss(stage, rng, generator, frames, count)
+        loss.backward()
+        parameters = [p for group in work.optimizer.param_groups for p in group["params"]]
+        self.processes.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        work.optimizer.step()
+        work.optimizer.zero_grad(set_to_none=True)
+        return {"frames": float(frames), **logged}
+
+    def _loss(
+        self, stage: Stage, rng: np.random.Generator, generator: torch.Generator, frames: int, count: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        share = self.processes.share(count)
+        if stage.is_vae:
+            video, weight = vae_batch(self.store, rng, frames, count)
+            return vae_loss(self.networks, video[share].to(self.device), weight[share].to(self.device), rng, generator)
+        assert self.latents is not None
+        batch = flow_batch(self.store, self.latents, rng, stage, frames, count)
+        return flow_loss(self.networks, batch.rows(share).to(self.device), generator)
+
+    def _freeze_vae(self) -> None:
+        if self.latents is None:
+            tag = _fingerprint(self.networks)
+            with self.processes.main_first():
+                self.say("encoding the clips with the trained VAE")
+                self.latents = encode_clips(self.networks, self.store, tag, self.recipe.bf16)
+                self.validation_latents = encode_clips(self.networks, self.validation, tag, self.recipe.bf16)
+
+    def _save(self, moments: dict[str, Tensor]) -> None:
+        if self.processes.rank:
+            return
+        save_state(self.folder, self.networks, self.average, moments, self.position, self.about)
+        save(self._averaged(), self.folder / CHECKPOINT)
+        self.saved = time.monotonic()
+
+    def _averaged(self) -> Networks:
+        networks = build(self.networks.preset, 0).to(self.device)
+        self.average.copy_to(networks)
+        return networks
+
+    def _draw(self, name: str) -> None:
+        if self.processes.rank == 0:
+            sheets.draw(self.folder, name, self._averaged(), self.validation, self.validation_latents, self.recipe.bf16)
+
+    def _log(self, stage: Stage, step: int, logged: dict[str, float], seconds: float) -> None:
+        if self.processes.rank:
+            return
+        values = {"stage": stage.name, "step": step, "seconds": round(self.position.seconds, 1), **logged}
+        path = self.folder / f"log_{stage.name}.csv"
+        new = not path.is_file()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(values))
+            if new:
+                writer.writeheader()
+            writer.writerow(values)
+        if step % 25 == 0:
+            figures = " ".join(f"{key} {value:.4g}" for key, value in logged.items())
+            self.say(f"{stage.name} {step}/{stage.steps} {figures} {seconds:.2f} s/step")
+
+
+def schedule(step: int, stage: Stage) -> float:
+    """The share of the stage's learning rate at a step: a short warm-up, level, at the end down to a tenth."""
+    rise = min(1.0, (step + 1) / WARMUP)
+    tail = stage.steps * (1 - stage.decay)
+    fall = 1.0 if step < tail else 1 - 0.9 * (step - tail) / max(1.0, stage.steps - tail)
+    return rise * fall
+
+
+def _fingerprint(networks: Networks) -> str:
+    digest = hashlib.sha256()
+    for value in networks.vae.state_dict().values():
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
