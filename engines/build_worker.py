@@ -70,9 +70,9 @@ def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]
     if request["compute_capability"]:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, request["compute_capability"]), 0)
-    for option, names in _FLAGS.items():
-        for name in names if request[option] else ():
-            config.set_flag(getattr(trt.BuilderFlag, name))
+    for option, flags in _FLAGS.items():
+        for flag in flags if request[option] else ():
+            config.set_flag(getattr(trt.BuilderFlag, flag))
     if request["hardware_compatibility"]:
         level = getattr(trt.HardwareCompatibilityLevel, request["hardware_compatibility"])
         config.hardware_compatibility_level = level
@@ -85,7 +85,7 @@ def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         if cache is not None:  # TensorRT-RTX times nothing at build and has none
             config.set_timing_cache(cache, False)
-    names = {network.get_input(i).name for i in range(network.num_inputs)}
+    names: set[str] = {network.get_input(i).name for i in range(network.num_inputs)}
     for shapes in request["profiles"]:
         profile = builder.create_optimization_profile()
         for name, (low, best, high) in shapes.items():

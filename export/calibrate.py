@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -45,21 +43,21 @@ class Samples:
 
 
 def save_samples(folder: Path, network: str, feeds: Iterable[Mapping[str, np.ndarray]]) -> Samples:
-    """Writes samples to `folder/<network>/000.safetensors` and so on."""
-    directory = folder / network
-    directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob("*.safetensors"):
+    """Writes samples to `folder/<network>.000.safetensors` and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{network}.*.safetensors"):
         old.unlink()
     for index, feed in enumerate(feeds):
         save_file(
-            {key: np.ascontiguousarray(value) for key, value in feed.items()}, directory / f"{index:03d}.safetensors"
+            {key: np.ascontiguousarray(value) for key, value in feed.items()},
+            folder / f"{network}.{index:03d}.safetensors",
         )
     return load_samples(folder, network)
 
 
 def load_samples(folder: Path, network: str) -> Samples:
     """Samples written before; raises EngineError when there are none."""
-    paths = tuple(sorted((folder / network).glob("*.safetensors")))
+    paths = tuple(sorted(folder.glob(f"{network}.*.safetensors")))
     if not paths:
         raise EngineError(f"There are no calibration samples of {network} in {folder}.")
     return Samples(network, paths)
@@ -91,22 +89,6 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
         )
         calibrated = onnx.load(result)
     return _ranges(calibrated, _LARGEST[form])
-
-
-def cached_ranges(path: Path, key: str, compute: Callable[[], Ranges]) -> Ranges:
-    """Ranges from the JSON at `path` where they were stored under the same `key`, else computed and stored there."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        if stored["key"] == key:
-            return {str(name): float(value) for name, value in stored["ranges"].items()}
-    except (OSError, ValueError, KeyError, AttributeError):
-        pass
-    ranges = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"key": key, "ranges": ranges}, indent=1))
-    temporary.replace(path)
-    return ranges
 
 
 def _modelopt() -> Callable[..., None]:

@@ -25,6 +25,7 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
     The file passes `onnx.checker`; attention is the operator `dreamactor::FlashAttention` with a function body of
     standard operators, so every runtime can run it.
     """
+    from dreamactor.export.fold import fold_weights
     from dreamactor.kernels.onnx import attach_functions
 
     item = graph(networks, name)
@@ -43,6 +44,7 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
         )
         assert program is not None
         attach_functions(program)
+        fold_weights(program.model)
         size = sum(p.numel() * p.element_size() for p in item.module.parameters())
         program.save(str(path), external_data=size > EXTERNAL_DATA_FROM)
     onnx.checker.check_model(str(path))

@@ -1,0 +1,1 @@
+"""From a checkpoint to a verified engine set: plan, export, calibrate, quantise, gate, build, verify, report."""

@@ -1,0 +1,136 @@
+"""What each thing in the store is made from. Keys name the keys of what they build on, so they are known in advance.
+
+Computed from small files and installed versions alone: nothing heavy is imported on the way to a hit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dreamactor import paths
+from dreamactor.engines.shapes import profiles
+from dreamactor.export.recipe import Recipe
+from dreamactor.export.recipes import recipe
+from dreamactor.production.request import Request
+
+Key = dict[str, Any]
+
+_EXPORT = ("dreamactor/networks/*.py", "kernels/onnx.py", "kernels/operators.py", "export/graphs.py", "export/onnx.py")
+_LOWER = (
+    "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
+    "export/calibrate.py",
+)  # fmt: skip
+_BUILD = ("engines/build_worker.py", "engines/builder.py", "engines/shapes.py")
+_CAPTURE = ("dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/pipeline/*.py")
+RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
+
+
+class Keys:
+    """Keys of every stage of one request."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.recipe: Recipe = recipe(request.precision, request.target.name)
+
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of the checkpoint's weights and the preset's sizes, or of the sizes alone for random weights."""
+        digest = hashlib.sha256(json.dumps(self.request.preset.to_dict(), sort_keys=True).encode())
+        if self.request.checkpoint is not None:
+            digest.update(_file_hash(self.request.checkpoint / "model.safetensors", self.request.store).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        groups = {"export": _EXPORT, "lower": _LOWER, "build": _BUILD, "capture": _CAPTURE}
+        return {name: _source_hash(patterns) for name, patterns in groups.items()}
+
+    def onnx(self, network: str) -> Key:
+        return {
+            "network": network, "weights": self.weights, "code": self.code["export"], "torch": _version("torch"),
+            "onnx": _version("onnx"), "onnxscript": _version("onnxscript"),
+        }  # fmt: skip
+
+    def samples(self) -> Key:
+        return {
+            "weights": self.weights, "code": [self.code["export"], self.code["capture"]],
+            "count": self.request.samples, "frames": self.request.preset.segment_frames,
+        }  # fmt: skip
+
+    @property
+    def expands(self) -> bool:
+        """Whether attention is written out for the builder's sake."""
+        return self.request.target.runtime == "tensorrt_rtx" and self.recipe.high in RTX_ATTENTION
+
+    def ranges(self, network: str) -> Key:
+        return {
+            "onnx": digest(self.onnx(network)), "samples": digest(self.samples()), "recipe": asdict(self.recipe),
+            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"), "onnxruntime": _version("onnxruntime"),
+        }  # fmt: skip
+
+    def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Key:
+        return {**self.ranges(network), "expands": self.expands, "put_back": list(put_back)}
+
+    def sensitivity(self, network: str) -> Key:
+        return {**self.ranges(network), "what": "sensitivity"}
+
+    def engine(self, network: str, precision: Key, runtime_version: str) -> Key:
+        request = self.request
+        fixed = request.target.runtime == "tensorrt"
+        chosen = profiles(request.preset, network, request.ranges, fixed)
+        return {
+            "network": network, "weights": self.weights, "precision": digest(precision),
+            "shapes": [asdict(profile) for profile in chosen], "target": request.target.architecture,
+            "runtime": request.target.runtime, "version": runtime_version, "options": asdict(request.build),
+            "code": self.code["build"],
+        }  # fmt: skip
+
+    def video(self, precisions: Mapping[str, Key]) -> Key:
+        parts = {name: digest(key) for name, key in sorted(precisions.items())}
+        return {"networks": parts, "samples": digest(self.samples()), "code": self.code["capture"]}
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """One word for a key, to name it in another."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _source_hash(patterns: tuple[str, ...]) -> str:
+    total = hashlib.sha256()
+    for pattern in patterns:
+        for path in sorted(paths.SOURCE.glob(pattern)):
+            total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _file_hash(path: Path, store: Path) -> str:
+    """SHA-256 of a large file, remembered by its path, size and time of change."""
+    found = path.stat()
+    mark = f"{path.resolve()}:{found.st_size}:{found.st_mtime_ns}"
+    memory = store / "hashes.json"
+    try:
+        known: dict[str, str] = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if mark not in known:
+        with path.open("rb") as file:
+            known[mark] = hashlib.file_digest(file, "sha256").hexdigest()
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memory.with_suffix(".new")
+        temporary.write_text(json.dumps(known))
+        temporary.replace(memory)
+    return known[mark]

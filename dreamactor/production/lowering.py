@@ -1,0 +1,109 @@
+"""One network into the recipe's precision, measured against FP32 and repaired until it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamactor.export.recipe import Recipe
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from dreamactor.production.stages import Stages
+
+LARGE = 2**30
+MAX_LAYERS_REPORTED = 400
+
+
+def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Writes `folder/<network>.onnx` and returns its facts: SNR whole and per layer, what was put back, sizes."""
+    from dreamactor.export.quality import keep_high, run_model, worst
+
+    prepared, ranges, feed = stages.ingredients(network)
+    recipe = stages.keys.recipe
+    reference = run_model(prepared, feed) if recipe.name != "fp32" else {}
+    restored = list(put_back)
+
+    def attempt() -> tuple[Any, float]:
+        low = _apply(prepared, keep_high(recipe, restored), ranges)
+        return low, (worst(reference, run_model(low, feed)) if reference else float("inf"))
+
+    low, decibels = attempt()
+    first, step = decibels, 1
+    while decibels < recipe.snr_gate and reference:
+        waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in restored]
+        if not waiting:
+            break
+        restored += waiting[:step]
+        step *= 2
+        low, decibels = attempt()
+    final = keep_high(recipe, restored)
+    _save(low, folder / f"{network}.onnx")
+    return {
+        "snr_db": _finite(decibels), "snr_before_repair_db": _finite(first), "put_back": restored,
+        "passed": decibels >= recipe.snr_gate or not reference,
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        **_layers(prepared, low, final, ranges, feed),
+    }  # fmt: skip
+
+
+def _apply(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> ModelProto:
+    from dreamactor.export.quality import apply
+    from dreamactor.export.quantize import quantize_dynamic
+
+    return quantize_dynamic(prepared, recipe) if recipe.dynamic else apply(prepared, recipe, ranges)
+
+
+def _layers(
+    prepared: ModelProto, low: ModelProto, recipe: Recipe, ranges: Mapping[str, float], feed: Mapping[str, Any]
+) -> dict[str, Any]:
+    if not recipe.quantized or recipe.dynamic:
+        return {}
+    from dreamactor.export.quality import layer_quality
+    from dreamactor.export.quantize import layers
+
+    wanted, chosen = layers(prepared, recipe), layers(prepared, recipe, ranges)
+    left = sorted({layer.module for layer in wanted} - {layer.module for layer in chosen})
+    if not chosen:
+        return {"quantized_layers": 0, "left_by_modelopt": left}
+    quality = layer_quality(prepared, low, chosen[:MAX_LAYERS_REPORTED], feed)
+    modules = {layer.node: layer.module for layer in chosen}
+    return {
+        "quantized_layers": len(chosen),
+        "left_by_modelopt": left,
+        "layer_snr_db": {f"{modules[node]} ({node})": _finite(value) for node, value in quality.items()},
+    }
+
+
+def _save(model: ModelProto, path: Path) -> None:
+    import onnx
+
+    large = model.ByteSize() > LARGE
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
+
+
+def _finite(decibels: float) -> float | None:
+    """JSON has no infinity: None for an output that is not finite or not compared."""
+    return round(decibels, 2) if abs(decibels) < 1e6 else None
+
+
+def expected_layers(path: Path, runtime: str) -> dict[str, int]:
+    """The least numbers of layers that parsing must yield: attention as attention, and every Q and DQ."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    operators = [node.op_type for node in model.graph.node]
+    attention = sum(operators.count(name) for name in ("Attention", "FlashAttention", "FaceAttention"))
+    counts = {
+        "ATTENTION_INPUT" if runtime == "tensorrt_rtx" else "ATTENTION": attention,
+        "QUANTIZE": operators.count("QuantizeLinear"),
+        "DEQUANTIZE": operators.count("DequantizeLinear"),
+    }
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def fused_type(recipe: Recipe) -> str:
+    """The type that the denoiser's fused attention must have; FP32 has none."""
+    return recipe.quantized if recipe.attention else recipe.high.replace("fp32", "")

@@ -1,0 +1,100 @@
+"""What a build will do, known before it does it: which stages are in the store and how long the others last took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamactor.engines.store import Store
+from dreamactor.errors import EngineError
+from dreamactor.production.keys import Key
+from dreamactor.production.stages import Stages
+
+
+@dataclass(frozen=True)
+class Step:
+    """`seconds` is what the same stage of the same network last took, None if it was never made."""
+
+    stage: str
+    network: str
+    cached: bool
+    seconds: float | None
+
+
+def plan(stages: Stages) -> list[Step]:
+    """The stages of every network in the order they run."""
+    keys, store = stages.keys, stages.store
+    recipe, request = keys.recipe, stages.request
+    steps: list[Step] = []
+
+    def add(stage: str, network: str, key: Key) -> None:
+        found = store.find(stage, key)
+        steps.append(Step(stage, network, found is not None, found.seconds if found else _last(store, stage, network)))
+
+    for network in request.networks:
+        add("onnx", network, keys.onnx(network))
+    if recipe.name != "fp32":
+        add("samples", "all", keys.samples())
+    for network in request.networks:
+        if recipe.quantized and not recipe.dynamic:
+            add("ranges", network, keys.ranges(network))
+        add("precision", network, keys.precision(network))
+        if not request.target.is_onnx:
+            add("engine", network, stages.engine_key(network, keys.precision(network)))
+    return steps
+
+
+def _last(store: Store, stage: str, network: str) -> float | None:
+    entries = store.entries()
+    times = (e.seconds for e in entries if e.kind == stage and e.key.get("network", network) in (network, "all"))
+    return next(times, None)
+
+
+def describe(steps: list[Step]) -> list[str]:
+    """A line per stage."""
+    lines = []
+    for stage in dict.fromkeys(step.stage for step in steps):
+        parts = []
+        for step in (step for step in steps if step.stage == stage):
+            time = "cached" if step.cached else f"last {step.seconds:.0f} s" if step.seconds is not None else "new"
+            parts.append(f"{step.network} ({time})")
+        lines.append(f"  {_TITLES[stage]:12s} {', '.join(parts)}")
+    return lines
+
+
+_TITLES = {
+    "onnx": "export",
+    "samples": "record",
+    "ranges": "calibrate",
+    "precision": "lower",
+    "engine": "build",
+}
+
+
+def check_memory(stages: Stages) -> str:
+    """A sentence with the memory the work needs; raises EngineError where the machine has less."""
+    weights = 4 * sum(parameter_counts(stages).values())
+    needed, there = int(2.5 * weights) + 2**30, available_memory()
+    sentence = f"{weights / 1e9:.2f} GB of FP32 weights: up to {needed / 2**30:.1f} GiB of memory"
+    if there is not None and needed > there:
+        raise EngineError(
+            f"{sentence} are needed, and {there / 2**30:.1f} GiB are available here. Use a machine with more memory, "
+            "or a smaller preset."
+        )
+    return sentence
+
+
+def parameter_counts(stages: Stages) -> dict[str, int]:
+    """Parameters of each network at the preset's size, without memory for them."""
+    from dreamactor.networks import build_meta
+
+    return build_meta(stages.request.preset).parameter_counts()
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, or None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None

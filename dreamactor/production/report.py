@@ -1,0 +1,95 @@
+"""The table that ends a build, and the same as JSON and HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of a set. `latency_ms` None where the engine cannot run here, and `note` says why; `snr_db` of its
+    worst output against FP32 on a recorded input; `video_psnr_db` with only this network lowered."""
+
+    network: str
+    precision: str
+    bytes: int
+    source_bytes: int
+    latency_ms: float | None
+    reference_ms: float | None
+    snr_db: float | None
+    video_psnr_db: float | None
+    passed: bool
+    note: str = ""
+    put_back: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+HEAD = ("network", "precision", "size", "of FP32", "latency", "FP32", "SNR", "video PSNR", "")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.network,
+        row.precision,
+        f"{row.bytes / 1e6:.2f} MB",
+        f"{100 * row.bytes / max(row.source_bytes, 1):.0f} %",
+        _number(row.latency_ms, "ms"),
+        _number(row.reference_ms, "ms"),
+        _number(row.snr_db, "dB"),
+        _number(row.video_psnr_db, "dB"),
+        "pass" if row.passed else "FAIL",
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For a terminal."""
+    lines = [HEAD, *(cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    notes = [f"  {row.network}: {row.note}" for row in rows if row.note]
+    notes += [f"  {row.network}: put back to high precision: {', '.join(row.put_back)}" for row in rows if row.put_back]
+    return "\n".join([*text, *notes])
+
+
+def to_json(summary: dict[str, Any], rows: Sequence[Row]) -> str:
+    return json.dumps({**summary, "networks": [asdict(row) for row in rows]}, indent=1) + "\n"
+
+
+def to_html(summary: dict[str, Any], rows: Sequence[Row]) -> str:
+    """One page that needs nothing else."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in HEAD)
+    body = "".join(
+        f"<tr class='{'ok' if row.passed else 'bad'}'>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row))
+        + "</tr>"
+        for row in rows
+    )
+    facts = "".join(
+        f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>"
+        for key, value in summary.items()
+        if not isinstance(value, dict | list)
+    )
+    notes = "".join(f"<li>{html.escape(line.strip())}</li>" for line in table(rows).splitlines()[1 + len(rows) :])
+    return _PAGE.format(
+        title=html.escape(f"{summary['preset']} {summary['precision']} {summary['target']}"),
+        facts=facts, head=head, body=body, notes=notes,
+    )  # fmt: skip
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.1f} {unit}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Engines: {title}</title>
+<style>body{{font:16px system-ui;margin:2em auto;max-width:70em;padding:0 1em}}
+table{{border-collapse:collapse;width:100%}}
+td,th{{padding:.4em .7em;text-align:left;border-bottom:1px solid #ccc}}.bad td:last-child{{color:#b00;font-weight:bold}}
+dt{{font-weight:600;float:left;clear:left;width:12em}}dd{{margin-left:13em}}</style>
+<h1>Engines: {title}</h1><dl>{facts}</dl><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>
+<ul>{notes}</ul></html>
+"""

@@ -1,0 +1,253 @@
+"""The stages between a checkpoint and engines. Each is an entry of the store: made once, found ever after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dreamactor.engines.runtimes import runtime_version
+from dreamactor.engines.shapes import profiles
+from dreamactor.engines.store import Entry, Store
+from dreamactor.errors import EngineError
+from dreamactor.presets import Preset
+from dreamactor.production.keys import Key, Keys
+from dreamactor.production.request import Request
+
+if TYPE_CHECKING:
+    from dreamactor.engines.session import Session
+    from dreamactor.export.calibrate import Samples
+    from dreamactor.motion.prepare import MotionInputs
+    from dreamactor.networks import Networks
+    from dreamactor.pipeline.options import Options
+
+OnProgress = Callable[[str, int, int], None]
+"""What is being done, how far, of how much (0 where that is not known)."""
+
+CLIPS = 3
+LARGE = 2**30
+
+
+class Stages:
+    """Makes or finds every stage of one request."""
+
+    def __init__(self, request: Request, on_progress: OnProgress) -> None:
+        self.request, self.on_progress = request, on_progress
+        self.keys = Keys(request)
+        self.store = Store(request.store)
+        self._networks: Networks | None = None
+
+    def onnx(self, network: str) -> Entry:
+        """The FP32 ONNX."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.engines.trust import sha256
+            from dreamactor.export.onnx import export_network
+
+            path = export_network(self._load(), network, folder / f"{network}.onnx")
+            return {"sha256": sha256(path), "bytes": sum(file.stat().st_size for file in folder.iterdir())}
+
+        return self._get("onnx", self.keys.onnx(network), f"exporting {network}", make)
+
+    def samples(self) -> Entry:
+        """Inputs of every network, from animating clips with the FP32 networks."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.export.calibrate import save_samples
+            from dreamactor.production.capture import record
+
+            source, clips = self._clips()
+            with ExitStack() as opened:
+                sessions = self.open({name: self.onnx(name) for name in self.request.networks}, opened)
+                found = record(sessions, self.request.preset, clips, _options(), self.request.samples)
+            hashes = {name: save_samples(folder, name, feeds).sha256 for name, feeds in found.items()}
+            return {"source": source, "clips": len(clips), "sha256": hashes}
+
+        return self._get("samples", self.keys.samples(), "recording calibration inputs", make)
+
+    def ranges(self, network: str) -> Entry:
+        """Activation ranges of the layers that the recipe quantises."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            import onnx
+
+            from dreamactor.export.calibrate import activation_ranges
+            from dreamactor.export.quantize import calibration_model, layers, prepare
+
+            recipe = self.keys.recipe
+            prepared = prepare(onnx.load(self.onnx(network).paths[0]), recipe)
+            nodes = [layer.node for layer in layers(prepared, recipe)]
+            found = (
+                activation_ranges(
+                    calibration_model(prepared), nodes, self.feeds(network), recipe.quantized, recipe.ranges
+                )
+                if nodes
+                else {}
+            )
+            (folder / "ranges.json").write_text(json.dumps(found, indent=1))
+            return {"tensors": len(found)}
+
+        return self._get("ranges", self.keys.ranges(network), f"calibrating {network}", make)
+
+    def sensitivity(self, network: str) -> list[dict[str, Any]]:
+        """Modules by how much they cost, the most harmful first."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.export.quality import as_dict, sensitivities
+
+            prepared, ranges, feed = self.ingredients(network)
+
+            def hear(done: int, total: int) -> None:
+                self.on_progress(f"measuring {network}, module by module", done, total)
+
+            found = sensitivities(prepared, self.keys.recipe, ranges, feed, hear)
+            (folder / "sensitivity.json").write_text(json.dumps(as_dict(found), indent=1))
+            return {"modules": len(found)}
+
+        entry = self._get("sensitivity", self.keys.sensitivity(network), f"measuring {network}", make)
+        found: list[dict[str, Any]] = json.loads(entry.paths[0].read_text())
+        return found
+
+    def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Entry:
+        """The ONNX in the recipe's precision, repaired until its output passes; what was put back is in the facts."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.production.lowering import lower_network
+
+            return lower_network(self, network, put_back, folder)
+
+        return self._get(
+            "precision", self.keys.precision(network, put_back), f"{self.keys.recipe.name} {network}", make
+        )
+
+    def engine(self, network: str, precision: Entry, key: Key) -> Entry:
+        """The TensorRT engine of `precision` for the target."""
+        request, target = self.request, self.request.target
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.engines.builder import build_engine
+            from dreamactor.production.lowering import expected_layers, fused_type
+
+            report = build_engine(
+                precision.paths[0],
+                folder / f"{network}.engine",
+                request.preset,
+                network,
+                target,
+                profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt"),
+                request.build,
+                request.store / "timing" / f"{target.architecture}-{key['version']}.cache",
+                expected_layers(precision.paths[0], target.runtime),
+                fused_type(self.keys.recipe) if network == "denoiser" else "",
+                lambda phase, step, steps: self.on_progress(f"building {network}: {phase}", step, steps),
+            )
+            return {
+                "layers": dict(report.layers), "fused_attention": list(report.fused_attention),
+                "inputs": [spec.to_dict() for spec in report.inputs],
+                "outputs": [spec.to_dict() for spec in report.outputs],
+                "warnings": list(report.warnings), "version": report.version,
+            }  # fmt: skip
+
+        return self._get("engine", self.engine_key(network, key), f"building {network} for {target.name}", make)
+
+    def engine_key(self, network: str, precision: Key) -> Key:
+        return self.keys.engine(network, precision, runtime_version(self.request.target.runtime))
+
+    def video(self, precisions: Mapping[str, Entry], keys: Mapping[str, Key], label: str) -> np.ndarray:
+        """The frames that these networks make of the first clip, with the seed that is always the same."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from safetensors.numpy import save_file
+
+            from dreamactor.production.capture import animate
+
+            with ExitStack() as opened:
+                sessions = self.open(precisions, opened)
+                frames = animate(sessions, self.request.preset, self._clips()[1][0], _options())
+            save_file({"frames": frames}, folder / "frames.safetensors")
+            return {"shape": list(frames.shape)}
+
+        entry = self._get("video", self.keys.video(keys), f"video with {label}", make)
+        from safetensors.numpy import load_file
+
+        return load_file(entry.paths[0])["frames"]
+
+    def feeds(self, network: str) -> Samples:
+        from dreamactor.export.calibrate import load_samples
+
+        return load_samples(self.samples().folder, network)
+
+    def ingredients(self, network: str) -> tuple[Any, dict[str, float], dict[str, np.ndarray]]:
+        """The prepared FP32 model, activation ranges and one recorded input: what lowering works on."""
+        import onnx
+
+        from dreamactor.export.attention import expand_attention
+        from dreamactor.export.quantize import prepare
+
+        model = onnx.load(self.onnx(network).paths[0])
+        prepared = prepare(expand_attention(model) if self.keys.expands else model, self.keys.recipe)
+        static = self.keys.recipe.quantized and not self.keys.recipe.dynamic
+        ranges = json.loads(self.ranges(network).paths[0].read_text()) if static else {}
+        return prepared, ranges, list(self.feeds(network).feeds())[-1]
+
+    def open(self, entries: Mapping[str, Entry], opened: ExitStack) -> dict[str, Session]:
+        """CPU sessions of ONNX entries, closed with `opened`."""
+        sessions: dict[str, Session] = {}
+        for name, entry in entries.items():
+            sessions[name] = open_onnx(entry.paths[0], name)
+            opened.callback(sessions[name].close)
+        return sessions
+
+    def _clips(self) -> tuple[str, list[MotionInputs]]:
+        from dreamactor.production.sources import clips
+
+        return clips(self.request.preset, CLIPS, self.request.preset.segment_frames)
+
+    def _load(self) -> Networks:
+        if self._networks is None:
+            from dreamactor import networks
+
+            request = self.request
+            self._networks = (
+                networks.load(request.checkpoint, request.preset)
+                if request.checkpoint
+                else networks.build(request.preset)
+            )
+        return self._networks
+
+    def _get(self, kind: str, key: Key, label: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
+        def announced(folder: Path) -> Mapping[str, Any]:
+            self.on_progress(label, 0, 0)
+            return make(folder)
+
+        return self.store.get(kind, key, announced)[0]
+
+
+def open_onnx(path: Path, name: str) -> Session:
+    """A CPU session of an ONNX of any precision; BF16 is simulated."""
+    from dreamactor.engines.onnxruntime import OnnxRuntimeSession
+
+    content: bytes | Path = path if path.with_name(path.name + ".data").exists() else path.read_bytes()
+    try:
+        return OnnxRuntimeSession(content, name)
+    except EngineError:
+        import onnx
+
+        from dreamactor.export.precision import simulated
+
+        return OnnxRuntimeSession(simulated(onnx.load(path)).SerializeToString(), name)
+
+
+def memory_needed(preset: Preset, weights: int) -> int:
+    """Bytes of memory that export, quantisation and build need at most: 2.5 times the FP32 weights, and 1 GiB."""
+    return int(2.5 * weights) + 2**30
+
+
+def _options() -> Options:
+    from dreamactor.pipeline.options import Options
+
+    return Options(seed=7)

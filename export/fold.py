@@ -1,0 +1,70 @@
+"""Weights as the operators read them: reshapes and transposes of weights are done once, here, and not by each runtime.
+
+TensorRT takes a convolution's weights only as constants, and the quantisation recipes look for them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+Array = np.ndarray[Any, Any]
+
+
+def fold_weights(model: ir.Model) -> int:
+    """Replaces chains of Reshape, Squeeze and Transpose that start at a weight by the weight they make; the count.
+
+    Values are untouched, so the model computes the same to the last bit.
+    """
+    folded = 0
+    for node in list(model.graph):
+        make = _FOLDS.get(node.op_type) if node.domain == "" else None
+        inputs = [value for value in node.inputs if value is not None]
+        if make is None or not inputs or any(value.const_value is None for value in inputs):
+            continue
+        if inputs[0].is_graph_input() or not _is_float(inputs[0]):
+            continue
+        tensors = [value.const_value.numpy() for value in inputs if value.const_value is not None]
+        result = node.outputs[0]
+        constant = ir.Tensor(np.ascontiguousarray(make(node, tensors)), name=result.name)
+        weight = ir.Value(name=result.name, shape=ir.Shape(constant.shape), type=ir.TensorType(constant.dtype))
+        weight.const_value = constant
+        ir.convenience.replace_all_uses_with(result, weight)
+        model.graph.remove(node, safe=True)
+        model.graph.initializers[str(weight.name)] = weight
+        folded += 1
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses():
+            del model.graph.initializers[name]
+    return folded
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _transpose(node: ir.Node, tensors: Sequence[Array]) -> Array:
+    order = node.attributes.get("perm")
+    return tensors[0].transpose(None if order is None else order.as_ints())
+
+
+def _reshape(node: ir.Node, tensors: Sequence[Array]) -> Array:
+    copy_sizes = "allowzero" not in node.attributes or not node.attributes["allowzero"].as_int()
+    shape = [
+        tensors[0].shape[axis] if size == 0 and copy_sizes else int(size) for axis, size in enumerate(tensors[1])
+    ]
+    return tensors[0].reshape(shape)
+
+
+def _squeeze(node: ir.Node, tensors: Sequence[Array]) -> Array:
+    return tensors[0].squeeze(None if len(tensors) < 2 else tuple(int(axis) for axis in tensors[1]))
+
+
+_FOLDS: dict[str, Callable[[ir.Node, Sequence[Array]], Array]] = {
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+}
