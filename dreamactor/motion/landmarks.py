@@ -91,14 +91,20 @@ class Landmarker:
         self._face = FaceModel(self._models)
         self._hand = HandModel(self._models)
 
-    def search(self, picture: Picture) -> list[Candidate]:
-        """Everybody in the picture, the largest first. People too small for the whole picture are sought in tiles."""
+    def search(self, picture: Picture, smallest: float = 0.0, everybody: bool = False) -> list[Candidate]:
+        """People in the picture, the largest first; those too small for the detectors are sought in tiles.
+
+        Tiles cost time: they are left out where nobody of `smallest` body side needs them, and, unless `everybody` is
+        wanted, once somebody is found.
+        """
         height, width = picture.shape[:2]
         found = self._search_in(picture, None)
         for parts in (1, 2):
-            if found:
+            side = min(height, width) / parts
+            largest = max((one.size for one in found), default=0.0)
+            if smallest > side or largest > side or (found and not (everybody and parts == 1)):
                 break
-            for tile in _tiles(height, width, min(height, width) / parts):
+            for tile in _tiles(height, width, side):
                 sure = [new for new in self._search_in(picture, tile) if new.score >= TILE_SURE]
                 found += [new for new in sure if not _known(new, found)]
         return sorted(found, key=lambda one: -one.size)
@@ -106,7 +112,17 @@ class Landmarker:
     def search_near(self, picture: Picture, last: Candidate) -> list[Candidate]:
         """Like `search`, looking first only around where somebody was."""
         near = self._search_in(picture, Region(last.x, last.y, last.size))
-        return near or self.search(picture)
+        return near or self.search(picture, smallest=0.5 * last.size)
+
+    def everybody(self, picture: Picture) -> list[Seen]:
+        """Everybody in the picture with all landmarks, the largest first; doubles and mistakes are left out."""
+        people: list[Seen] = []
+        for where in self.search(picture, everybody=True):
+            seen = self.observe(picture, where)
+            new = seen.candidate if seen else None
+            if seen and new and not any(_known(new, [old]) for one in people if (old := one.candidate)):
+                people.append(seen)
+        return sorted(people, key=lambda one: -(one.candidate.size if one.candidate else 0.0))
 
     def observe(
         self, picture: Picture, where: Candidate, last: Seen | None = None, thorough: bool = True

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from dreamactor.errors import InputError
 from dreamactor.motion.landmarks import Candidate, Landmarker, Seen
+from dreamactor.motion.look import Look, appearance, same_look
 from dreamactor.motion.roi import Picture
 
-SAMPLES = 8  # frames searched for everybody, to choose whom to follow
-SEARCHES = 60  # frames searched at most before a clip counts as empty
+BRIEF = 0.25  # seconds somebody must be seen in a row; what is seen for less is a mistake of the detectors
+SAMPLES = 10  # frames searched for everybody, to choose whom to follow
+SEARCHES = 40  # frames searched at most before a clip counts as empty
 SAME_PERSON = 0.5  # body sides somebody may move between two samples
 JUMP = 0.35  # body sides somebody may move between two frames
-FORGET = 0.7  # seconds after which a lost person may come back anywhere
+FORGET = 0.7  # seconds after which somebody lost, and alone in the clip, may come back anywhere
 THOROUGH = 3  # hidden hands are sought in every so many-th frame
 
 
@@ -39,6 +41,7 @@ class _Person:
 
     frames: list[int] = field(default_factory=list)
     finds: list[Candidate] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
     @property
     def area(self) -> float:
@@ -47,7 +50,7 @@ class _Person:
 
 def main_person(landmarker: Landmarker, picture: Picture, name: str) -> tuple[Seen, int]:
     """The largest person of a photo and how many others there are; raises InputError naming it when there is nobody."""
-    seen = [one for one in (landmarker.observe(picture, where) for where in landmarker.search(picture)) if one]
+    seen = landmarker.everybody(picture)
     if not seen:
         raise InputError(
             f"No person found in {name}; give a photo in which a face or a body is seen clearly and not too small."
@@ -67,6 +70,7 @@ def follow(
     `on_frame(done)` is called once a frame and may raise to stop. Raises InputError when there is nobody.
     """
     start, first, others = _choose(landmarker, frames, name)
+    look = appearance(frames[start], first)
     seen: list[Seen | None] = [None] * len(frames)
     seen[start] = first
     done = 1
@@ -74,19 +78,31 @@ def follow(
         last, missing = first, 0
         current: Seen | None = first
         for index in order:
-            current = _next(landmarker, frames[index], current, last, missing / fps, index % THOROUGH == 0)
+            current = _next(
+                landmarker, frames[index], current, last, missing / fps, index % THOROUGH == 0, others == 0, look
+            )
             seen[index] = current
             last, missing = (current, 0) if current else (last, missing + 1)
             done += 1
             if on_frame:
                 on_frame(done)
-    return Followed(tuple(seen), others)
+    followed = Followed(tuple(seen), others)
+    if _longest_run(followed.found) < min(len(frames), max(2, round(BRIEF * fps))):
+        raise _nobody(name, len(frames), len(frames))
+    return followed
 
 
 def _next(
-    landmarker: Landmarker, picture: Picture, before: Seen | None, last: Seen, lost: float, thorough: bool
+    landmarker: Landmarker,
+    picture: Picture,
+    before: Seen | None,
+    last: Seen,
+    lost: float,
+    thorough: bool,
+    alone: bool,
+    look: Look,
 ) -> Seen | None:
-    """The person in the next frame: where they were, else wherever they are found again."""
+    """The person in the next frame: where they were, else near there; later anywhere, if `alone` in the clip."""
     here = last.candidate
     if here is None:
         return None
@@ -94,12 +110,17 @@ def _next(
         seen = landmarker.observe(picture, here, before, thorough)
         if seen is not None and _near(seen.candidate, here, JUMP):
             return seen
-    reach = JUMP * (1 + 4 * lost / FORGET)
-    again = landmarker.search_near(picture, here) if lost < FORGET else landmarker.search(picture)
-    for where in sorted(again, key=lambda one: np.hypot(one.x - here.x, one.y - here.y)):
-        if lost >= FORGET or _near(where, here, reach):
+    if lost < FORGET:
+        again = landmarker.search_near(picture, here)
+    elif thorough:
+        again = landmarker.search(picture, smallest=0.3 * here.size)
+    else:
+        return None
+    reach = JUMP * (1 + 2 * min(1.0, lost / FORGET))
+    for where in sorted(again, key=lambda one: float(np.hypot(one.x - here.x, one.y - here.y))):
+        if (alone and lost >= FORGET) or _near(where, here, reach):
             seen = landmarker.observe(picture, where)
-            if seen is not None:
+            if seen is not None and (alone or same_look(look, appearance(picture, seen))):
                 return seen
     return None
 
@@ -121,22 +142,28 @@ def _choose(landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8
         if looked >= SAMPLES and people:
             break
         looked += 1
-        observed = [(where, landmarker.observe(frames[index], where)) for where in landmarker.search(frames[index])]
-        real = [(where, seen) for where, seen in observed if seen is not None]
-        others = max(others, len(real) - 1)
-        for where, _ in real:
-            _join(people, index, where)
+        present = landmarker.everybody(frames[index])
+        others = max(others, len(present) - 1)
+        for seen in present:
+            _join(people, index, seen)
     if not people:
-        raise InputError(
-            f"No person found in {name} ({looked} of {len(frames)} frames were searched); give a clip in which a face "
-            "or a body is seen clearly and not too small."
-        )
+        raise _nobody(name, looked, len(frames))
     person = max(people, key=lambda one: one.area)
-    best = int(np.argmax([find.score for find in person.finds]))
-    start = person.frames[best]
-    first = landmarker.observe(frames[start], person.finds[best])
-    assert first is not None  # the same call succeeded above
-    return start, first, others
+    best = int(np.argmax([where.size for where in person.finds]))
+    return person.frames[best], person.seen[best], others
+
+
+def _nobody(name: str, looked: int, frames: int) -> InputError:
+    return InputError(
+        f"No person found in {name} ({looked} of {frames} frames were searched); give a clip in which a face or a body "
+        "is seen clearly and not too small."
+    )
+
+
+def _longest_run(found: NDArray[np.bool_]) -> int:
+    """The most frames in a row that are True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], found.astype(np.int8), [0]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _spread(count: int) -> list[int]:
@@ -146,13 +173,16 @@ def _spread(count: int) -> list[int]:
     return list(dict.fromkeys(order))
 
 
-def _join(people: list[_Person], index: int, where: Candidate) -> None:
-    """Adds a find to the nearest person met before, or to a new one; the samples are not always in time order."""
+def _join(people: list[_Person], index: int, seen: Seen) -> None:
+    """Adds somebody to the nearest person met before, or to a new one; the samples are not always in time order."""
+    where = seen.candidate
+    if where is None:
+        return
 
     def gap(person: _Person) -> float:
         nearest = int(np.argmin(np.abs(np.array(person.frames) - index)))
         last = person.finds[nearest]
-        if person.frames[nearest] == index or not 0.4 < last.size / where.size < 2.5:
+        if person.frames[nearest] == index or not _near(where, last, np.inf):
             return np.inf
         return float(np.hypot(last.x - where.x, last.y - where.y)) / max(last.size, where.size)
 
@@ -162,3 +192,4 @@ def _join(people: list[_Person], index: int, where: Candidate) -> None:
         people.append(best)
     best.frames.append(index)
     best.finds.append(where)
+    best.seen.append(seen)
