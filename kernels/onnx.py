@@ -8,20 +8,16 @@ builder checks the layer type after parsing).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir
 import torch
-from onnx import FunctionProto, NodeProto, OperatorSetIdProto, helper
+from onnx import FunctionProto
 from torch import Tensor
 
-DOMAIN = "dreamactor"
-OPSET = 23
-PLUGIN_VERSION = "1"
-_PLUGIN_ATTRIBUTES: dict[str, int | float | str] = {
-    "plugin_namespace": DOMAIN, "plugin_version": PLUGIN_VERSION, "aot": 1,
-}  # fmt: skip
+from dreamactor.kernels import onnx_fp8
+from dreamactor.kernels.onnx_body import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, Body
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
@@ -42,11 +38,44 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
 
 
 def _node(
-    name: str, inputs: Sequence[Tensor], attributes: dict[str, int | float | str], shape: Sequence[Any]
-) -> Tensor:
+    name: str, inputs: Sequence[Tensor], attributes: Mapping[str, int | float | str], shape: Sequence[Any],
+    dtype: torch.dtype | None = None,
+) -> Tensor:  # fmt: skip
     return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{name}", inputs, {**attributes, **_PLUGIN_ATTRIBUTES}, dtype=inputs[0].dtype, shape=shape, version=1
-    )
+        f"{DOMAIN}::{name}", inputs, {**attributes, **PLUGIN_ATTRIBUTES}, dtype=dtype or inputs[0].dtype, shape=shape,
+        version=1,
+    )  # fmt: skip
+
+
+def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
+    """Nodes that quantise by blocks, `dreamactor::QuantizeBlocks` and `QuantizeValues`, and `FlashAttentionFP8`.
+
+    Shapes as `reference.fp8_attention`. For TensorRT with the kernels; TensorRT-RTX fuses FP8 attention from Q/DQ
+    around `Attention` instead, and would run these bodies in float32.
+    """
+    batch, heads, tokens, size = q.shape
+    count = k.shape[2] + k_reference.shape[2]
+    mean = (k.float().sum(2) + k_reference.float().sum(2)) / count
+    none = torch.zeros_like(mean)
+    parts = [
+        _quantized("QuantizeBlocks", q, none), _quantized("QuantizeBlocks", k, mean),
+        _quantized("QuantizeValues", v, none), _quantized("QuantizeBlocks", k_reference, mean),
+        _quantized("QuantizeValues", v_reference, none),
+    ]  # fmt: skip
+    inputs = [part[0] for part in parts] + [part[1] for part in parts]
+    attributes = {"scale": float(scale), "to": onnx_fp8.ELEMENT_TYPES[q.dtype]}
+    return _node("FlashAttentionFP8", inputs, attributes, [batch, tokens, heads * size], q.dtype)
+
+
+def _quantized(name: str, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    batch, heads, tokens, size = x.shape
+    blocks = (tokens + onnx_fp8.BLOCK - 1) // onnx_fp8.BLOCK
+    shape = [batch, heads, tokens, size] if name == "QuantizeBlocks" else [batch, heads, size, blocks * onnx_fp8.BLOCK]
+    out, scale = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{name}", (x, offset), dict(PLUGIN_ATTRIBUTES), dtypes=(torch.float8_e4m3fn, torch.float32),
+        shapes=(shape, [batch, heads, blocks]), version=1,
+    )  # fmt: skip
+    return out, scale
 
 
 def attach_functions(program: torch.onnx.ONNXProgram) -> None:
@@ -68,49 +97,9 @@ def attach_functions(program: torch.onnx.ONNXProgram) -> None:
         model.opset_imports.setdefault(DOMAIN, 1)
 
 
-class _Body:
-    """Collects the nodes of a function; `add` returns the name of the new node's output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-
-    def add(
-        self, operator: str, *inputs: str, output: str = "", refer: dict[str, str] | None = None, **attributes: Any
-    ) -> str:
-        output = output or f"t{len(self.nodes)}"
-        node = helper.make_node(operator, list(inputs), [output], **attributes)
-        for name, source in (refer or {}).items():
-            kind = helper.make_attribute(name, 1.0 if name == "scale" else 1).type
-            node.attribute.add(name=name, ref_attr_name=source, type=kind)
-        self.nodes.append(node)
-        return output
-
-    def ints(self, *values: int) -> str:
-        """A one-dimensional int64 constant."""
-        return self.add("Constant", value_ints=list(values))
-
-    def window(self) -> str:
-        """The function's attribute `window` as a scalar."""
-        return self.add("Constant", refer={"value_int": "window"})
-
-    def size(self, tensor: str, axis: int) -> str:
-        """[1] size of one axis."""
-        return self.add("Shape", tensor, start=axis, end=axis + 1)
-
-    def arange(self, length: str) -> str:
-        """0, 1, ... length-1 for a scalar length."""
-        zero, one = self.add("Constant", value_int=0), self.add("Constant", value_int=1)
-        return self.add("Range", zero, length, one)
-
-    def function(self, name: str, inputs: Sequence[str], attributes: Sequence[str]) -> FunctionProto:
-        imports: list[OperatorSetIdProto] = [helper.make_opsetid("", OPSET)]
-        names = [*attributes, *_PLUGIN_ATTRIBUTES]
-        return helper.make_function(DOMAIN, name, list(inputs), ["out"], self.nodes, imports, names)
-
-
 def flash_attention_function() -> FunctionProto:
     """Body of `FlashAttention`: concatenated keys and values, `Attention`, heads merged."""
-    body = _Body()
+    body = Body()
     keys = body.add("Concat", "k", "k_reference", axis=2)
     values = body.add("Concat", "v", "v_reference", axis=2)
     out = body.add("Attention", "q", keys, values, refer={"scale": "scale"})
@@ -124,7 +113,7 @@ def face_attention_function() -> FunctionProto:
 
     Frames beyond either end are masked by a [B*F,1,P,S] tensor, S = (2*window+1)*G: a few kilobytes.
     """
-    body = _Body()
+    body = Body()
     frames = body.size("q", 2)
     count = body.add("Squeeze", frames, body.ints(0))
     window = body.window()
@@ -168,4 +157,7 @@ def face_attention_function() -> FunctionProto:
 FUNCTIONS: dict[str, Callable[[], FunctionProto]] = {
     "FlashAttention": flash_attention_function,
     "FaceAttention": face_attention_function,
+    "FlashAttentionFP8": onnx_fp8.flash_attention_function,
+    "QuantizeBlocks": onnx_fp8.quantize_blocks_function,
+    "QuantizeValues": onnx_fp8.quantize_values_function,
 }

@@ -60,7 +60,14 @@ def modulate_norm(
 
 
 def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
-    """Opt-in: `two_segment_attention` in E4M3, as `reference.fp8_attention`; inference only, head size 128."""
+    """Opt-in: `two_segment_attention` in E4M3, as `reference.fp8_attention`; inference only, head size 128.
+
+    In ONNX: `dreamactor::QuantizeBlocks`, `QuantizeValues` and `FlashAttentionFP8`.
+    """
+    if torch.onnx.is_in_onnx_export():
+        from dreamactor.kernels import onnx
+
+        return onnx.fp8_attention(q, k, v, k_reference, v_reference, scale)
     return _fp8_attention(q, k, v, k_reference, v_reference, scale)
 
 

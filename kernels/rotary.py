@@ -83,7 +83,7 @@ def norm_rope_fp8_kernel(
     p_x, p_weight, p_cos, p_sin, p_offset, p_out, p_scale, heads, tokens, x_batch, x_row, EPS: tl.constexpr,
     OFFSET: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The same to E4M3 with a scale a block: out [B,H,T*BLOCK,D], scale [B,H,T]. Grid: (T, B*H).
+    """The same to E4M3 with a scale a block: out [B,H,N,D], scale [B,H,T]. Grid: (T, B*H).
 
     With OFFSET, offset [B,H,D] is subtracted before rounding (keys: their mean).
     """
@@ -100,20 +100,19 @@ def norm_rope_fp8_kernel(
         second = tl.where(real, second - tl.load(p_offset + index * SIZE + half + lanes), 0.0)
     largest = tl.max(tl.max(tl.max(tl.maximum(tl.abs(first), tl.abs(second)), 2), 1), 0)
     scale = tl.where(largest > 0, largest / 448.0, 1.0)
-    block = index * tl.num_programs(0) + tl.program_id(0)
-    tl.store(p_scale + block, scale)
-    pointers = p_out + block * BLOCK * SIZE + tl.arange(0, BLOCK)[:, None, None] * SIZE + lanes
-    tl.store(pointers, (first / scale).to(p_out.dtype.element_ty))
-    tl.store(pointers + half, (second / scale).to(p_out.dtype.element_ty))
+    tl.store(p_scale + index * tl.num_programs(0) + tl.program_id(0), scale)
+    pointers = p_out + (index * tokens + start) * SIZE + tl.arange(0, BLOCK)[:, None, None] * SIZE + lanes
+    tl.store(pointers, (first / scale).to(p_out.dtype.element_ty), mask=real)
+    tl.store(pointers + half, (second / scale).to(p_out.dtype.element_ty), mask=real)
 
 
 def launch_fp8(
     x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float, offset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`launch` and `fp8.quantize` in one pass -> (E4M3 [B,H,T*128,D], float32 scales [B,H,T])."""
+    """`launch` and `fp8.quantize` in one pass -> (E4M3 [B,H,N,D], float32 scales [B,H,ceil(N/128)])."""
     batch, tokens, channels = x.shape
     size, blocks = channels // num_heads, triton.cdiv(tokens, 128)
-    out = torch.empty(batch, num_heads, blocks * 128, size, dtype=torch.float8_e4m3fn, device=x.device)
+    out = torch.empty(batch, num_heads, tokens, size, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(batch, num_heads, blocks, dtype=torch.float32, device=x.device)
     norm_rope_fp8_kernel[(blocks, batch * num_heads)](
         x, weight, cos, sin, scale if offset is None else offset, out, scale, num_heads, tokens,

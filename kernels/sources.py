@@ -58,14 +58,21 @@ def _flash_attention_tma(tile: Tile, size: int, dtype: str) -> Source:
 
 def fp8_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | None = None, arch: int = 90) -> Source:
     """FP8 attention, the plugin's entry and PyTorch's."""
-    pointers = {**dict.fromkeys(("p_q", "p_k", "p_v"), "*fp8e4nv"), "p_out": f"*{dtype}"}
-    scales = dict.fromkeys(("p_q_scale", "p_k_scale", "p_v_scale"), "*fp32")
+    names = fp8.fp8_attention_kernel.arg_names
+    scales = {name: "*fp32" for name in names if name.endswith("_scale")}
+    pointers = {name: "*fp8e4nv" for name in names if name.startswith("p_")} | scales | {"p_out": f"*{dtype}"}
     scale_log2 = _SCALE_LOG2 if scale is None else two_segment.LOG2_E * scale
     return Source(
-        fp8.fp8_attention_kernel, {**pointers, **scales, **dict.fromkeys(_LENGTHS, "i32")},
+        fp8.fp8_attention_kernel, {**pointers, **dict.fromkeys(_LENGTHS, "i32")},
         {**_blocks(tile, size), "SCALE_LOG2": scale_log2, "IMPRECISE": fp8.imprecise(arch, tile)},
         tile.num_warps, tile.num_stages,
     )  # fmt: skip
+
+
+def quantize(transpose: bool, size: int, dtype: str = "bf16") -> Source:
+    """The quantising plugins' entry."""
+    types = {"p_x": f"*{dtype}", "p_offset": "*fp32", "tokens": "i32", "p_out": "*fp8e4nv", "p_scale": "*fp32"}
+    return Source(fp8.quantize_plugin, types, {"TRANSPOSE": transpose, "SIZE": size}, 8, 1)
 
 
 def face_attention(tile: Tile, size: int, dtype: str = "bf16", window: int = 1, group: int = 4) -> Source:

@@ -78,20 +78,18 @@ def test_other_key_blocks(interpreted: Load, block_n: int) -> None:
 
 def test_quantised_blocks_equal_torch(interpreted: Load) -> None:
     x = (torch.randn(1, 2, 200, SIZE) * torch.logspace(-3, 3, 200)[:, None]).to(torch.bfloat16)
-    out, scale = interpreted("fp8").quantize((x,))
+    out, scale = interpreted("fp8").quantize(x)
     expected, expected_scale = reference.quantize_blocks(x)
     torch.testing.assert_close(scale, expected_scale, rtol=1e-6, atol=0)
-    assert out.shape == (1, 2, 256, SIZE)
-    same = (out[:, :, :200].float() == expected.float()).float().mean()
-    assert same > 0.999  # a last-bit difference of the scale may move a tie
-    assert not out[:, :, 200:].float().any()
+    assert out.shape == x.shape
+    assert (out.float() == expected.float()).float().mean() > 0.999  # the scale's last bit may move a tie
 
 
 def test_values_are_transposed_in_thread_order(interpreted: Load) -> None:
-    v = torch.randn(1, 2, 128, SIZE)
-    rows, _ = interpreted("fp8").quantize((v,))
-    columns, _ = interpreted("fp8").quantize((v,), transpose=True)
-    order = torch.tensor(
-        [16 * a + 8 * i + 2 * t + j for a in range(8) for t in range(4) for i in range(2) for j in range(2)]
-    )
-    assert torch.equal(columns.float(), rows[:, :, order].transpose(2, 3).float())
+    v = torch.randn(1, 2, 200, SIZE)
+    rows, _ = interpreted("fp8").quantize(v)
+    columns, _ = interpreted("fp8").quantize(v, transpose=True)
+    within_16 = [8 * i + 2 * t + j for t in range(4) for i in range(2) for j in range(2)]
+    order = torch.tensor([16 * group + position for group in range(16) for position in within_16])
+    padded = torch.nn.functional.pad(rows.float(), (0, 0, 0, 56))
+    assert torch.equal(columns.float(), padded[:, :, order].transpose(2, 3))

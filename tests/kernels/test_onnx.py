@@ -114,3 +114,31 @@ def test_reference_face_attention_equals_a_masked_one() -> None:
         expected = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=SCALE)
         got = reference.face_attention(q, k, v, frames, window, SCALE)
         torch.testing.assert_close(got, expected.transpose(1, 2).flatten(2))
+
+
+class Quantised(nn.Module):
+    """FP8 attention over two segments of any length."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor) -> Tensor:
+        return kernels.fp8_attention(q, k, v, k_reference, v_reference, SCALE)
+
+
+def test_fp8_bodies_agree_with_the_reference_at_other_sizes() -> None:
+    def tensors(queries: int, keys: int, references: int) -> tuple[Tensor, ...]:
+        return tuple(torch.randn(1, 2, n, SIZE) for n in (queries, keys, keys, references, references))
+
+    queries, keys, references = Dim("queries", min=1), Dim("keys", min=1), Dim("references", min=0)
+    shapes = ({2: queries}, {2: keys}, {2: keys}, {2: references}, {2: references})
+    program = torch.onnx.export(
+        Quantised().eval(), tensors(20, 150, 40), dynamo=True, opset_version=23, dynamic_shapes=shapes, verbose=False
+    )
+    assert program is not None
+    kernels_onnx.attach_functions(program)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for sizes in ((20, 150, 40), (1, 300, 0), (129, 7, 1)):
+        inputs = tensors(*sizes)
+        names = [value.name for value in session.get_inputs()]
+        result = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})[0]
+        expected = reference.fp8_attention(*inputs, SCALE)
+        error = float((torch.from_numpy(result) - expected).norm() / expected.norm())
+        assert error < 0.03  # the reference rounds the probabilities too

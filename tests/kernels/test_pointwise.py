@@ -66,6 +66,5 @@ def test_norm_rope_to_fp8_equals_the_two_steps(interpreted: Load, shift: bool) -
     rotated = reference.norm_rope(x.float(), weight, angles.cos(), angles.sin(), heads)
     expected, expected_scale = reference.quantize_blocks(rotated if offset is None else rotated - offset[:, :, None])
     torch.testing.assert_close(scale, expected_scale, rtol=1e-5, atol=0)
-    assert out.shape == (1, heads, 256, size)
-    assert (out[:, :, :tokens].float() == expected.float()).float().mean() > 0.995
-    assert not out[:, :, tokens:].float().any()
+    assert out.shape == (1, heads, tokens, size)
+    assert (out.float() == expected.float()).float().mean() > 0.995
