@@ -26,6 +26,7 @@ STRAY_HEAD = 1.2  # head radii between the face's and the body's head from which
 HAND_WINDOW = 2.2  # side of the window searched for a palm, in forearms
 STRAY_HAND = 0.7  # forearms between the hand's and the body's wrist from which they do not belong together
 WRIST_SEEN = 0.3
+SAME_HEAD = 0.04  # body sides between two finds up to which they are one person; a head is about 0.12 wide
 SURE = 0.8  # without a second witness
 TILE_SURE = 0.65  # detections in tiles must be surer than in the whole: there are many more chances to be wrong
 SIDES = {  # hand: wrist, elbow, index knuckle, little finger's knuckle
@@ -251,7 +252,7 @@ def _tiles(height: int, width: int, side: float) -> list[Region]:
 
 
 def _known(one: Candidate, others: list[Candidate]) -> bool:
-    return any(np.hypot(one.x - other.x, one.y - other.y) < 0.1 * max(one.size, other.size) for other in others)
+    return any(np.hypot(one.x - other.x, one.y - other.y) < SAME_HEAD * max(one.size, other.size) for other in others)
 
 
 def _inside(head: Detection, body: Detection) -> bool:

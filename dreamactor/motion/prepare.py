@@ -90,7 +90,8 @@ def prepare(
     followed = follow(landmarker, clip.frames, fps, on_frame=lambda done: report(0.25 + 0.65 * done / total))
     motion = to_sequence(followed, clip.frames.shape[1], clip.frames.shape[2], fps)
     views = [(picture, pose) for picture, (pose, _) in zip(pictures, people, strict=True)]
-    faces = crop_faces(clip.frames, face_boxes(motion))
+    boxes = np.where(followed.found[:, None], face_boxes(motion), np.float32(np.nan))
+    faces = crop_faces(clip.frames, boxes)
     inputs = compose(
         views, motion, faces, height, width, fps, scale, (*notes, *clip.notes, *_notes_on(followed, motion, fps))
     )
@@ -115,7 +116,7 @@ def compose(
     frames = [Frame.of(picture, height, width) for picture, _ in views]
     placed = [pose.transformed(frame.scale, frame.offset) for frame, (_, pose) in zip(frames, views, strict=True)]
     chosen = choose_scale(placed[0], scale)
-    moved, kept = retarget(motion, placed[0], chosen, fps)
+    moved, kept = retarget(motion, placed[0], chosen, fps, (height, width))
     why = "as asked" if scale else "what the photo shows"
     first = frames[0]
     return MotionInputs(
@@ -161,7 +162,7 @@ def _notes_on(followed: Followed, motion: PoseSequence, fps: float) -> list[str]
         start, stop = lost[0] / fps, (lost[-1] + 1) / fps
         notes.append(
             f"the person is not found in {len(lost)} of {len(found)} driving frames, between {start:.1f} s and "
-            f"{stop:.1f} s; the motion there is interpolated"
+            f"{stop:.1f} s; the motion there is interpolated and the face kept"
         )
     faceless = sum(seen is not None and seen.face is None for seen in followed.seen)
     if faceless:

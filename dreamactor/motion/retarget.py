@@ -31,11 +31,13 @@ PARENTS = {
 
 FACE_JOINTS = ("neck", "nose", "right_shoulder", "left_shoulder")
 HALF_JOINTS = (*FACE_JOINTS, "right_elbow", "right_wrist", "left_elbow", "left_wrist", "right_hip", "left_hip")
+TRUNK = ("neck", "right_shoulder", "left_shoulder", "right_hip", "left_hip")
 NECK_BELOW = 1.9  # head radii from the middle of the head down to the neck, where no shoulder shows it
 KNOWN = 0.15  # share of the frames in which a joint must be seen to be driven
 BONE_RANGE = 0.6, 1.6  # a bone's own ratio, relative to the whole body's
 ZOOM_RANGE = 0.6, 1.6  # growth of the head over the clip
-ZOOM_SECONDS = 0.5  # slower changes than this count as coming nearer; faster ones are noise
+SLOW_SECONDS = 0.5  # slower changes than this are of place or distance; faster ones are motion, or noise
+ROOM = 0.2  # share of the picture the neck may wander from its place for long
 CLEAR = 0.5  # confidence from which a joint of the reference decides the scale
 
 
@@ -66,18 +68,19 @@ def only(poses: PoseSequence, scale: Scale) -> PoseSequence:
 
 
 def retarget(
-    poses: PoseSequence, reference: PoseSequence, scale: Scale, fps: float
+    poses: PoseSequence, reference: PoseSequence, scale: Scale, fps: float, picture: tuple[int, int]
 ) -> tuple[PoseSequence, tuple[str, ...]]:
-    """Puts the motion of `poses` (driving pixels) on `reference` (one frame, in the pixels of the result).
+    """Puts the motion of `poses` (driving pixels) on `reference` (one frame, in a `picture` of (height, width) pixels).
 
     Returns the sequence in the reference's picture, reduced to `scale`, and notes on limbs that could not be driven.
     """
     body = _Bodies(poses, reference)
     size = body.size_ratio()
     joints = np.zeros_like(poses.joints)
-    confidence = poses.confidence.copy()
-    neck = body.reference_neck + size * (body.neck - np.median(body.neck, axis=0))
-    joints[:, INDEX["neck"]] = neck
+    confidence = body.confidence()
+    wander = np.asarray(size * (body.neck - np.median(body.neck, axis=0)), np.float32)
+    path, follows = _kept_in_view(wander, picture, fps)
+    joints[:, INDEX["neck"]] = body.reference_neck + path
     zoom = _zoom(poses, fps)
     still = []
     for name, parent in PARENTS.items():
@@ -87,17 +90,16 @@ def retarget(
                 body.reference_neck if parent == "neck" else reference.joints[0, above]
             )
             joints[:, joint] = joints[:, above] + bone * zoom[:, None]
-            confidence[:, joint] = reference.confidence[0, joint]
+            confidence[:, joint] = np.where(confidence[:, above] >= VISIBLE, reference.confidence[0, joint], 0)
             still.append(name)
             continue
-        start = body.neck if parent == "neck" else poses.joints[:, above]
-        joints[:, joint] = joints[:, above] + body.bone_ratio(name, size) * (poses.joints[:, joint] - start)
-    if not body.driven[INDEX["neck"]] and body.shown[INDEX["neck"]]:
-        confidence[:, INDEX["neck"]] = reference.confidence[0, INDEX["neck"]]
+        start = body.neck if parent == "neck" else body.joints[:, above]
+        joints[:, joint] = joints[:, above] + body.bone_ratio(name, size) * (body.joints[:, joint] - start)
+        confidence[:, joint] *= confidence[:, above] >= VISIBLE  # no limb hangs in the air
     if scale == "full":
         joints[..., 1] += _ground_shift(joints, confidence, reference)
     hands, hand_confidence = _hands(poses, reference, joints, body, size, zoom, still)
-    center = joints[:, INDEX["neck"], :2] + body.head_ratio(size) * (poses.head_center - body.neck[:, :2])
+    center = joints[:, INDEX["neck"], :2] + body.head_offset(size, posture=scale == "full")
     radius = (reference.head_radius[0] * zoom).astype(np.float32)
     joints[:, INDEX["nose"]] = nose_of(center, radius, poses.head_rotation, joints[:, INDEX["neck"], 2])
     confidence[:, INDEX["nose"]] = poses.head_confidence
@@ -106,8 +108,10 @@ def retarget(
     )
     drawn = FACE_JOINTS if scale == "face" else HALF_JOINTS if scale == "half" else JOINTS
     missing = [name.replace("_", " ") for name in still if name in drawn]
-    notes = (f"not seen in the driving clip and kept as in the photo: {', '.join(missing)}",) if missing else ()
-    return only(moved, scale), notes
+    notes = [f"not seen in the driving clip and kept as in the photo: {', '.join(missing)}"] if missing else []
+    if follows:
+        notes.append("the driving person moves further than the photo has room; the view follows them")
+    return only(moved, scale), tuple(notes)
 
 
 class _Bodies:
@@ -121,9 +125,24 @@ class _Bodies:
         self.reference_neck = _below_head(reference)[0]
         if self.shown[index]:
             self.reference_neck = reference.joints[0, index]
-        self.neck = _below_head(poses)
-        if self.driven[index]:
-            self.neck, _ = fill(poses.joints[:, index], poses.confidence[:, index] >= VISIBLE)
+        self.joints = poses.joints.copy()
+        for joint in map(INDEX.__getitem__, TRUNK):
+            if self.driven[joint]:
+                self.joints[:, joint], _ = fill(poses.joints[:, joint], poses.confidence[:, joint] >= VISIBLE)
+        self.neck = self.joints[:, index] if self.driven[index] else _below_head(poses)
+
+    def confidence(self) -> Float:
+        """The driving confidences [T, J], the trunk's steady over the clip: seen now and then, it is drawn throughout.
+
+        Where the driving clip shows no neck, the reference's stands in.
+        """
+        sure = self.poses.confidence.copy()
+        for joint in map(INDEX.__getitem__, TRUNK):
+            seen = sure[:, joint] >= VISIBLE
+            sure[:, joint] = sure[seen, joint].mean() if self.driven[joint] else 0.0
+        if not self.driven[INDEX["neck"]]:
+            sure[:, INDEX["neck"]] = self.reference.confidence[0, INDEX["neck"]]
+        return sure
 
     def length_ratio(self, name: str) -> float | None:
         """Reference length over driving length of the bone that ends in `name`, None where either does not show it."""
@@ -153,14 +172,16 @@ class _Bodies:
         ratio = self._both((name, other))
         return size if ratio is None else float(np.clip(ratio, BONE_RANGE[0] * size, BONE_RANGE[1] * size))
 
-    def head_ratio(self, size: float) -> float:
-        """The ratio of neck to head."""
+    def head_offset(self, size: float, posture: bool) -> Float:
+        """From neck to middle of the head [T, 2]: the driving `posture`, or the reference's, moved as theirs moves."""
         away = self.poses.head_center - self.neck[:, :2]
-        driving = float(np.median(np.linalg.norm(away, axis=1)))
-        own = float(np.linalg.norm(self.reference.head_center[0] - self.reference_neck[:2]))
-        if driving < 1e-3 or self.reference.head_confidence[0] < VISIBLE:
-            return size
-        return float(np.clip(own / driving, BONE_RANGE[0] * size, BONE_RANGE[1] * size))
+        usual = np.median(away, axis=0)
+        own = self.reference.head_center[0] - self.reference_neck[:2]
+        if self.reference.head_confidence[0] < VISIBLE:
+            return np.asarray(size * away, np.float32)
+        length = float(np.linalg.norm(own)) / max(1e-3, float(np.linalg.norm(usual)))
+        ratio = float(np.clip(length, BONE_RANGE[0] * size, BONE_RANGE[1] * size))
+        return np.asarray(ratio * away if posture else own + ratio * (away - usual), np.float32)
 
     def _both(self, names: tuple[str, str]) -> float | None:
         known = [ratio for ratio in map(self.length_ratio, names) if ratio is not None]
@@ -174,13 +195,28 @@ def _below_head(poses: PoseSequence) -> Float:
     return np.concatenate([below, np.zeros((len(poses), 1), np.float32)], axis=1).astype(np.float32)
 
 
+def _kept_in_view(path: Float, picture: tuple[int, int], fps: float) -> tuple[Float, bool]:
+    """Takes as much of the slow part out of a `path` [T, 3] of offsets as leads out of the picture; whether any was."""
+    reach = np.array([ROOM * picture[1], ROOM * picture[0]])
+    slow = np.stack([_calm(path[:, axis], fps) for axis in range(2)], axis=1)
+    furthest = abs(slow).max(axis=0)
+    kept = np.minimum(1.0, reach / np.maximum(furthest, 1e-6))
+    result = path.copy()
+    result[:, :2] -= (slow * (1 - kept)).astype(np.float32)
+    return result, bool((kept < 1).any())
+
+
+def _calm(values: Float, fps: float) -> NDArray[np.float64]:
+    """`values` [T] without what changes faster than `SLOW_SECONDS`."""
+    reach = max(1, round(2 * SLOW_SECONDS * fps))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (SLOW_SECONDS * fps)) ** 2)
+    return np.convolve(np.pad(values.astype(np.float64), reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
 def _zoom(poses: PoseSequence, fps: float) -> Float:
     """How much larger than usual the driving head is in each frame, slow changes only: [T]."""
-    radius = poses.head_radius.astype(np.float64)
-    reach = max(1, round(2 * ZOOM_SECONDS * fps))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (ZOOM_SECONDS * fps)) ** 2)
-    calm = np.convolve(np.pad(radius, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
-    return np.clip(calm / max(1e-3, float(np.median(radius))), *ZOOM_RANGE).astype(np.float32)
+    share = _calm(poses.head_radius, fps) / max(1e-3, float(np.median(poses.head_radius)))
+    return np.clip(share, *ZOOM_RANGE).astype(np.float32)
 
 
 def _ground_shift(joints: Float, confidence: Float, reference: PoseSequence) -> float:
