@@ -116,9 +116,9 @@ def compose(
     frames = [Frame.of(picture, height, width) for picture, _ in views]
     placed = [pose.transformed(frame.scale, frame.offset) for frame, (_, pose) in zip(frames, views, strict=True)]
     chosen = choose_scale(placed[0], scale)
-    moved, kept = retarget(motion, placed[0], chosen, fps, (height, width))
-    why = "as asked" if scale else "what the photo shows"
     first = frames[0]
+    moved, kept = retarget(motion, placed[0], chosen, fps, first.crop[2:])
+    why = "as asked" if scale else "what the photo shows"
     return MotionInputs(
         references=np.stack([fit(picture, frame) for frame, (picture, _) in zip(frames, views, strict=True)]),
         reference_controls=np.concatenate([draw_controls(only(pose, chosen), height, width) for pose in placed]),

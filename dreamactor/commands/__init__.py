@@ -1,0 +1,1 @@
+"""The commands of `dreamactor`, a file each: `configure` names the arguments, `run` does the work and imports late."""

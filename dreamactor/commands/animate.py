@@ -1,0 +1,55 @@
+"""`dreamactor animate`: a photo and a driving clip to a video, in process or by a server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dreamactor.commands.common import add_precision, add_preset, check_output, read_file, write_whole
+
+HELP = "a photo and a driving clip to a video"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reference", type=Path, action="append", required=True, help="photo; may be repeated")
+    parser.add_argument("--driving", type=Path, required=True, help="clip whose motion and sound are taken")
+    parser.add_argument("--output", type=Path, required=True, help="MP4 to write")
+    parser.add_argument("--server", metavar="HOST:PORT", help="gRPC address of a running server (default: in process)")
+    parser.add_argument("--engines", type=Path, help="engine set (default: built from --preset and --precision)")
+    add_preset(parser)
+    add_precision(parser)
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale, 1 for none (default: the preset's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-frames", type=int, help="use only the clip's first frames")
+    parser.add_argument("--scale", choices=("face", "half", "full"), help="default: from the reference")
+    parser.add_argument("--solver", choices=("euler", "multistep"), default="multistep")
+    parser.add_argument("--pseudo-references", type=int, default=0, help="views generated first, 0 to 3")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from dreamactor.pipeline.options import Options
+    from dreamactor.progress import ProgressBar
+
+    chosen = Options(
+        steps=options.steps, guidance_scale=options.guidance, seed=options.seed, max_frames=options.max_frames,
+        scale=options.scale, solver=options.solver, pseudo_references=options.pseudo_references,
+    )  # fmt: skip
+    references = [read_file(path, "reference") for path in options.reference]
+    driving = read_file(options.driving, "driving clip")
+    check_output(options.output)
+    with ProgressBar(options.output.name) as progress:
+        if options.server:
+            from dreamactor.serving.client import animate
+
+            video = animate(options.server, references, driving, chosen, progress)
+        else:
+            from dreamactor.build import build_set
+            from dreamactor.pipeline import Animator
+
+            with Animator.open(options.engines or build_set(options.preset, options.precision)) as animator:
+                video = animator.animate(references, driving, chosen, progress)
+    write_whole(options.output, video)
+    print(f"{options.output}: {len(video) / 1e6:.1f} MB")
+    return 0
