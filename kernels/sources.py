@@ -75,13 +75,16 @@ def quantize(transpose: bool, size: int, dtype: str = "bf16") -> Source:
     return Source(fp8.quantize_plugin, types, {"TRANSPOSE": transpose, "SIZE": size}, 8, 1)
 
 
-def face_attention(tile: Tile, size: int, dtype: str = "bf16", window: int = 1, group: int = 4) -> Source:
+def face_attention(
+    tile: Tile, size: int, dtype: str = "bf16", window: int = 1, group: int = 4, scale: float | None = None
+) -> Source:
     """Face attention, the plugin's entry."""
     pointers = dict.fromkeys(("p_q", "p_k", "p_v", "p_out"), f"*{dtype}")
     constants = {"SIZE": size, "BLOCK_M": tile.block_m, "BLOCK_N": face.key_block(window, group), "WINDOW": window}
     return Source(
         face.face_attention_plugin, {**pointers, **dict.fromkeys(("heads", "frames", "queries", "group"), "i32")},
-        {**constants, "SCALE_LOG2": _SCALE_LOG2}, tile.num_warps, tile.num_stages,
+        {**constants, "SCALE_LOG2": _SCALE_LOG2 if scale is None else two_segment.LOG2_E * scale},
+        tile.num_warps, tile.num_stages,
     )  # fmt: skip
 
 

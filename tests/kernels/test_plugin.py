@@ -1,0 +1,117 @@
+"""Plugin definitions against the real TensorRT bindings, over stub libraries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from dreamactor.kernels import onnx, plugin
+from tests.kernels import tensorrt_bindings
+
+pytestmark = pytest.mark.skipif(not tensorrt_bindings.available(), reason=tensorrt_bindings.MISSING)
+
+# In a process of its own: the module is called tensorrt, and other tests may look for the real one.
+PROGRAM = """
+import json, re, sys
+sys.path.insert(0, sys.argv[1])
+import tensorrt as trt
+import tensorrt.plugin as trtp
+from dreamactor.kernels import plugin
+
+names = plugin.register(trt, 90, lazy=True)
+again = plugin.register(trt, 90, lazy=True)  # a second time is harmless
+SHAPES = {"FaceAttention": [(2, 4, 5, 60, 128), (2, 4, 5, 4, 128), (2, 4, 5, 4, 128)]}
+ATTRIBUTES = {"FlashAttention": [0.09], "FaceAttention": [0.09, 1], "FlashAttentionFP8": [16, 0.09]}  # in any order
+
+def tensor(shape, dtype):
+    expression = trtp._tensor.ShapeExprs(len(shape), _is_dummy=True)
+    desc = trtp.TensorDesc(expression, dtype)
+    desc.shape = trtp.Shape(shape)
+    return desc
+
+report = {}
+for name in names:
+    definition = trtp._lib.QDP_REGISTRY[f"dreamactor::{name}"]
+    count = len(definition.input_tensor_names)
+    types = {p.name: p.types for p in plugin.PLUGINS}[name]
+    native = {"half": trt.DataType.BF16, "FP8": trt.DataType.FP8, "FP32": trt.DataType.FLOAT}
+    shapes = SHAPES.get(name, [(2, 4, 300, 128)] * count)
+    inputs = [tensor(shape, native[kind]) for shape, kind in zip(shapes, types)]
+    given = ATTRIBUTES.get(name, [])
+    outputs = definition.register_func(*inputs, *given)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    combination, = definition.autotune_func(*inputs, *given, outputs)
+    combinations = combination._get_combinations()
+    tactics = list(combination._tactics)
+    kernels = []
+    for tactic in tactics[:1]:
+        kernel, ptx, launch, scalars = definition.aot_impl_func(*inputs, *given, outputs, tactic)
+        entry = re.search(r"\\.entry (\\w+)\\((.*?)\\)", ptx, re.S)
+        kernels.append([kernel == entry[1], entry[2].count(".param"), count + len(scalars) + len(outputs)])
+    report[name] = {
+        "attributes": {k: v.__name__ for k, v in definition.input_attrs.items()},
+        "outputs": [[len(o.shape_expr), str(o.dtype)] for o in outputs],
+        "types": [[str(t) for t in c.types] for c in combinations],
+        "tactics": tactics, "kernels": kernels, "again": again == names,
+    }
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    command = [sys.executable, "-c", PROGRAM, str(tensorrt_bindings.FOLDER)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_node_has_a_plugin(report: dict[str, Any]) -> None:
+    assert set(report) == set(onnx.FUNCTIONS)
+    assert all(entry["again"] for entry in report.values())
+
+
+def test_attributes_are_those_of_the_nodes(report: dict[str, Any]) -> None:
+    standard = set(onnx.PLUGIN_ATTRIBUTES)
+    for name, build in onnx.FUNCTIONS.items():
+        assert set(report[name]["attributes"]) == set(build().attribute) - standard, name
+        assert len(report[name]["types"][0]) == len(build().input) + len(build().output)
+
+
+def test_types_and_outputs(report: dict[str, Any]) -> None:
+    assert report["FlashAttention"]["outputs"] == [[3, "DataType.BF16"]]
+    assert report["FaceAttention"]["outputs"] == [[3, "DataType.BF16"]]
+    assert report["QuantizeValues"]["outputs"] == [[4, "DataType.FP8"], [3, "DataType.FLOAT"]]
+    assert {tuple(set(types)) for types in report["FlashAttention"]["types"]} == {
+        ("DataType.HALF",),
+        ("DataType.BF16",),
+    }
+    assert report["FlashAttentionFP8"]["types"][0][-1] == "DataType.BF16"
+
+
+def test_kernel_arguments_are_inputs_scalars_outputs(report: dict[str, Any]) -> None:
+    """The PTX entry takes as many parameters as TensorRT will pass, and its name is the one reported."""
+    for name, entry in report.items():
+        for same_name, parameters, passed in entry["kernels"]:
+            assert same_name, name
+            assert parameters == passed, name
+
+
+def test_several_tactics_and_fewer_within_48_kib(report: dict[str, Any]) -> None:
+    for entry in plugin.PLUGINS:
+        every = plugin._tactics(entry, 90, 128, shared_opt_in=True)
+        assert report[entry.name]["tactics"] == every
+        if entry.name in ("FlashAttention", "FlashAttentionFP8"):
+            assert len(every) >= 3
+            assert 0 < len(plugin._tactics(entry, 90, 128, shared_opt_in=False)) < len(every)
+    with pytest.raises(ValueError, match="no tile for sm_80"):
+        plugin._tactics(plugin.PLUGINS[2], 80, 128, shared_opt_in=True)
+
+
+def test_names_need_no_tensorrt() -> None:
+    assert [entry.id for entry in plugin.PLUGINS][:2] == ["dreamactor::FlashAttention", "dreamactor::FaceAttention"]
