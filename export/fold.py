@@ -28,13 +28,15 @@ def fold_weights(model: ir.Model) -> int:
         if inputs[0].is_graph_input() or not _is_float(inputs[0]):
             continue
         tensors = [value.const_value.numpy() for value in inputs if value.const_value is not None]
-        result = node.outputs[0]
-        constant = ir.Tensor(np.ascontiguousarray(make(node, tensors)), name=result.name)
-        weight = ir.Value(name=result.name, shape=ir.Shape(constant.shape), type=ir.TensorType(constant.dtype))
+        result, source = node.outputs[0], inputs[0]
+        name = str(source.name if len(source.uses()) == 1 else result.name)  # a weight keeps its name
+        constant = ir.Tensor(np.ascontiguousarray(make(node, tensors)), name=name)
+        weight = ir.Value(name=name, shape=ir.Shape(constant.shape), type=ir.TensorType(constant.dtype))
         weight.const_value = constant
         ir.convenience.replace_all_uses_with(result, weight)
         model.graph.remove(node, safe=True)
-        model.graph.initializers[str(weight.name)] = weight
+        model.graph.initializers.pop(name, None)
+        model.graph.initializers[name] = weight
         folded += 1
     for name, value in list(model.graph.initializers.items()):
         if not value.uses():
@@ -53,9 +55,7 @@ def _transpose(node: ir.Node, tensors: Sequence[Array]) -> Array:
 
 def _reshape(node: ir.Node, tensors: Sequence[Array]) -> Array:
     copy_sizes = "allowzero" not in node.attributes or not node.attributes["allowzero"].as_int()
-    shape = [
-        tensors[0].shape[axis] if size == 0 and copy_sizes else int(size) for axis, size in enumerate(tensors[1])
-    ]
+    shape = [tensors[0].shape[axis] if size == 0 and copy_sizes else int(size) for axis, size in enumerate(tensors[1])]
     return tensors[0].reshape(shape)
 
 
