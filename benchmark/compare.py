@@ -41,7 +41,9 @@ def read_report(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as a benchmark report: {error}.") from error
     found = report.get("schema") if isinstance(report, dict) else None
     if found != SCHEMA:
-        raise InputError(f"{path} has schema {found!r}; this version compares {SCHEMA!r}: run 'dreamactor bench' again.")
+        raise InputError(
+            f"{path} has schema {found!r}; this version compares {SCHEMA!r}: run 'dreamactor bench' again."
+        )
     return report
 
 

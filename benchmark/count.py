@@ -26,7 +26,7 @@ VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Shape", "Con
 
 @dataclass(frozen=True)
 class Work:
-    """Operations by kind, and bytes. `compulsory` is the least that must move, `moved` with no fusion of heavy nodes."""
+    """Operations by kind, and bytes: `compulsory` is the least that must move, `moved` with no heavy node fused."""
 
     matmul: int = 0
     convolution: int = 0

@@ -1,5 +1,7 @@
-"""Load on a service. Closed loop: so many callers, each sending again when answered. Open loop: requests arrive by
-themselves (Poisson) at a rate, whether or not the service keeps up, and latency counts from the arrival: queueing shows.
+"""Load on a service.
+
+Closed loop: so many callers, each sending again when answered. Open loop: requests arrive by themselves (Poisson) at a
+rate, whether or not the service keeps up, and latency counts from the arrival, so that queueing shows.
 """
 
 from __future__ import annotations

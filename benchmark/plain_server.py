@@ -64,9 +64,7 @@ def serve(engines: Path) -> None:
             return animator.animate([reference], driving, Options.from_json(options))
 
         service, method = METHOD.strip("/").split("/")
-        handler = grpc.method_handlers_generic_handler(
-            service, {method: grpc.unary_unary_rpc_method_handler(animate)}
-        )
+        handler = grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(animate)})
         server = grpc.server(ThreadPoolExecutor(1), handlers=(handler,), options=_UNLIMITED)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()

@@ -2,7 +2,7 @@
 
     main(Settings(preset="puppet"))   # writes build/bench/report.json and report.html, prints the table
 
-A section that cannot run here (no torch, no server environment) is noted in `not_run` with the reason; the others go on.
+A section that cannot run here (no torch, no server environment) is noted in `not_run` with its reason; others go on.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ SHORT = Options(max_frames=5, steps=2)  # a request of a load: queueing is what 
 def load_service(bench: Bench) -> None:
     """Starts both servers on the main set, compares whole clips, loads Triton, stops both."""
     from dreamactor.serving.client import animate
-    from dreamactor.serving.launcher import Listen, Server, ServeOptions
+    from dreamactor.serving.launcher import Listen, ServeOptions, Server
 
     media = inputs.media()
     options = Options(max_frames=bench.main.preset.segment_frames)
@@ -62,7 +62,9 @@ def _whole_clips(bench: Bench, cases: dict[str, Case], http: str) -> None:
 def _loads(call: Call, quick: bool) -> list[dict[str, Any]]:
     """Closed loops at growing numbers of callers, then open loops below and above what the service can do."""
     call()
-    results = [closed_loop(call, callers, max(6, 3 * callers) if quick else max(12, 6 * callers)) for callers in _CALLERS]
+    results = [
+        closed_loop(call, callers, max(6, 3 * callers) if quick else max(12, 6 * callers)) for callers in _CALLERS
+    ]
     capacity = max(result.throughput for result in results)
     count = 8 if quick else 20
     results += [open_loop(call, share * capacity, count, seed=index) for index, share in enumerate(_SHARES)]

@@ -125,9 +125,7 @@ def interleave(
     return {name: Timing(name, tuple(taken)) for name, taken in samples.items()}
 
 
-def measure(
-    name: str, case: Case, rounds: int, warmup: int = 1, fresh: Callable[[int], None] | None = None
-) -> Timing:
+def measure(name: str, case: Case, rounds: int, warmup: int = 1, fresh: Callable[[int], None] | None = None) -> Timing:
     """`interleave` of a single case."""
     return interleave({name: case}, rounds, warmup, fresh=fresh)[name]
 

@@ -1,0 +1,112 @@
+"""The report as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dreamactor.benchmark.plots import charts
+
+Report = Mapping[str, Any]
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#22262b;background:#fff;max-width:920px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.2rem}p{margin:.3rem 0 .8rem;color:#555}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
+td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid #e4e7ea}td.n,th.n{text-align:right}
+svg{max-width:100%;height:auto}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
+.card{border:1px solid #d8dce1;border-radius:6px;padding:.6rem .9rem;min-width:190px}
+.card b{font-size:1.35rem;display:block}
+"""
+_CARDS = {
+    "pipeline_speedup_over_eager": ("times as fast as PyTorch eager", "{:.2f}×"),
+    "pipeline_speedup_over_compile": ("times as fast as torch.compile", "{:.2f}×"),
+    "served_overhead": ("served, over in process", "{:+.1%}"),
+    "memory_exponent": ("memory grows as frames to the", "{:.2f}"),
+}
+
+
+def write_html(report: Report) -> str:
+    """The page; every figure in it is in the JSON too."""
+    machine, settings = report["environment"], report["settings"]
+    title = f"dreamactor bench: {settings.get('preset')} on {machine.get('processor')}, {machine.get('cores')} cores"
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{_subtitle(report)}</p>", _cards(report["summary"])]
+    for heading, caption, picture in charts(report):
+        body.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(caption)}</p>{picture}")
+    for heading, head, rows in _tables(report):
+        body.append(f"<h2>{html.escape(heading)}</h2>{table(head, rows)}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style>{''.join(body)}</html>\n"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    def cells(values: Sequence[object], tag: str) -> str:
+        kinds = ["" if index == 0 else ' class="n"' for index in range(len(values))]
+        pairs = zip(values, kinds, strict=True)
+        return "".join(f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for value, kind in pairs)
+
+    lines = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table><tr>{cells(head, 'th')}</tr>{lines}</table>"
+
+
+def _subtitle(report: Report) -> str:
+    machine = report["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
+    gpu = machine["gpu"]["name"] if machine.get("gpu") else "no GPU"
+    parts = [machine.get("date"), machine.get("system"), gpu, f"commit {machine.get('commit')}", packages]
+    return html.escape(" · ".join(str(part) for part in parts if part))
+
+
+def _cards(summary: Mapping[str, Any]) -> str:
+    cards = []
+    for key, (label, form) in _CARDS.items():
+        found = summary.get(key)
+        if found is None:
+            cards.append(f'<div class="card"><b>not run</b>{label}</div>')
+            continue
+        ends = [form.format(found[end]) if found[end] is not None else "∞" for end in ("low", "high")]
+        cards.append(f'<div class="card"><b>{form.format(found["value"])}</b>{label}<br>[{ends[0]}, {ends[1]}]</div>')
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[object]]]]:
+    if report["limits"]:
+        head = ("network", "Gop", "MB moved", "ms", "floor, ms", "Gop/s", "of peak")
+        yield "Operations and limits", head, [
+            (name, f"{row['operations'] / 1e9:.2f}", f"{row['moved'] / 1e6:.1f}", f"{row['seconds'] * 1e3:.1f}",
+             f"{row['floor_seconds'] * 1e3:.1f}", f"{row['achieved'] / 1e9:.0f}", f"{row['mfu']:.0%}")
+            for name, row in report["limits"]["networks"].items()
+        ]  # fmt: skip
+    if report["trace"]:
+        yield (
+            "Bytes handed on by a stage",
+            ("stage", "MB"),
+            [(name, f"{size / 1e6:.3f}") for name, size in report["trace"]["handed_on_bytes"].items()],
+        )
+    shares = report["service"].get("statistics", [])
+    if shares:
+        phases = ("queue", "compute_input", "compute_infer", "compute_output")
+        yield (
+            "Triton's own statistics, ms an execution",
+            ("model", "executions", *phases),
+            [
+                (share["model"], share["executions"], *(f"{share['seconds'][phase] * 1e3:.2f}" for phase in phases))
+                for share in shares
+            ],
+        )
+    loads = report["service"].get("loads", [])
+    if loads:
+        yield "Loads", ("loop", "offered", "answered/s", "p50, s", "p90, s", "p99, s", "failed"), [
+            (load["kind"], f"{load['offered']:.2g}", f"{load['throughput']:.2f}",
+             *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"])
+            for load in loads
+        ]  # fmt: skip
+    if report["scaling"].get("longest_clip"):
+        longest = report["scaling"]["longest_clip"]
+        yield "The longest clip that fits", ("bound", "frames"), [
+            ("memory of this machine", longest["frames_by_memory"]), ("cap on input", longest["frames_by_cap"]),
+        ]  # fmt: skip
+    if report["not_run"]:
+        yield "Not run", ("what", "why"), list(report["not_run"].items())

@@ -1,0 +1,43 @@
+"""The report in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreamactor.benchmark.schema import SUMMARY
+
+
+def print_table(report: Mapping[str, Any]) -> None:
+    """Timings with intervals, fraction of peak, summary, and what was not run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, machine = Console(), report["environment"]
+    table = Table(title=f"{report['settings']['preset']} on {machine['processor']}, {machine['cores']} cores")
+    for column in ("what", "p50, ms", "95 % interval", "p90", "p99", "runs"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for name, timing in report["timings"].items():
+        middle = timing["p50"]
+        table.add_row(
+            name, _ms(middle["value"]), f"{_ms(middle['low'])} to {_ms(middle['high'])}",
+            _ms(timing["p90"]["value"]), _ms(timing["p99"]["value"]), str(timing["runs"]),
+        )  # fmt: skip
+    console.print(table)
+    for name, row in report["limits"].get("networks", {}).items():
+        share = f"{row['operations'] / 1e9:7.2f} Gop, {row['mfu']:.0%} of the measured peak"
+        console.print(f"  {name:22s}{share}", highlight=False)
+    for key in SUMMARY:
+        found = report["summary"].get(key)
+        line = "not run" if found is None else f"{found['value']:.3f} [{_end(found['low'])}, {_end(found['high'])}]"
+        console.print(f"{key:32s}{line}", highlight=False)
+    for name, reason in report["not_run"].items():
+        console.print(f"not run: {name}: {reason}", highlight=False, style="yellow")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}"
+
+
+def _end(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.3f}"
