@@ -127,11 +127,13 @@ def _monitor(trt: ModuleType) -> Any:
             self.steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
-            say(phase=phase, step=0, steps=steps)
+            if parent is None:  # the phases inside come by the thousand
+                self.steps[phase] = steps
+                say(phase=phase, step=0, steps=steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            say(phase=phase, step=step + 1, steps=self.steps.get(phase, 0))
+            if phase in self.steps:
+                say(phase=phase, step=step + 1, steps=self.steps[phase])
             return True
 
         def phase_finish(self, phase: str) -> None:

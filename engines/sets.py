@@ -113,13 +113,9 @@ def write_set(
 
 
 def _installed(runtime: str) -> str:
-    if runtime == "onnxruntime":
-        from dreamactor.engines import onnxruntime
+    from dreamactor.engines.runtimes import runtime_version
 
-        return onnxruntime.version()
-    from dreamactor.engines import tensorrt
-
-    return tensorrt.version(runtime)
+    return runtime_version(runtime)
 
 
 def _open(directory: Path, record: NetworkRecord, target: str, threads: int | None) -> Session:

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, NetworkRecord
 from dreamactor.engines.onnxfile import external_files
@@ -133,7 +134,7 @@ def check_signature(directory: Path, manifest: bytes, public_key: bytes) -> None
         ) from error
 
 
-def _ed25519():  # type: ignore[no-untyped-def]  # cryptography's classes, imported where they are used
+def _ed25519() -> tuple[Any, Any, Any]:
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

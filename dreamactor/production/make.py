@@ -157,15 +157,16 @@ def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict
                 network=name,
                 precision=request.precision,
                 bytes=entry.bytes,
+                onnx_bytes=lowered.entries[name].bytes,
                 source_bytes=source.bytes,
                 latency_ms=compared.latency_ms,
                 reference_ms=compared.reference_ms,
                 snr_db=snr,
                 video_psnr_db=None if verdict is None else verdict.alone[name],
                 passed=request.precision == "fp32" or (snr is not None and snr >= gate and bool(facts["passed"])),
-                note=f"not run here: {compared.problem}" if compared.problem else "",
+                note=f"not run here: {compared.problem.removeprefix(name + ' was ')}" if compared.problem else "",
                 put_back=_put_back(lowered, name),
-                facts={**facts, "onnx_bytes": lowered.entries[name].bytes, "build_seconds": round(entry.seconds, 1)},
+                facts={**facts, "build_seconds": round(entry.seconds, 1)},
             )
         )
     return rows

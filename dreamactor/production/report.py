@@ -11,12 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a set. `latency_ms` None where the engine cannot run here, and `note` says why; `snr_db` of its
+    """One network of a set. `bytes` of the engine, `onnx_bytes` and `source_bytes` of the ONNX in this precision and in
+    FP32 (a TensorRT-RTX engine also holds the kernels it may need, the ONNX shows how weights are stored). `latency_ms` None where the engine cannot run here, and `note` says why; `snr_db` of its
     worst output against FP32 on a recorded input; `video_psnr_db` with only this network lowered."""
 
     network: str
     precision: str
     bytes: int
+    onnx_bytes: int
     source_bytes: int
     latency_ms: float | None
     reference_ms: float | None
@@ -28,7 +30,7 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-HEAD = ("network", "precision", "size", "of FP32", "latency", "FP32", "SNR", "video PSNR", "")
+HEAD = ("network", "precision", "engine", "ONNX", "of FP32", "latency", "FP32", "SNR", "video PSNR", "")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -36,7 +38,8 @@ def cells(row: Row) -> tuple[str, ...]:
         row.network,
         row.precision,
         f"{row.bytes / 1e6:.2f} MB",
-        f"{100 * row.bytes / max(row.source_bytes, 1):.0f} %",
+        f"{row.onnx_bytes / 1e6:.2f} MB",
+        f"{100 * row.onnx_bytes / max(row.source_bytes, 1):.0f} %",
         _number(row.latency_ms, "ms"),
         _number(row.reference_ms, "ms"),
         _number(row.snr_db, "dB"),
@@ -50,7 +53,12 @@ def table(rows: Sequence[Row]) -> str:
     lines = [HEAD, *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = [f"  {row.network}: {row.note}" for row in rows if row.note]
+    notes = [f"  {note}" for note in dict.fromkeys(row.note for row in rows) if note]
+    notes += [
+        f"  {row.network}: fused attention: {', '.join(row.facts['fused_attention'])}"
+        for row in rows
+        if row.facts.get("fused_attention")
+    ]
     notes += [f"  {row.network}: put back to high precision: {', '.join(row.put_back)}" for row in rows if row.put_back]
     return "\n".join([*text, *notes])
 

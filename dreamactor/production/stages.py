@@ -140,7 +140,7 @@ class Stages:
                 target,
                 profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt"),
                 request.build,
-                request.store / "timing" / f"{target.architecture}-{key['version']}.cache",
+                request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
                 expected_layers(precision.paths[0], target.runtime),
                 fused_type(self.keys.recipe) if network == "denoiser" else "",
                 lambda phase, step, steps: self.on_progress(f"building {network}: {phase}", step, steps),

@@ -1,0 +1,132 @@
+"""Sessions of TensorRT and TensorRT-RTX engines: the same code, the module as a parameter.
+
+An engine may hold several optimisation profiles; the first that takes a run's shapes is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from dreamactor.engines.cuda import Buffer, Cuda
+from dreamactor.engines.runtimes import load_tensorrt
+from dreamactor.engines.session import Array, TensorSpec, check_inputs
+from dreamactor.errors import EngineError, InputError
+
+
+class TensorRTSession:
+    """A verified engine, deserialised on the local GPU. Raises EngineError when it cannot be loaded there."""
+
+    def __init__(self, plan: bytes, name: str, runtime: str) -> None:
+        trt = load_tensorrt(runtime)
+        self._name, self._cuda = name, Cuda()
+        self._logger, self._messages = _logger(trt)
+        self._runtime: Any = trt.Runtime(self._logger)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineError(f"{runtime} cannot load {name}: {self._reason()}")
+        if self._engine.streamable_weights_size > 0:
+            self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
+        self._context: Any = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(f"{name} does not fit this GPU's memory: {self._reason()}")
+        self._inputs, self._outputs = _specs(trt, self._engine)
+        self._buffers = {spec.name: Buffer(self._cuda) for spec in (*self._inputs, *self._outputs)}
+        self._profile = -1
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._context is None:
+            raise EngineError(f"The session of {self._name} is closed.")
+        feeds = check_inputs(self._name, self._inputs, inputs)
+        self._cuda.activate()
+        self._choose_profile({name: array.shape for name, array in feeds.items()})
+        for name, array in feeds.items():
+            if not self._context.set_input_shape(name, array.shape):
+                raise InputError(f"{self._name} does not take {name} of shape {list(array.shape)}.")
+            address = self._buffers[name].reserve(array.nbytes)
+            self._cuda.upload(address, array)
+            self._context.set_tensor_address(name, address)
+        shapes = {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in self._outputs}
+        for spec in self._outputs:
+            size = int(np.prod(shapes[spec.name])) * np.dtype(spec.dtype).itemsize
+            self._context.set_tensor_address(spec.name, self._buffers[spec.name].reserve(size))
+        if not self._context.execute_async_v3(self._cuda.stream):
+            raise EngineError(f"{self._name} failed: {self._reason()}")
+        found = {
+            spec.name: self._cuda.download(self._buffers[spec.name].address, shapes[spec.name], spec.dtype)
+            for spec in self._outputs
+        }
+        self._cuda.wait()
+        return found
+
+    def close(self) -> None:
+        if self._context is None:
+            return
+        self._cuda.activate()
+        for buffer in self._buffers.values():
+            buffer.close()
+        self._context = self._engine = self._runtime = None  # in this order: each holds on to the next
+        self._cuda.close()
+
+    def _choose_profile(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        index = self._fitting(shapes)
+        if index != self._profile:
+            if not self._context.set_optimization_profile_async(index, self._cuda.stream):
+                raise EngineError(f"{self._name} cannot switch to its profile {index}: {self._reason()}")
+            self._cuda.wait()
+            self._profile = index
+
+    def _fitting(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        for index in range(self._engine.num_optimization_profiles):
+            if all(
+                _within(shape, self._engine.get_tensor_profile_shape(name, index)) for name, shape in shapes.items()
+            ):
+                return index
+        sizes = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise InputError(f"{self._name} was built for other sizes than {sizes}: build the engines with wider ranges.")
+
+    def _reason(self) -> str:
+        return "; ".join(self._messages[-2:]) or "no reason given"
+
+
+def _within(shape: tuple[int, ...], limits: tuple[Any, Any, Any]) -> bool:
+    low, _, high = (tuple(limit) for limit in limits)
+    return len(low) == len(shape) and all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
+
+
+def _specs(trt: ModuleType, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    found: dict[Any, list[TensorSpec]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
+        found[engine.get_tensor_mode(name)].append(TensorSpec(name, dtype, tuple(engine.get_tensor_shape(name))))
+    return tuple(found[trt.TensorIOMode.INPUT]), tuple(found[trt.TensorIOMode.OUTPUT])
+
+
+def _logger(trt: ModuleType) -> tuple[Any, list[str]]:
+    messages: list[str] = []
+
+    class Collector(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                messages.append(text[:500])
+
+    return Collector(), messages
