@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +134,12 @@ class Landmarker:
         neither body nor face is found.
         """
         fresh = last is None
+        if fresh and where.body is not None and where.face is not None:
+            where = self._agreeing(picture, where)
         body = self._observe_body(picture, where, fresh)
         face = self._observe_face(picture, where, body, last)
         if body is not None and face is not None and _far_apart(body, face):
-            if where.body is None:
-                body = None
-            else:
-                face = None
+            body, face = (None, face) if where.body is None else (body, None)
         if face is None and not (body is not None and self._certain(picture, body, fresh)):
             return None
         if fresh and body is None and (face is None or face.score < SURE):
@@ -190,7 +189,7 @@ class Landmarker:
             face = self._face.observe(picture, face.next_region) or face
         if face is not None and not (body is not None and _far_apart(body, face)):
             return face
-        if body is None:
+        if body is None or (face is not None and where.body is None):
             return face
         head = head_of_body(body.points, body.world)
         window = Region(float(head.center[0]), float(head.center[1]), head.radius * HEAD_WINDOW)
@@ -200,6 +199,13 @@ class Landmarker:
             face = self._face.observe(picture, faces.region_of_detection(found))
             return face and (self._face.observe(picture, face.next_region) or face)
         return None
+
+    def _agreeing(self, picture: Picture, where: Candidate) -> Candidate:
+        """Without the body's region if what is found there is not the body of the face."""
+        body = self._observe_body(picture, where, fresh=True)
+        face = self._face.observe(picture, where.face) if where.face else None
+        astray = face is not None and (body is None or _far_apart(body, face))
+        return replace(where, body=None) if astray else where
 
     def _certain(self, picture: Picture, body: Body, fresh: bool) -> bool:
         """Whether a body without a face is one: drawings of letters come this far, but are not found a second time."""
