@@ -15,9 +15,10 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 from dreamactor.export.onnxgraph import HEAVY, array, constants, consumers, module_of, producers, reachable
 
-FLOAT = TensorProto.FLOAT
-LOW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-_NUMPY = {TensorProto.FLOAT16: np.dtype(np.float16), TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+FLOAT = int(TensorProto.FLOAT)
+LOW: dict[str, int] = {"fp16": int(TensorProto.FLOAT16), "bf16": int(TensorProto.BFLOAT16)}
+_NUMPY = {LOW["fp16"]: np.dtype(np.float16), LOW["bf16"]: np.dtype(ml_dtypes.bfloat16)}
+_LIMIT = {LOW["fp16"]: 65504.0, LOW["bf16"]: 3.38e38}
 _REDUCTIONS = {"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pow"}
 _AFTER_NORM = {"Clip", "Max", "Add", "Sqrt", "Expand", "Reciprocal"}
 _BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not", "IsNaN"}
@@ -139,8 +140,7 @@ class _Lowering:
             self.types[cast] = want
             if name in self.initializers:
                 values = array(self.initializers[name])
-                limit = float(ml_dtypes.finfo(_NUMPY[self.low]).max)
-                kept = np.clip(values, -limit, limit).astype(_NUMPY[self.low])
+                kept = np.clip(values, -_LIMIT[self.low], _LIMIT[self.low]).astype(_NUMPY[self.low])
                 self.converted[cast] = numpy_helper.from_array(kept, cast)
             else:
                 self.nodes.append(helper.make_node("Cast", [name], [cast], name=f"cast.{cast}", to=want))
@@ -182,14 +182,14 @@ class _Lowering:
 def _output_type(node: NodeProto, types: dict[str, int]) -> int:
     attributes = {item.name: item for item in node.attribute}
     if node.op_type == "Cast":
-        return attributes["to"].i
+        return int(attributes["to"].i)
     if node.op_type in ("Shape", "Size", "NonZero", "ArgMax", "ArgMin"):
         return TensorProto.INT64
     if node.op_type in _BOOLEAN:
         return TensorProto.BOOL
     if node.op_type in ("Constant", "ConstantOfShape"):
         if "value" in attributes:
-            return attributes["value"].t.data_type
+            return int(attributes["value"].t.data_type)
         is_float = any(name.startswith("value_float") for name in attributes) or node.op_type == "ConstantOfShape"
         return FLOAT if is_float else TensorProto.INT64
     if node.op_type == "QuantizeLinear":

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -194,7 +195,7 @@ class _Writer:
     def _pair(
         self, node: str, name: str, quantize: NodeProto | None, scale: str, zero: str, axis: int | None = None
     ) -> None:
-        attributes = {} if axis is None else {"axis": axis}
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         dequantize = helper.make_node(
             "DequantizeLinear", [f"{name}.q8", scale, zero], [f"{name}.dq"], name=f"{name}.DQ", **attributes
         )

@@ -11,9 +11,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a set. `bytes` of the engine, `onnx_bytes` and `source_bytes` of the ONNX in this precision and in
-    FP32 (a TensorRT-RTX engine also holds the kernels it may need, the ONNX shows how weights are stored). `latency_ms` None where the engine cannot run here, and `note` says why; `snr_db` of its
-    worst output against FP32 on a recorded input; `video_psnr_db` with only this network lowered."""
+    """One network of a set.
+
+    `bytes` of the engine, `onnx_bytes` and `source_bytes` of the ONNX in this precision and in FP32: a TensorRT-RTX
+    engine also holds the kernels it may need, the ONNX shows how the weights are stored. `latency_ms` is None where the
+    engine cannot run, and `note` says why; `snr_db` of its worst output against FP32 on recorded inputs;
+    `video_psnr_db` with only this network lowered.
+    """
 
     network: str
     precision: str
