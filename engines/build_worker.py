@@ -36,6 +36,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     """Builds `request["onnx"]` into `request["output"]`; returns the report."""
     trt = load_tensorrt(request["runtime"])
     logger, messages = _logger(trt)
+    if request["attention_plugin"]:
+        _register_plugins(trt, request)
     builder = trt.Builder(logger)
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
@@ -61,6 +63,14 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "warnings": messages[:20],
         "version": str(trt.__version__),
     }
+
+
+def _register_plugins(trt: ModuleType, request: dict[str, Any]) -> None:
+    if request["runtime"] != "tensorrt":
+        raise BuildFailed("TensorRT-RTX has no plugins: build without the attention plugin.")
+    from dreamactor.kernels.plugin import register
+
+    register(trt, request["architecture"])
 
 
 def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]) -> Any:

@@ -30,7 +30,9 @@ class BuildOptions:
     """What the user may choose about an engine; the defaults are the fastest engine for exactly this GPU and version.
 
     `strip` leaves the weights out and `refit` lets them be put in again; `weight_streaming` lets weights exceed the
-    GPU's memory; `hardware_compatibility` is "", "AMPERE_PLUS" or "SAME_COMPUTE_CAPABILITY"; `optimization_level` 0-5.
+    GPU's memory; `hardware_compatibility` is "", "AMPERE_PLUS" or "SAME_COMPUTE_CAPABILITY"; `attention_plugin` takes
+    our Triton kernels (`dreamactor.kernels.plugin`, TensorRT only) instead of TensorRT's own fused attention;
+    `optimization_level` 0-5.
     """
 
     strip: bool = False
@@ -38,6 +40,7 @@ class BuildOptions:
     weight_streaming: bool = False
     version_compatible: bool = False
     hardware_compatibility: str = ""
+    attention_plugin: bool = False
     optimization_level: int | None = None
     workspace_bytes: int = 0
 
@@ -82,6 +85,7 @@ def build_engine(
             "onnx": str(onnx),
             "output": str(plan),
             "runtime": target.runtime,
+            "architecture": int(re.sub(r"\D", "", target.architecture) or 0),
             "compute_capability": target.architecture.upper() if target.runtime == "tensorrt_rtx" else "",
             "profiles": [dict(profile_shapes(preset, network, profile)) for profile in profiles],
             "timing_cache": str(timing_cache) if timing_cache and target.runtime == "tensorrt" else "",

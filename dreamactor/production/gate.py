@@ -49,7 +49,8 @@ def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
     networks = stages.request.networks
     for name in networks:
         stages.onnx(name)
-    stages.samples()
+    if stages.records:
+        stages.samples()
     lowered = Lowered({name: stages.precision(name) for name in networks}, dict.fromkeys(networks, ()))
     if stages.keys.recipe.name == "fp32":
         return lowered, None

@@ -89,15 +89,15 @@ def _finite(decibels: float) -> float | None:
     return round(decibels, 2) if abs(decibels) < 1e6 else None
 
 
-def expected_layers(path: Path, runtime: str) -> dict[str, int]:
-    """The least numbers of layers that parsing must yield: attention as attention, and every Q and DQ."""
+def expected_layers(path: Path, plugin: bool) -> dict[str, int]:
+    """The least numbers of layers that parsing must yield: attention as attention or plugin, and every Q and DQ."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     operators = [node.op_type for node in model.graph.node]
-    attention = sum(operators.count(name) for name in ("Attention", "FlashAttention", "FaceAttention"))
+    custom = operators.count("FlashAttention") + operators.count("FaceAttention")
     counts = {
-        "ATTENTION_INPUT" if runtime == "tensorrt_rtx" else "ATTENTION": attention,
+        "PLUGIN_V3" if plugin else "ATTENTION_INPUT": custom,
         "QUANTIZE": operators.count("QuantizeLinear"),
         "DEQUANTIZE": operators.count("DequantizeLinear"),
     }

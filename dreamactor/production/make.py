@@ -141,14 +141,15 @@ def _notes(lowered: Lowered, name: str) -> tuple[str, ...]:
 
 
 def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None) -> list[Row]:
-    from dreamactor.engines.verify import verify_engine
+    from dreamactor.engines.verify import Comparison, verify_engine
 
     request, rows = stages.request, []
     for name, entry in engines.items():
-        stages.on_progress(f"verifying {name}", 0, 0)
         source = stages.onnx(name)
-        feeds = list(stages.feeds(name).feeds())[:2]
-        compared = verify_engine(request.output, name, source.paths[0], feeds)
+        compared = Comparison(name, None, None, None)
+        if stages.records:
+            stages.on_progress(f"verifying {name}", 0, 0)
+            compared = verify_engine(request.output, name, source.paths[0], list(stages.feeds(name).feeds())[:2])
         facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
         gate = stages.keys.recipe.snr_gate
@@ -183,11 +184,13 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "runtime_version": runtime_version(request.target.runtime),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": "random" if request.checkpoint is None else str(request.checkpoint),
-        "inputs": stages.samples().facts["source"],
+        "inputs": stages.samples().facts["source"] if stages.records else "",
         "passed": passed,
         "key": _set_key(request),
         "store": {
-            name: {"onnx": stages.onnx(name).digest, "samples": stages.samples().digest} for name in request.networks
+            "root": str(request.store.resolve()),
+            "samples": stages.samples().digest if stages.records else "",
+            "onnx": {name: stages.onnx(name).digest for name in request.networks},
         },
     }
     if verdict is not None:

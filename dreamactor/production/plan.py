@@ -32,7 +32,7 @@ def plan(stages: Stages) -> list[Step]:
 
     for network in request.networks:
         add("onnx", network, keys.onnx(network))
-    if recipe.name != "fp32":
+    if stages.records:
         add("samples", "all", keys.samples())
     for network in request.networks:
         if recipe.quantized and not recipe.dynamic:

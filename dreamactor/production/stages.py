@@ -53,6 +53,11 @@ class Stages:
 
         return self._get("onnx", self.keys.onnx(network), f"exporting {network}", make)
 
+    @property
+    def records(self) -> bool:
+        """Whether there is anything to compare with FP32 in ONNX Runtime."""
+        return self.keys.recipe.name != "fp32" or self.request.target.name != "cpu"
+
     def samples(self) -> Entry:
         """Inputs of every network, from animating clips with the FP32 networks."""
 
@@ -141,8 +146,8 @@ class Stages:
                 profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt"),
                 request.build,
                 request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
-                expected_layers(precision.paths[0], target.runtime),
-                fused_type(self.keys.recipe) if network == "denoiser" else "",
+                expected_layers(precision.paths[0], request.build.attention_plugin),
+                fused_type(self.keys.recipe) if network == "denoiser" and not request.build.attention_plugin else "",
                 lambda phase, step, steps: self.on_progress(f"building {network}: {phase}", step, steps),
             )
             return {
@@ -182,7 +187,7 @@ class Stages:
         return load_samples(self.samples().folder, network)
 
     def ingredients(self, network: str) -> tuple[Any, dict[str, float], dict[str, np.ndarray]]:
-        """The prepared FP32 model, activation ranges and one recorded input: what lowering works on."""
+        """The prepared FP32 model, activation ranges and one recorded input (none for FP32): what lowering works on."""
         import onnx
 
         from dreamactor.export.attention import expand_attention
@@ -192,7 +197,8 @@ class Stages:
         prepared = prepare(expand_attention(model) if self.keys.expands else model, self.keys.recipe)
         static = self.keys.recipe.quantized and not self.keys.recipe.dynamic
         ranges = json.loads(self.ranges(network).paths[0].read_text()) if static else {}
-        return prepared, ranges, list(self.feeds(network).feeds())[-1]
+        feed = {} if self.keys.recipe.name == "fp32" else list(self.feeds(network).feeds())[-1]
+        return prepared, ranges, feed
 
     def open(self, entries: Mapping[str, Entry], opened: ExitStack) -> dict[str, Session]:
         """CPU sessions of ONNX entries, closed with `opened`."""
