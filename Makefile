@@ -67,7 +67,7 @@ clean:  ## what was built, not what was downloaded
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) --editable '.[$(GPU),export,quantise,rtx,serve,train,dev]'
+	$(PIP) --editable '.[$(GPU),export,quantise,rtx,serve,dev]'
 	@touch $@
 
 .assets/.ready: dreamactor/motion/assets.py dreamactor/motion/assets.json | $(VENV)/.ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_encoding_by_segments_gives_every_frame_its_token(engines: Engines, clip
 def test_the_last_latent_starts_the_next_segment(engines: Engines, clip: PreparedClip) -> None:
     done = latents(run(engines, clip))
     assert len(done) == 3
-    for before, after in zip(done, done[1:], strict=False):
+    for before, after in pairwise(done):
         np.testing.assert_array_equal(after[:, 0], before[:, -1])
 
 
@@ -98,9 +99,9 @@ def test_guidance_of_one_is_the_conditional_velocity(engines: Engines, clip: Pre
 
 def test_cancelling_stops_before_the_next_step(engines: Engines, clip: PreparedClip) -> None:
     seen: list[Denoised] = []
+    steps = denoise(engines.session("denoiser"), TINY, clip, OPTIONS, cancelled=lambda: len(seen) == 3)
     with pytest.raises(Cancelled):
-        for step in denoise(engines.session("denoiser"), TINY, clip, OPTIONS, cancelled=lambda: len(seen) == 3):
-            seen.append(step)
+        seen.extend(steps)  # takes them one by one
     assert len(seen) == 3
 
 
