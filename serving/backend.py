@@ -20,8 +20,8 @@ from dreamactor.engines.session import Array
 from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.jobs import Jobs, shared_folder
+from dreamactor.serving.problem import Problem
 from dreamactor.serving.session import RemoteNetwork
-from dreamactor.serving.wire import Problem
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 

@@ -151,6 +151,7 @@ def _variables(environment: ServerEnvironment, temporary: Path, outer: Mapping[s
         "VIRTUAL_ENV": str(environment.root),
         "LD_LIBRARY_PATH": ":".join(libraries),  # libpython, for the stub
         "TMPDIR": str(temporary),
+        "NPY_PROMOTION_STATE": "weak",  # numpy 1 computes as numpy 2 does, so that served equals in-process
     }
 
 

@@ -22,6 +22,7 @@ from dreamactor.pipeline import Event, Options
 from dreamactor.pipeline.prepare import Framing, PreparedClip
 from dreamactor.presets import LATENT_CHANNELS as C
 from dreamactor.serving.pbtxt import Port
+from dreamactor.serving.problem import Problem
 
 ENSEMBLE = "dreamactor"
 REQUEST = (
@@ -82,22 +83,6 @@ class Request:
             "DRIVING_VIDEO": pack_bytes(self.driving),
             "OPTIONS": pack_bytes(self.options.to_json()),
         }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a job ended early: `status` is INVALID_ARGUMENT, CANCELLED or INTERNAL; `message` is for the caller."""
-
-    status: str
-    message: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Problem | None:
-        """None for no bytes."""
-        return cls(**json.loads(text)) if text else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 from dreamactor.pipeline.finish import Finisher
 from dreamactor.serving.backend import Settings, arrays_of, failure, problem_of, response, sessions, shared_jobs
-from dreamactor.serving.wire import Passed, Problem, pack_bytes
+from dreamactor.serving.problem import Problem
+from dreamactor.serving.wire import Passed, pack_bytes
 
 
 class TritonPythonModel:

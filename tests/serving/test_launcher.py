@@ -202,7 +202,7 @@ def test_requests_cancelled_anywhere_or_refused_do_not_stay_in_flight(
         return listen
 
     with Server.start(ServeOptions(tiny_engines, FREE, server_environment)) as server:
-        for events in range(0, 40, 2):
+        for events in range(0, 40, 4):
             with pytest.raises(Cancelled):
                 animate(server.address, [portrait], clip, Options(steps=20, max_frames=12), stop_after(events))
         for photo in (b"", b"garbage", clip):

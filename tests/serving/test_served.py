@@ -67,7 +67,7 @@ def test_bare_client_without_options_gets_its_video(server: Server, portrait: by
     assert (fractions[0], fractions[-1]) == (0, 1)
 
 
-def test_served_equals_in_process_in_every_byte_and_event(
+def test_served_equals_in_process_in_every_byte_step_and_note(
     server: Server, wide_engines: Path, portrait: bytes, clip: bytes
 ) -> None:
     here: list[Event] = []
@@ -76,7 +76,9 @@ def test_served_equals_in_process_in_every_byte_and_event(
     with Animator.open(wide_engines) as animator:
         video = animator.animate([portrait, portrait], clip, options, here.append)
     assert animate(server.address, [portrait, portrait], clip, options, there.append) == video
-    assert there == here
+    assert [event for event in there if event.step] == [event for event in here if event.step]
+    assert [event.message for event in there if event.message] == [event.message for event in here if event.message]
+    assert there[-1] == here[-1] == Event("done", fraction=1.0)
 
 
 def test_cancelled_request_stops_within_two_steps(
@@ -190,7 +192,7 @@ def test_bad_input_is_refused_by_name(server: Server, portrait: bytes, clip: byt
 def test_request_after_all_that_is_as_on_a_fresh_server(
     server: Server, portrait: bytes, clip: bytes, expected: bytes
 ) -> None:
-    with pytest.raises(InputError, match="at most"):
+    with pytest.raises(InputError, match="9 reference images"):
         animate(server.address, [portrait] * 9, clip, OPTIONS)
     assert not server.broken()
     assert idle(server)

@@ -10,7 +10,8 @@ import pytest
 from dreamactor.errors import InputError
 from dreamactor.pipeline import Event, Options
 from dreamactor.pipeline.prepare import Framing, PreparedClip
-from dreamactor.serving.wire import DENOISED, PREPARED, Passed, Prepared, Problem, Request, pack_bytes
+from dreamactor.serving.problem import Problem
+from dreamactor.serving.wire import DENOISED, PREPARED, Passed, Prepared, Request, pack_bytes
 
 FRAMING = Framing(fps=24000 / 1001, frames=7, crop=(1, 2, 30, 40), output_size=(30, 40))
 EVENT = Event("denoise", 1, 2, 3, 4, 1 / 3, "a sentence")
