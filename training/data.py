@@ -26,6 +26,7 @@ from dreamactor.training.scene import Scene, Stage, face_crop, pose_sequence, re
 FRAMES = 33  # a 25-frame segment at three offsets
 REFERENCES = 6
 STORED_FACE = 112  # half the encoder's size: doubled when read
+FACE_MARGIN = 1.15  # the stored crops show this much more than the encoder's
 HEAD_FIELDS = 3  # centre x, y and radius, in pixels
 
 Bytes = NDArray[np.uint8]
@@ -52,16 +53,7 @@ def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None
     other = replace(
         scene, performance=perform(scene.character.body, stage.score(seed + 5_000_000, frames, scene.framing))
     )
-    driver = scene
-    if rng.random() < 0.5:
-        character = stage.character(seed + 3_000_000)
-        performance = perform(character.body, stage.score(seed, frames, scene.framing))
-        driver = replace(scene, character=character, performance=performance)
-    zoom, shift = float(rng.uniform(0.85, 1.12)), (float(rng.normal(0, 0.07)), float(rng.normal(0, 0.07)))
-    faces = [
-        cv2.resize(face_crop(driver, i, shift, zoom), (STORED_FACE, STORED_FACE), interpolation=cv2.INTER_AREA)
-        for i in range(frames)
-    ]
+    faces = render_faces(stage, scene, seed, rng)
     pictures = np.stack([render_frame(scene, i) for i in range(frames)])
     own, foreign = yaw_extremes(scene), yaw_extremes(other)
     references = np.concatenate([pictures[own], np.stack([render_frame(other, i) for i in foreign])])
@@ -73,11 +65,23 @@ def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None
     return Clip(
         frames=pictures,
         controls=draw_controls(as_detected(rng, poses, height, width, scene.framing), height, width),
-        faces=np.stack(faces).astype(np.uint8),
+        faces=faces,
         references=references,
         reference_controls=draw_controls(reference_poses, height, width),
         heads=np.concatenate([poses.head_center, poses.head_radius[:, None]], axis=1).astype(np.float32),
     )
+
+
+def render_faces(stage: Stage, scene: Scene, seed: int, rng: np.random.Generator) -> Bytes:
+    """Driving face crops [T,112,112,3] of a scene, with a margin for augmentation: half of the time another
+    character's, with the same expression and head turns."""
+    frames = len(scene.performance)
+    if rng.random() < 0.5:
+        character = stage.character(seed + 3_000_000)
+        performance = perform(character.body, stage.score(seed, frames, scene.framing))
+        scene = replace(scene, character=character, performance=performance)
+    margin, shift = FACE_MARGIN / float(rng.uniform(0.95, 1.05)), (float(rng.normal(0, 0.04)), float(rng.normal(0, 0.04)))
+    return np.stack([face_crop(scene, i, STORED_FACE, shift, margin) for i in range(frames)])
 
 
 def yaw_extremes(scene: Scene) -> list[int]:

@@ -113,8 +113,10 @@ class Evaluation:
             ceiling = self.frames(self.networks.vae.latent(to_video(truth[None])))
         made = self.frames(self.generate(case, latents))
 
+        ruler = measures.mouth_ruler(case.scene, length)
+
         def mouth(frames: Frames) -> float:
-            return measures.correlation(measures.mouth_opening(frames, case.scene), spoken)
+            return measures.correlation(measures.mouth_opening(frames, ruler), spoken)
 
         figures = {
             "psnr": measures.psnr(made, truth),

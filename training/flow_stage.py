@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import FACE_SIZE, video_frames
-from dreamactor.training.data import ClipStore
+from dreamactor.training.data import FACE_MARGIN, ClipStore
 from dreamactor.training.latents import SINGLES, LatentStore
 from dreamactor.training.recipe import Stage
 
@@ -99,7 +99,7 @@ def choose_references(rng: np.random.Generator, number: int) -> list[int]:
 
 def to_controls(controls: NDArray[np.uint8]) -> Tensor:
     """uint8 [B,T,H,W,6] -> [B,6,T,H,W] in [0,1]."""
-    return torch.from_numpy(np.ascontiguousarray(controls)).permute(0, 4, 1, 2, 3).float().div_(255)
+    return torch.from_numpy(np.array(controls)).permute(0, 4, 1, 2, 3).float().div_(255)
 
 
 def to_faces(faces: NDArray[np.uint8]) -> Tensor:
@@ -108,15 +108,16 @@ def to_faces(faces: NDArray[np.uint8]) -> Tensor:
 
 
 def enlarge_faces(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Stored crops [T,112,112,3] at the encoder's size [T,224,224,3]."""
-    size = (FACE_SIZE, FACE_SIZE)
-    return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_LINEAR) for face in faces]).astype(np.uint8)
+    """Stored crops [T,112,112,3] without their margin at the encoder's size [T,224,224,3]."""
+    size, edge = (FACE_SIZE, FACE_SIZE), round(faces.shape[1] * (1 - 1 / FACE_MARGIN) / 2)
+    inner = faces[:, edge:-edge, edge:-edge]
+    return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_LINEAR) for face in inner]).astype(np.uint8)
 
 
 def augment_faces(faces: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """The same crop window, colour curve and blur for a whole clip, as another camera would see the face."""
     size = faces.shape[1]
-    side = int(size * rng.uniform(0.84, 1.0))
+    side = int(size * rng.uniform(0.8, 0.97))
     x, y = (int(rng.integers(size - side + 1)) for _ in range(2))
     window = faces[:, y : y + side, x : x + side]
     gain, bias, gamma = rng.uniform(0.6, 1.2, 3) ** 0.5, rng.uniform(-18, 18, 3), float(rng.uniform(0.65, 1.5))

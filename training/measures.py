@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.motion.pose import INDEX, PoseSequence
-from dreamactor.training.paint_head import MOUTH_INSIDE
-from dreamactor.training.scene import Scene
+from dreamactor.training.scene import Scene, render_frame
 
 Frames = NDArray[np.uint8]
 JUDGED = tuple(n for n in INDEX if n not in ("neck", "nose", "right_toe", "left_toe"))
 REACH = 0.14  # how far a joint is looked for, share of the height
 PATCH = 0.055  # half-side of the patch that is looked for
+OPENINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 FACING = -0.75  # z of the face's direction from which its mouth is judged
 
 
@@ -78,29 +80,60 @@ def _displacement(field: NDArray[np.float32], patch: NDArray[np.float32], reach:
     return float(min(distance[best], reach)) if found else float(reach)
 
 
-def mouth_opening(frames: Frames, scene: Scene) -> NDArray[np.float64]:
-    """How open the mouth looks in each frame [T], in arbitrary units; NaN where the face is turned away or outside.
+@dataclass(frozen=True)
+class MouthRuler:
+    """For each frame the box round the mouth and how the box looks at each of `OPENINGS`; None where no mouth shows."""
 
-    The mean, over the region where this character's mouth can be, of the colour along the line from skin to the
-    inside of a mouth.
-    """
-    character, performance, view = scene.character, scene.performance, scene.view
-    axis = np.array(MOUTH_INSIDE) - np.array(character.skin)
-    axis = axis / max(float(axis @ axis), 1.0)
-    radius = character.body.head * view.scale
-    latitude = np.deg2rad(character.face.mouth_height + 4)
-    place = np.array([0, np.sin(latitude), -character.face.depth * np.cos(latitude)])
+    boxes: list[tuple[slice, slice] | None]
+    looks: list[NDArray[np.float32]]
+
+
+def mouth_ruler(scene: Scene, frames: int) -> MouthRuler:
+    """Renders the scene at every opening. Frames are left out in which the face is turned away, the mouth is outside
+    the picture or a hand is before it."""
+    performance, view = scene.performance, scene.view
+    radius = scene.character.body.head * view.scale
+    latitude = np.deg2rad(scene.character.face.mouth_height + 4)
+    place = np.array([0, np.sin(latitude), -scene.character.face.depth * np.cos(latitude)])
+    half = max(3, round(0.32 * radius))
+    openings = [np.full(len(performance), level) for level in OPENINGS]
+    scenes = [
+        replace(scene, performance=replace(performance, expression=replace(performance.expression, mouth_open=level)))
+        for level in openings
+    ]
+    ruler = MouthRuler([], [])
+    for frame in range(frames):
+        rotation = performance.head[frame]
+        x, y = view.project(performance.head_center[frame]) + (rotation @ place)[:2] * radius
+        hands = view.project(performance.hands[frame].reshape(-1, 3))
+        hidden = -rotation[2, 2] > FACING or np.hypot(hands[:, 0] - x, hands[:, 1] - y).min() < 0.6 * radius
+        left, top = round(float(x)) - half, round(float(y)) - half
+        if hidden or min(left, top) < 0 or max(left, top) + 2 * half >= min(view.width, view.height):
+            ruler.boxes.append(None)
+            ruler.looks.append(np.zeros(0, np.float32))
+            continue
+        box = slice(top, top + 2 * half + 1), slice(left, left + 2 * half + 1)
+        ruler.boxes.append(box)
+        ruler.looks.append(np.stack([_look(render_frame(s, frame)[box]) for s in scenes]))
+    return ruler
+
+
+def _look(region: Frames) -> NDArray[np.float32]:
+    blurred = cv2.GaussianBlur(region.astype(np.float32), (0, 0), 0.8)
+    return np.asarray(blurred - blurred.mean(axis=(0, 1)), np.float32)
+
+
+def mouth_opening(frames: Frames, ruler: MouthRuler) -> NDArray[np.float64]:
+    """How open the mouth is in each frame [T], 0..1, by the renders it is nearest to; NaN where none shows."""
     values = np.full(len(frames), np.nan)
     for frame, image in enumerate(frames):
-        rotation = performance.head[frame]
-        if -rotation[2, 2] > FACING:
-            continue
-        x, y = view.project(performance.head_center[frame])[:2] + (rotation @ place)[:2] * radius
-        w, h = max(2, round(0.22 * radius)), max(2, round(0.2 * radius))
-        left, top = round(float(x)) - w, round(float(y)) - h
-        region = image[max(top, 0) : top + 2 * h + 1, max(left, 0) : left + 2 * w + 1]
-        if region.size and left >= 0 and top >= 0:
-            values[frame] = float((region.reshape(-1, 3).astype(np.float64) @ axis).mean())
+        box = ruler.boxes[frame]
+        if box is not None:
+            looks = ruler.looks[frame]
+            distance = ((looks - _look(image[box])) ** 2).mean(axis=(1, 2, 3))
+            scale = float(((looks[-1] - looks[0]) ** 2).mean()) / len(OPENINGS)
+            weight = np.exp(-(distance - distance.min()) / max(scale, 1e-3))
+            values[frame] = float(weight @ np.array(OPENINGS) / weight.sum())
     return values
 
 

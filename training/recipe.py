@@ -60,13 +60,13 @@ class Recipe:
 
 PUPPET = Recipe(
     stages=(
-        Stage("vae", 1200, 1.5e-3, mix=((1, 24, 0.5), (2, 8, 0.3), (3, 4, 0.2)), trains=("vae.",), decay=0.35),
+        Stage("vae", 1200, 2.5e-3, mix=((1, 24, 0.5), (2, 8, 0.3), (3, 4, 0.2)), trains=("vae.",), decay=0.35),
         Stage(
-            "body", 1200, 1.2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
+            "body", 1200, 2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
             face=False, references=(0.9, 0.1, 0.0),
         ),
-        Stage("face", 250, 1.2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
-        Stage("all", 2400, 8e-4, mix=((1, 32, 0.4), (3, 12, 0.35), (7, 6, 0.25)), trains=ALL_MODULES, decay=0.3),
+        Stage("face", 250, 2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
+        Stage("all", 2400, 1.5e-3, mix=((1, 32, 0.4), (3, 12, 0.35), (7, 6, 0.25)), trains=ALL_MODULES, decay=0.3),
     ),
 )  # fmt: skip
 

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.errors import InputError
+from dreamactor.motion.faces import DOWN, FORWARD, SIDE
 from dreamactor.motion.pose import INDEX, JOINTS, PoseSequence
+from dreamactor.presets import FACE_SIZE
 from dreamactor.training.backdrop import make_backdrop
 from dreamactor.training.character import Character, make_character
 from dreamactor.training.mocap import SPLITS, Motion, load_clips
@@ -22,9 +24,7 @@ from dreamactor.training.paint_body import draw_person
 from dreamactor.training.performance import FRAMINGS, Performance, Score, make_score, perform
 
 SUPERSAMPLE = 2
-FACE_SIZE = 224
 SPLIT_SEEDS = {"train": 0, "val": 10_000_000, "test": 20_000_000}
-FACE_MARGIN = 1.35  # half-side of the face crop, in head radii
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,19 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     return np.stack([render_frame(scene, frame) for frame in range(len(scene.performance))])
 
 
-def face_crop(scene: Scene, frame: int, shift: tuple[float, float] = (0.0, 0.0), zoom: float = 1.0) -> Image:
-    """The square round the face at 224 x 224, drawn at that size; `shift` in head radii, `zoom` < 1 shows more."""
-    radius = scene.character.body.head
-    scale = FACE_SIZE / (2 * FACE_MARGIN * radius) * zoom
-    centre = scene.performance.head_center[frame][:2] + np.array(shift) * radius
-    offset = FACE_SIZE / 2 - centre * scale
-    view = replace(
-        scene.view, scale=scale, offset=(float(offset[0]), float(offset[1])), height=FACE_SIZE, width=FACE_SIZE
-    )
-    canvas = np.asarray(cv2.resize(scene.backdrop, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_AREA), np.uint8)
+def face_crop(
+    scene: Scene, frame: int, size: int = FACE_SIZE, shift: tuple[float, float] = (0.0, 0.0), margin: float = 1.0
+) -> Image:
+    """The square of `dreamactor.motion.faces` round the face, drawn at size x size instead of cut out of the frame.
+
+    `shift` moves it by head radii, `margin` > 1 shows more.
+    """
+    radius, rotation = scene.character.body.head, scene.performance.head[frame]
+    middle = FORWARD * -rotation[:2, 2] + DOWN * rotation[:2, 1] + np.array(shift)
+    scale = size / (SIDE * radius * margin)
+    offset = size / 2 - (scene.performance.head_center[frame][:2] + middle * radius) * scale
+    view = replace(scene.view, scale=scale, offset=(float(offset[0]), float(offset[1])), height=size, width=size)
+    canvas = np.asarray(cv2.resize(scene.backdrop, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
     draw_person(canvas, view, scene.character, scene.performance, frame)
     return canvas
 

@@ -101,11 +101,11 @@ def load_state(
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it to begin anew.") from error
     found = json.loads(metadata["about"])
-    if found != about:
+    if found != json.loads(json.dumps(about)):
         raise InputError(
             f"{path} is of another run ({found['preset']['name']}, seed {found['seed']}); "
             "name another folder, or delete it to begin anew."
@@ -117,7 +117,7 @@ def load_state(
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The moments of AdamW by parameter name: `<name>.exp_avg` and so on; empty before the first step."""
+    """The optimiser's moments by parameter name: `<name>.exp_avg` and so on; empty before the first step."""
     states = optimizer.state_dict()["state"]
     return {f"{names[i]}.{key}": value for i, state in states.items() for key, value in state.items()}
 
@@ -126,6 +126,9 @@ def restore_moments(optimizer: torch.optim.Optimizer, names: list[str], moments:
     """Inverse of `optimizer_moments`."""
     if not moments:
         return
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    state = {i: {key: moments[f"{name}.{key}"] for key in keys} for i, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(names))}
+    index_of = {name: index for index, name in enumerate(names)}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition(".")
+        state[index_of[name]][moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

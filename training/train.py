@@ -26,6 +26,7 @@ from dreamactor.training.assets import mocap_folder
 from dreamactor.training.data import prepare
 from dreamactor.training.flow_stage import flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
+from dreamactor.training.optimizer import Muon, is_matrix
 from dreamactor.training.recipe import Recipe, Stage
 from dreamactor.training.recipe import recipe as recipe_for
 from dreamactor.training.state import (
@@ -66,7 +67,7 @@ class Optimisation:
     """A stage's parameters and their optimiser."""
 
     names: list[str]
-    optimizer: torch.optim.AdamW
+    optimizer: Muon
 
 
 class Run:
@@ -139,16 +140,16 @@ class Run:
         return True
 
     def _optimisation(self, stage: Stage) -> Optimisation:
-        names, chosen = [], []
+        chosen: dict[bool, dict[str, torch.nn.Parameter]] = {True: {}, False: {}}
         for name, parameter in self.networks.named_parameters():
             parameter.requires_grad_(any(part in name for part in stage.trains))
             if parameter.requires_grad:
-                names.append(name)
-                chosen.append(parameter)
-        if not chosen:
+                chosen[is_matrix(name, parameter)][name] = parameter
+        names = [*chosen[True], *chosen[False]]
+        if not names:
             raise DreamActorError(f"Stage '{stage.name}' trains nothing: no parameter is named like {stage.trains}.")
-        optimizer = torch.optim.AdamW(chosen, stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        return Optimisation(names, optimizer)
+        matrices, others = list(chosen[True].values()), list(chosen[False].values())
+        return Optimisation(names, Muon(matrices, others, stage.learning_rate))
 
     def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
         rng = np.random.default_rng([self.recipe.seed, index, step])

@@ -31,16 +31,14 @@ def vae_batch(store: ClipStore, rng: np.random.Generator, latents: int, count: i
             video, weight = video[:, :, ::-1], weight[:, :, ::-1]
         if rng.random() < 0.6:
             video = video[..., rng.permutation(3)]
-        low, high = (rng.uniform(0, 30), rng.uniform(225, 255)) if rng.random() < 0.5 else (0.0, 255.0)
-        table = np.rint(np.linspace(low, high, 256)).astype(np.uint8)
-        videos.append(table[video])
+        videos.append(video)
         weights.append(weight)
     return to_video(np.stack(videos)), torch.from_numpy(np.stack(weights))[:, None]
 
 
 def to_video(frames: NDArray[np.uint8]) -> Tensor:
     """uint8 [B,T,H,W,3] -> float [B,3,T,H,W] in [-1,1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(frames)).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
 
 
 def head_mask(heads: NDArray[np.float32], height: int, width: int, inside: float = HEAD_WEIGHT) -> NDArray[np.float32]:

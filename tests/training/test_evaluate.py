@@ -1,0 +1,86 @@
+"""Evaluation: each measure says what it should of frames whose answer is known; the report is complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dreamactor.errors import InputError
+from dreamactor.networks import build, save
+from dreamactor.presets import preset
+from dreamactor.training import measures
+from dreamactor.training.evaluate import Settings, evaluate
+from dreamactor.training.scene import Scene, Stage, pose_sequence, render
+
+REQUIRED = (
+    "psnr", "psnr_copy_reference", "psnr_vae", "ssim", "joint_error", "mouth_correlation", "flicker", "drift_db",
+    "psnr_no_pose", "psnr_no_face", "psnr_no_reference",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def talking(stage: Stage) -> Scene:
+    """A face turned to the camera, its mouth opening and closing."""
+    scene = stage.scene(11, 12, "face")
+    performance = scene.performance
+    expression = replace(performance.expression, mouth_open=0.5 - 0.5 * np.cos(np.arange(12)))
+    return replace(scene, performance=replace(performance, expression=expression, head=np.tile(np.eye(3), (12, 1, 1))))
+
+
+def test_a_perfect_copy_is_perfect(talking: Scene) -> None:
+    frames, poses = render(talking), pose_sequence(talking)
+    assert measures.psnr(frames, frames) > 90
+    assert measures.ssim(frames, frames) == pytest.approx(1.0, abs=1e-5)
+    assert measures.joint_error(frames, frames, poses) == 0
+    assert measures.identity_error(frames, frames, poses) == 0
+    assert measures.flicker(frames, frames) == 0
+
+
+@pytest.mark.parametrize("pixels", [3, 8])
+def test_joint_error_is_the_distance_moved(stage: Stage, pixels: int) -> None:
+    scene = stage.scene(15, 5, "half")
+    frames, poses = render(scene), pose_sequence(scene)
+    moved = np.roll(frames, pixels, axis=2)
+    assert measures.joint_error(moved, frames, poses) == pytest.approx(pixels / 128, rel=0.35)
+    empty = np.repeat(cv2.resize(scene.backdrop, (128, 128))[None], 5, axis=0)
+    assert measures.joint_error(empty, frames, poses) > 0.5 * measures.REACH
+
+
+def test_mouth_opening_follows_the_true_mouth_and_not_a_still_one(talking: Scene) -> None:
+    truth = talking.performance.expression.mouth_open
+    ruler, frames = measures.mouth_ruler(talking, 12), render(talking)
+    assert measures.correlation(measures.mouth_opening(frames, ruler), truth) > 0.9
+    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in frames])
+    assert measures.correlation(measures.mouth_opening(blurred, ruler), truth) > 0.8
+    still = measures.mouth_opening(np.repeat(frames[:1], 12, axis=0), ruler)
+    assert abs(measures.correlation(still, truth)) < 0.5 or np.isnan(measures.correlation(still, truth))
+
+
+def test_blur_and_flicker_are_seen(talking: Scene) -> None:
+    frames = render(talking)
+    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 3) for frame in frames])
+    assert measures.ssim(blurred, frames) < 0.95
+    flashing = frames.astype(int) + np.where(np.arange(12) % 2, 20, 0)[:, None, None, None]
+    assert measures.flicker(np.clip(flashing, 0, 255).astype(np.uint8), frames) > 10
+
+
+def test_the_report_has_every_figure_also_by_framing(tmp_path: Path) -> None:
+    save(build(preset("tiny"), 0), tmp_path / "checkpoint")
+    report = evaluate(tmp_path / "checkpoint", tmp_path / "eval", Settings(clips=1, drift_clips=1, steps=2))
+    assert json.loads((tmp_path / "eval" / "report.json").read_text())["settings"]["steps"] == 2
+    for table in (report, *(report["by_framing"][framing] for framing in ("face", "half", "full"))):
+        assert set(REQUIRED) <= set(table)
+        assert all(np.isfinite(table[name]) for name in ("psnr", "psnr_vae", "ssim", "joint_error", "drift_db"))
+    sheet = cv2.imread(str(tmp_path / "eval" / "contact_sheet.png"))
+    assert sheet is not None
+    assert sheet.std() > 5
+
+
+def test_no_checkpoint_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint"):
+        evaluate(tmp_path, tmp_path / "eval")

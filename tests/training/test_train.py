@@ -1,0 +1,160 @@
+"""Training: losses fall, a run goes on bit for bit, bad input and a full disk do no harm."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dreamactor.errors import DreamActorError, InputError
+from dreamactor.networks import build, load, save
+from dreamactor.presets import preset
+from dreamactor.training.data import ClipStore
+from dreamactor.training.optimizer import Muon, orthogonal
+from dreamactor.training.recipe import Recipe, recipe
+from dreamactor.training.state import STATE
+from dreamactor.training.train import CHECKPOINT, train
+from dreamactor.training.vae_stage import vae_batch, vae_loss
+
+NewRun = Callable[[str], Path]
+
+
+def losses(folder: Path, stage: str) -> list[float]:
+    with (folder / f"log_{stage}.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("run")
+    lines: list[str] = []
+    checkpoint = train("tiny", folder, quick, say=lines.append)
+    trained, fresh = load(checkpoint, preset("tiny")), build(preset("tiny"), quick.seed)
+    for part in ("vae", "pose_encoder", "face_encoder", "transformer"):
+        old, new = (dict(getattr(n, part).named_parameters()) for n in (fresh, trained))
+        assert any(not torch.equal(old[name].half(), new[name].half()) for name in old), part
+    for stage in quick.stages:
+        assert len(losses(folder, stage.name)) == stage.steps
+    assert (folder / "sheet_final.png").stat().st_size > 1000
+    assert (folder / "curves.png").is_file()
+    assert any("all 0/" in line for line in lines)
+
+
+def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
+    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
+    parameters = list(networks.vae.parameters())
+    optimizer = Muon([p for p in parameters if p.ndim == 4], [p for p in parameters if p.ndim != 4], 3e-3)
+    values = []
+    for step in range(25):
+        rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
+        loss, _ = vae_loss(networks, *vae_batch(store, rng, 1, 4), rng, generator)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values.append(float(loss.detach()))
+    assert np.mean(values[-5:]) < 0.7 * np.mean(values[:3])
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
+    whole, parts = new_run("whole"), new_run("parts")
+    train("tiny", whole, quick)
+    for steps in ({"vae": 3, "body": 0, "face": 0, "all": 0}, {}):
+        shortened = quick.with_steps(steps)
+        if steps:
+            stopped = replace(shortened, stages=shortened.stages[:1])
+            run_until(parts, stopped, quick)
+    train("tiny", parts, quick)
+    a, b = (load_file(folder / STATE) for folder in (whole, parts))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run_until(folder: Path, stopped: Recipe, full: Recipe) -> None:
+    """Stops inside the first stage, as a time limit does: at `stopped`'s number of steps."""
+    from dreamactor.training.assets import mocap_folder
+    from dreamactor.training.state import optimizer_moments
+    from dreamactor.training.train import Run
+
+    run = Run(preset("tiny"), folder, full, mocap_folder(), lambda _: None)
+    stage = full.stages[0]
+    work = run._optimisation(stage)
+    for step in range(stopped.stages[0].steps):
+        for group in work.optimizer.param_groups:
+            from dreamactor.training.train import schedule
+
+            group["lr"] = stage.learning_rate * schedule(step, stage)
+        run._step(0, stage, step, work)
+        run.average.update(run.networks, step, stage.trains)
+        run.position.step += 1
+    run._save(optimizer_moments(work.optimizer, work.names))
+
+
+def test_a_time_limit_stops_with_everything_saved(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("run")
+    lines: list[str] = []
+    train("tiny", folder, quick, minutes=1e-6, say=lines.append)
+    assert (folder / STATE).is_file()
+    assert "the same command goes on" in lines[-1]
+    assert load(folder / CHECKPOINT).preset.name == "tiny"
+
+
+def test_a_state_of_another_run_is_refused(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("run")
+    train("tiny", folder, quick, minutes=1e-6)
+    with pytest.raises(InputError, match="seed 0"):
+        train("tiny", folder, replace(quick, seed=1), minutes=1e-6)
+    (folder / STATE).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="delete it"):
+        train("tiny", folder, quick, minutes=1e-6)
+
+
+def test_presets_without_a_recipe_and_unknown_stages_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="puppet, tiny"):
+        train("m1", tmp_path)
+    with pytest.raises(InputError, match="vae, body, face, all"):
+        recipe("tiny").with_steps({"voice": 3})
+
+
+def test_a_checkpoint_of_another_preset_is_refused(tmp_path: Path) -> None:
+    save(build(preset("tiny"), 0), tmp_path)
+    with pytest.raises(InputError, match="'tiny' checkpoint, not 'puppet'"):
+        load(tmp_path, preset("puppet"))
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Writes beyond `limit` bytes fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_keeps_the_last_good_state(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("run")
+    train("tiny", folder, quick, minutes=1e-6)
+    good, weights = (folder / STATE).read_bytes(), (folder / CHECKPOINT / "model.safetensors").read_bytes()
+    with full_disk(100_000), pytest.raises(DreamActorError, match="last good one is kept"):
+        train("tiny", folder, quick, minutes=1e-6)
+    assert (folder / STATE).read_bytes() == good
+    assert (folder / CHECKPOINT / "model.safetensors").read_bytes() == weights
+    assert not list(folder.glob(".state*"))
+    train("tiny", folder, quick, minutes=1e-6)
+
+
+def test_orthogonal_updates_have_singular_values_near_one() -> None:
+    for shape in ((12, 40), (40, 12)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert 0.5 < float(values.min()) <= float(values.max()) < 1.4
