@@ -27,7 +27,7 @@ HAND_WINDOW = 2.2  # side of the window searched for a palm, in forearms
 STRAY_HAND = 0.7  # forearms between the hand's and the body's wrist from which they do not belong together
 WRIST_SEEN = 0.3
 SAME_HEAD = 0.04  # body sides between two finds up to which they are one person; a head is about 0.12 wide
-SURE = 0.8  # without a second witness
+SURE, SURE_MESH, SURE_FACE = 0.8, 0.95, 0.75  # of a body, a mesh, a face: below, somebody new is not believed
 TILE_SURE = 0.65  # detections in tiles must be surer than in the whole: there are many more chances to be wrong
 SIDES = {  # hand: wrist, elbow, index knuckle, little finger's knuckle
     RIGHT: (bodies.RIGHT_WRIST, bodies.RIGHT_ELBOW, bodies.RIGHT_INDEX, bodies.RIGHT_PINKY),
@@ -140,9 +140,11 @@ class Landmarker:
         face = self._observe_face(picture, where, body, last)
         if body is not None and face is not None and _far_apart(body, face):
             body, face = (None, face) if where.body is None else (body, None)
-        if face is None and not (body is not None and self._certain(picture, body, fresh)):
+        if body is None and face is None:
             return None
-        if fresh and body is None and (face is None or face.score < SURE):
+        if fresh and not (self._certain_face(picture, face) or self._certain_body(picture, body)):
+            return None
+        if face is None and body is not None and body.score < SURE:
             return None
         pair = (None, None) if body is None else self._observe_hands(picture, body, last, thorough)
         return Seen(body, face, pair)
@@ -207,12 +209,18 @@ class Landmarker:
         astray = face is not None and (body is None or _far_apart(body, face))
         return replace(where, body=None) if astray else where
 
-    def _certain(self, picture: Picture, body: Body, fresh: bool) -> bool:
-        """Whether a body without a face is one: drawings of letters come this far, but are not found a second time."""
-        if body.score < SURE:
+    def _certain_body(self, picture: Picture, body: Body | None) -> bool:
+        """Whether a body just found is one: drawings of letters come this far, but are not found a second time."""
+        if body is None or body.score < SURE:
             return False
-        region = body.next_region
-        return not fresh or any(again.score >= SURE for again in self._find_bodies.find(picture, region))
+        return any(again.score >= SURE for again in self._find_bodies.find(picture, body.next_region))
+
+    def _certain_face(self, picture: Picture, face: Face | None) -> bool:
+        """The same for a face, by the detector that did not find it."""
+        if face is None or face.score < SURE_MESH:
+            return False
+        window = Region(float(face.head.center[0]), float(face.head.center[1]), 3 * face.head.radius)
+        return any(again.score >= SURE_FACE for again in self._find_face_near.find(picture, window))
 
     def _observe_hands(
         self, picture: Picture, body: Body, last: Seen | None, thorough: bool

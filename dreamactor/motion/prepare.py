@@ -75,6 +75,8 @@ def prepare(
     report = _Report(on_progress)
     if not 1 <= len(references) <= limits.references:
         raise InputError(f"{len(references)} reference images were given; 1 to {limits.references} are accepted.")
+    if scale is not None:
+        choose_scale(PoseSequence.empty(1), scale)  # an unknown one is refused before any work
     names = [_name(index, len(references)) for index in range(len(references))]
     pictures = [decode_image(data, limits, name) for data, name in zip(references, names, strict=True)]
     landmarker = landmarker or Landmarker(assets)

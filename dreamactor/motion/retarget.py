@@ -210,7 +210,8 @@ def _calm(values: Float, fps: float) -> NDArray[np.float64]:
     """`values` [T] without what changes faster than `SLOW_SECONDS`."""
     reach = max(1, round(2 * SLOW_SECONDS * fps))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (SLOW_SECONDS * fps)) ** 2)
-    return np.convolve(np.pad(values.astype(np.float64), reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+    longer = np.pad(values.astype(np.float64), reach, mode="reflect", reflect_type="odd")  # a trend goes on
+    return np.convolve(longer, kernel / kernel.sum(), mode="valid")
 
 
 def _zoom(poses: PoseSequence, fps: float) -> Float:

@@ -15,7 +15,7 @@ from dreamactor.motion.roi import Picture
 
 BRIEF = 0.25  # seconds somebody must be seen in a row; what is seen for less is a mistake of the detectors
 SAMPLES = 10  # frames searched for everybody, to choose whom to follow
-SEARCHES = 40  # frames searched at most before a clip counts as empty
+SEARCHES = 24  # frames searched at most before a clip counts as empty
 SAME_PERSON = 0.5  # body sides somebody may move between two samples
 JUMP = 0.35  # body sides somebody may move between two frames
 FORGET = 0.7  # seconds after which somebody lost, and alone in the clip, may come back anywhere
