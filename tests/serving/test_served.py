@@ -16,16 +16,19 @@ import av
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from dreamactor.errors import Cancelled, InputError
 from dreamactor.pipeline import Animator, Event, Options
 from dreamactor.serving.client import animate
 from dreamactor.serving.launcher import Server
+from tests.conftest import ASSETS
 from tests.serving import raw
 from tests.serving.conftest import OPTIONS
 
 pytestmark = pytest.mark.server
+MEDIA = ASSETS / "media"
 LONG = Options(steps=60, seed=5, max_frames=10)
 
 
@@ -153,7 +156,32 @@ def malformed(name: str) -> grpc.InferInput:
     return made
 
 
+def huge_photo() -> bytes:
+    content = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(content, "PNG")
+    return content.getvalue()
+
+
+def grey_clip(frames: int) -> bytes:
+    """One frame a second."""
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=1)
+        stream.width = stream.height = 64
+        for _ in range(frames):
+            output.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        output.mux(stream.encode(None))
+    return content.getvalue()
+
+
 REFUSED = {
+    "photo of 20,000 x 20,000": ({"photo": huge_photo}, "pixels"),
+    "photo without a person": ({"photo": (MEDIA / "coffee.png").read_bytes}, "No person found in the ref"),
+    "photo cut off": ({"photo": lambda: (MEDIA / "astronaut.png").read_bytes()[:5000]}, "reference image"),
+    "clip over the longest": ({"clip": lambda: grey_clip(90)}, "60"),
+    "clip without a person": ({"clip": lambda: grey_clip(3)}, "No person found in the driving clip"),
+    "clip of one frame": ({"clip": lambda: grey_clip(1)}, "frame"),
+    "clip cut off": ({"clip": lambda: (MEDIA / "single_face.mp4").read_bytes()[:5000]}, "driving clip"),
     "empty photo": ({"photo": b""}, "reference"),
     "photo that is none": ({"photo": b"\x00garbage" * 99}, "reference"),
     "no photo": ({"REFERENCE_IMAGE": grpc.InferInput("REFERENCE_IMAGE", [0], "BYTES")}, "REFERENCE_IMAGE"),
@@ -175,7 +203,8 @@ BY_TRITON = ("photo as numbers", "photo cut in its tensor", "two clips")
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_refused_by_name(server: Server, portrait: bytes, clip: bytes, case: str) -> None:
-    changes, named = REFUSED[case]
+    given, named = REFUSED[case]
+    changes = {name: value() if callable(value) else value for name, value in given.items()}
     inputs = {
         "REFERENCE_IMAGE": raw.tensor("REFERENCE_IMAGE", [changes.get("photo", portrait)]),
         "DRIVING_VIDEO": raw.tensor("DRIVING_VIDEO", [changes.get("clip", clip)]),
