@@ -46,14 +46,14 @@ def array(tensor: onnx.TensorProto) -> np.ndarray:
     return numpy_helper.to_array(tensor)
 
 
-def reachable(start: Iterable[NodeProto], step: Callable[[NodeProto], Iterable[NodeProto]]) -> dict[int, NodeProto]:
-    """Every node that `step` leads to from `start`, these included, by id."""
-    seen: dict[int, NodeProto] = {}
+def reachable(start: Iterable[NodeProto], step: Callable[[NodeProto], Iterable[NodeProto]]) -> dict[str, NodeProto]:
+    """Every node that `step` leads to from `start`, these included, by the name of their first output."""
+    seen: dict[str, NodeProto] = {}
     waiting = list(start)
     while waiting:
         node = waiting.pop()
-        if id(node) not in seen:
-            seen[id(node)] = node
+        if node.output[0] not in seen:
+            seen[node.output[0]] = node
             waiting.extend(step(node))
     return seen
 
@@ -72,10 +72,10 @@ def prune(model: ModelProto) -> None:
     made = producers(model)
     roots = [made[output.name] for output in model.graph.output if output.name in made]
     kept = reachable(roots, lambda node: (made[name] for name in node.input if name in made))
-    nodes = [node for node in model.graph.node if id(node) in kept]
+    nodes = [node for node in model.graph.node if node.output[0] in kept]
     used = {name for node in nodes for name in node.input} | {output.name for output in model.graph.output}
     for index in reversed(range(len(model.graph.node))):
-        if id(model.graph.node[index]) not in kept:
+        if model.graph.node[index].output[0] not in kept:
             del model.graph.node[index]
     for index in reversed(range(len(model.graph.initializer))):
         if model.graph.initializer[index].name not in used:

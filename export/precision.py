@@ -64,8 +64,8 @@ def simulated(model: ModelProto) -> ModelProto:
     return result
 
 
-def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[int]:
-    """Ids of the nodes that stay FP32."""
+def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[str]:
+    """The nodes that stay FP32, by the name of their first output (ids of protobuf objects do not last)."""
     made, used = producers(model), consumers(model)
 
     def before(node: NodeProto) -> Iterable[NodeProto]:
@@ -78,24 +78,25 @@ def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[int
     angles = reachable((node for node in nodes if node.op_type in ("Sin", "Cos")), before)
     heavy = [node for node in nodes if node.op_type in HEAVY]
     leads_to_heavy, behind_heavy = reachable(heavy, before), reachable(heavy, after)
-    high = set(angles) | (set(behind_heavy) - set(leads_to_heavy))
+    tail = [node for key, node in behind_heavy.items() if key not in leads_to_heavy]
+    high = {node.output[0] for node in (*angles.values(), *tail)}
     for node in nodes:
         if node.op_type in _REDUCTIONS:
             high |= _norm(node, used)
         if any(fnmatch(module_of(node), pattern) for pattern in keep_modules):
-            high.add(id(node))
+            high.add(node.output[0])
     return high
 
 
-def _norm(start: NodeProto, used: dict[str, list[NodeProto]]) -> set[int]:
+def _norm(start: NodeProto, used: dict[str, list[NodeProto]]) -> set[str]:
     """The reduction, what shapes its result, and the division that ends the norm."""
     found, waiting = set(), [start]
     while waiting:
         node = waiting.pop()
-        found.add(id(node))
+        found.add(node.output[0])
         for user in (user for name in node.output for user in used.get(name, ())):
             if user.op_type in ("Div", "Mul"):
-                found.add(id(user))
+                found.add(user.output[0])
             elif user.op_type in _AFTER_NORM:
                 waiting.append(user)
     return found
@@ -104,7 +105,7 @@ def _norm(start: NodeProto, used: dict[str, list[NodeProto]]) -> set[int]:
 class _Lowering:
     """One pass over the nodes in order, knowing the type of every tensor made so far."""
 
-    def __init__(self, model: ModelProto, low: int, high: set[int]) -> None:
+    def __init__(self, model: ModelProto, low: int, high: set[str]) -> None:
         self.graph, self.low, self.high = model.graph, low, high
         self.initializers = constants(model)
         self.types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
@@ -116,7 +117,7 @@ class _Lowering:
 
     def run(self) -> None:
         for node in self.graph.node:
-            want = FLOAT if id(node) in self.high else self.low
+            want = FLOAT if node.output[0] in self.high else self.low
             self._retype_constant(node, want)
             for index, name in enumerate(node.input):
                 fixed = index in _ALWAYS_FLOAT.get(node.op_type, ())

@@ -1,0 +1,97 @@
+"""FP16 and BF16 graphs: typed throughout, close to FP32, with the sensitive parts left in FP32."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dreamactor.export.attention import expand_attention, has_mask
+from dreamactor.export.graphs import NETWORKS
+from dreamactor.export.onnxgraph import module_of
+from dreamactor.export.precision import lower
+from dreamactor.export.quality import run_model, worst
+from dreamactor.export.recipes import recipe
+
+Model = Callable[[str], onnx.ModelProto]
+Feed = Callable[..., dict[str, np.ndarray]]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("dtype", "least"), [("fp16", 40.0), ("bf16", 22.0)])
+def test_lowered_network_is_close_and_valid(
+    tiny_model: Model, tiny_feed: Feed, name: str, dtype: str, least: float
+) -> None:
+    model, feed = tiny_model(name), tiny_feed(name)
+    low = lower(model, dtype, recipe(dtype).keep_fp32)
+    onnx.checker.check_model(low)
+    assert [(v.name, v.type.tensor_type.elem_type) for v in low.graph.output] == [
+        (v.name, v.type.tensor_type.elem_type) for v in model.graph.output
+    ]
+    assert worst(run_model(model, feed), run_model(low, feed)) > least
+
+
+def test_weights_are_stored_in_half_the_bytes(tiny_model: Model) -> None:
+    def weight_bytes(model: onnx.ModelProto) -> int:
+        return sum(len(t.raw_data) for t in model.graph.initializer if "blocks" in t.name and len(t.dims) >= 1)
+
+    model = tiny_model("denoiser")
+    low = lower(model, "fp16", ())
+    assert weight_bytes(low) == weight_bytes(model) / 2
+
+
+def test_sines_of_the_timestep_and_the_solver_stay_fp32(tiny_model: Model) -> None:
+    low = lower(tiny_model("denoiser"), "fp16", ())
+    half = {t.name for t in low.graph.initializer if t.data_type == TensorProto.FLOAT16}
+    casts = {n.output[0] for n in low.graph.node if n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16}
+    for node in low.graph.node:
+        if node.op_type in ("Sin", "Cos"):
+            assert not set(node.input) & (half | casts)
+    makers = {name: node for node in low.graph.node for name in node.output}
+    solver = makers["latent_next"]
+    assert solver.op_type == "Add"  # not a Cast: computed in FP32
+
+
+def test_norms_do_not_overflow(tiny_model: Model, tiny_feed: Feed) -> None:
+    """Squares of activations of a few hundred exceed FP16; the norm's reduction must not see FP16."""
+    weights = np.full((4, 4, 1, 1), 100.0, np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["h"]),
+            helper.make_node("ReduceL2", ["h", "axes"], ["n"]),
+            helper.make_node("Clip", ["n", "least"], ["c"]),
+            helper.make_node("Div", ["h", "c"], ["d"]),
+            helper.make_node("Conv", ["d", "w"], ["y"]),
+        ],
+        "norm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 2, 2])],
+        [
+            numpy_helper.from_array(weights, "w"),
+            numpy_helper.from_array(np.array([1]), "axes"),
+            numpy_helper.from_array(np.array(1e-12, np.float32), "least"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    feed = {"x": np.full((1, 4, 2, 2), 2.0, np.float32)}
+    zeros = {"x": np.zeros((1, 4, 2, 2), np.float32)}
+    low = lower(model, "fp16")
+    assert worst(run_model(model, feed), run_model(low, feed)) > 55
+    assert not run_model(low, zeros)["y"].any()  # 1e-12 is 0 in FP16, and 0/0 would be NaN
+
+
+@pytest.mark.parametrize(("chosen", "left"), [(lambda node: True, 0), (lambda node: not has_mask(node), 2)])
+def test_attention_written_out_is_the_same(
+    tiny_model: Model, tiny_feed: Feed, chosen: Callable[[onnx.NodeProto], bool], left: int
+) -> None:
+    model, feed = tiny_model("denoiser"), tiny_feed("denoiser")
+    expanded = expand_attention(tiny_model("denoiser"), chosen)
+    onnx.checker.check_model(expanded)
+    assert Counter(node.op_type for node in expanded.graph.node)["Attention"] == left
+    assert worst(run_model(model, feed), run_model(expanded, feed)) > 90
+    modules = {module_of(node) for node in expanded.graph.node if node.op_type == "Softmax"}
+    assert "transformer.blocks.0.attention" in modules

@@ -1,0 +1,196 @@
+"""Explicit Q/DQ: weights in 8 bits, the right layers, calibrated ranges, and a gate that a bad recipe does not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from dreamactor.errors import InputError
+from dreamactor.export import quantize as quantization
+from dreamactor.export.calibrate import Samples, activation_ranges, load_samples
+from dreamactor.export.onnxgraph import array, constants, producers
+from dreamactor.export.quality import apply, keep_high, layer_quality, run_model, sensitivities, worst
+from dreamactor.export.quantize import FORMATS, Format, calibration_model, layers, prepare, quantize, quantize_dynamic
+from dreamactor.export.recipe import Recipe
+from dreamactor.export.recipes import recipe
+
+Model = Callable[[str], onnx.ModelProto]
+Feed = Callable[..., dict[str, np.ndarray]]
+Sampled = Callable[[str], Samples]
+TYPES = {"fp8": TensorProto.FLOAT8E4M3FN, "int8": TensorProto.INT8}
+
+
+def observed_ranges(prepared: onnx.ModelProto, chosen: Recipe, feed: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest magnitudes seen, measured without modelopt."""
+    names = sorted({name for layer in layers(prepared, chosen) for name in layer.activations})
+    found = run_model(prepared, feed, names)
+    return {name: float(np.abs(found[name]).max()) for name in names}
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8"])
+@pytest.mark.parametrize(("network", "least"), [("denoiser", 18.0), ("vae_decoder", 18.0), ("pose_encoder", 15.0)])
+def test_quantised_network_is_close_and_stored_in_8_bits(
+    tiny_model: Model, tiny_feed: Feed, name: str, network: str, least: float
+) -> None:
+    chosen, feed = recipe(name), tiny_feed(network)
+    prepared = prepare(tiny_model(network), chosen)
+    ranges = observed_ranges(prepared, chosen, feed)
+    low = quantize(prepared, chosen, ranges)
+    onnx.checker.check_model(low)
+    assert worst(run_model(prepared, feed), run_model(low, feed)) > least
+    stored = constants(low)
+    for layer in layers(prepared, chosen, ranges):
+        if layer.weight is not None:
+            assert layer.weight not in stored
+            assert stored[f"{layer.weight}.q8"].data_type == TYPES[name]
+            channels = stored[f"{layer.weight}.q8"].dims[layer.axis]
+            assert list(stored[f"{layer.weight}.scale.float16"].dims) == [channels]
+
+
+def test_fp8_attention_has_qdq_on_q_k_v_and_softmax_at_1_448(tiny_model: Model, tiny_feed: Feed) -> None:
+    chosen = recipe("fp8")
+    prepared = prepare(tiny_model("denoiser"), chosen)
+    low = quantize(prepared, chosen, observed_ranges(prepared, chosen, tiny_feed("denoiser")))
+    made, stored = producers(low), constants(low)
+    bmm = [node for node in low.graph.node if node.name.endswith((".scores", ".context"))]
+    assert len(bmm) == 6  # two streams in the first block, one in the last, whose reference stream ends there
+    for node in bmm:
+        for name in node.input:
+            dequantize = made[name]
+            assert dequantize.op_type == "DequantizeLinear"
+            scale = stored[dequantize.input[1]]
+            assert scale.data_type == TensorProto.FLOAT16
+            if ".softmax" in name:
+                assert array(scale).item() == pytest.approx(1 / 448, rel=1e-3)
+
+
+def test_edges_stay_high(tiny_model: Model) -> None:
+    for name in ("fp8", "int8"):
+        modules = {layer.module for layer in layers(prepare(tiny_model("denoiser"), recipe(name)), recipe(name))}
+        assert "transformer.blocks.0.attention.qkv" in modules
+        assert "transformer.blocks.1.ffn.2" in modules
+        assert not modules & {"transformer.patchify", "transformer.time_out", "transformer.final"}
+
+
+def test_a_layer_without_a_range_is_left_as_it_is(tiny_model: Model, tiny_feed: Feed) -> None:
+    chosen, feed = recipe("int8"), tiny_feed("vae_decoder")
+    prepared = prepare(tiny_model("vae_decoder"), chosen)
+    ranges = observed_ranges(prepared, chosen, feed)
+    ranges.pop(next(iter(ranges)))
+    assert 0 < len(layers(prepared, chosen, ranges)) < len(layers(prepared, chosen))
+    onnx.checker.check_model(quantize(prepared, chosen, ranges))
+
+
+def test_scales_are_what_fp16_holds() -> None:
+    scale = quantization._scale(np.array([3.14159, 1e-9, 0.0]), FORMATS["int8"])
+    assert (scale == scale.astype(np.float16)).all()
+    assert (scale >= 2.0**-14).all()
+
+
+def test_weights_use_the_whole_of_fp8() -> None:
+    """The largest weight of each channel maps to 448, the end of E4M3."""
+    assert float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max) == FORMATS["fp8"].largest
+
+
+def test_cpu_int8_is_smaller_and_close(tiny_model: Model, tiny_feed: Feed) -> None:
+    chosen, feed = recipe("int8", "cpu"), tiny_feed("denoiser")
+    model = tiny_model("denoiser")
+    low = quantize_dynamic(model, chosen)
+    assert low.ByteSize() < 0.8 * model.ByteSize()
+    assert any(node.op_type == "MatMulInteger" for node in low.graph.node)
+    assert worst(run_model(model, feed), run_model(low, feed)) > 30
+
+
+@pytest.fixture
+def four_levels(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe spoiled on purpose: everything, edges included, in steps of half its range."""
+    monkeypatch.setitem(FORMATS, "int2", Format(1.5, int(TensorProto.INT8), np.dtype(np.int8)))
+    return Recipe("spoiled", quantized="int2", snr_gate=15.0)
+
+
+def test_spoiled_recipe_misses_its_gate_and_is_repaired_by_measured_sensitivity(
+    tiny_model: Model, tiny_feed: Feed, four_levels: Recipe
+) -> None:
+    feed = tiny_feed("vae_decoder")
+    prepared = prepare(tiny_model("vae_decoder"), four_levels)
+    ranges = observed_ranges(prepared, four_levels, feed)
+    reference = run_model(prepared, feed)
+    assert worst(reference, run_model(apply(prepared, four_levels, ranges), feed)) < four_levels.snr_gate
+    order = sensitivities(prepared, four_levels, ranges, feed)
+    assert [item.decibels for item in order] == sorted(item.decibels for item in order)
+    repaired, put_back = four_levels, []
+    for item in order:
+        put_back.append(item.module)
+        repaired = keep_high(four_levels, put_back)
+        decibels = worst(reference, run_model(apply(prepared, repaired, ranges), feed))
+        if decibels >= four_levels.snr_gate:
+            break
+    assert decibels >= four_levels.snr_gate
+    assert 0 < len(put_back) <= len(order)
+
+
+def test_putting_the_most_harmful_module_back_gains_more_than_the_least(tiny_model: Model, tiny_feed: Feed) -> None:
+    chosen, feed = recipe("int8"), tiny_feed("pose_encoder")
+    prepared = prepare(tiny_model("pose_encoder"), chosen)
+    ranges = observed_ranges(prepared, chosen, feed)
+    order = sensitivities(prepared, chosen, ranges, feed)
+    reference = run_model(prepared, feed)
+
+    def without(module: str) -> float:
+        return worst(reference, run_model(apply(prepared, keep_high(chosen, [module]), ranges), feed))
+
+    assert without(order[0].module) > without(order[-1].module)
+
+
+def test_layer_quality_covers_every_quantised_layer(tiny_model: Model, tiny_feed: Feed) -> None:
+    chosen, feed = recipe("fp8"), tiny_feed("denoiser")
+    prepared = prepare(tiny_model("denoiser"), chosen)
+    ranges = observed_ranges(prepared, chosen, feed)
+    found = layers(prepared, chosen, ranges)
+    quality = layer_quality(prepared, quantize(prepared, chosen, ranges), found, feed)
+    assert set(quality) == {layer.node for layer in found}
+    assert all(5 < value < 60 for value in quality.values())
+
+
+def test_samples_keep_their_hash_and_order(tiny_samples: Sampled, tiny_feed: Feed) -> None:
+    samples = tiny_samples("denoiser")
+    again = load_samples(samples.paths[0].parent, "denoiser")
+    assert again.sha256 == samples.sha256
+    for seed, feed in enumerate(again.feeds()):
+        np.testing.assert_array_equal(feed["latent"], tiny_feed("denoiser", seed)["latent"])
+    before = samples.sha256
+    content = bytearray(samples.paths[1].read_bytes())
+    content[-1] ^= 1
+    samples.paths[1].write_bytes(content)
+    assert samples.sha256 != before
+
+
+def test_unknown_precision_lists_the_choices() -> None:
+    with pytest.raises(InputError, match="fp32, fp16, bf16, fp8, int8"):
+        recipe("int4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["fp8", "int8"])
+def test_modelopt_ranges_are_the_observed_ones(
+    tiny_model: Model, tiny_feed: Feed, tiny_samples: Sampled, form: str
+) -> None:
+    """With one sample, "max" calibration must find exactly the largest magnitude (FP8's scales are corrected for)."""
+    chosen = recipe(form)
+    prepared = prepare(tiny_model("denoiser"), chosen)
+    samples = tiny_samples("denoiser")
+    one = Samples("denoiser", samples.paths[:1])
+    ranges = activation_ranges(
+        calibration_model(prepared), [layer.node for layer in layers(prepared, chosen)], one, form, "max"
+    )
+    observed = observed_ranges(prepared, chosen, tiny_feed("denoiser", 0))
+    assert set(ranges) == set(observed)
+    for name, largest in observed.items():
+        if name.endswith(".softmax"):  # modelopt knows its range to be 0 to 1
+            continue
+        assert ranges[name] == pytest.approx(largest, rel=0.02), name
