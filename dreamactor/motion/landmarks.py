@@ -15,7 +15,13 @@ from dreamactor.motion.body import Body, BodyModel
 from dreamactor.motion.face import Face, FaceModel
 from dreamactor.motion.hand import Hand, HandModel
 from dreamactor.motion.head import Head, head_of_body
-from dreamactor.motion.models import body_detector, far_face_detector, near_face_detector, palm_detector
+from dreamactor.motion.models import (
+    body_detector,
+    far_face_detector,
+    near_face_detector,
+    no_greeting,
+    palm_detector,
+)
 from dreamactor.motion.pose import LEFT, RIGHT, Float
 from dreamactor.motion.roi import Picture, Region
 from dreamactor.motion.ssd import Detection
@@ -84,6 +90,10 @@ class Landmarker:
 
     def __post_init__(self) -> None:
         self._models = models_folder(self.assets)
+        with no_greeting():
+            self._open()
+
+    def _open(self) -> None:
         self._find_bodies = body_detector(self._models)
         self._find_faces = far_face_detector(self._models)
         self._find_face_near = near_face_detector(self._models)

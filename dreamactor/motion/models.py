@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,28 @@ from dreamactor.motion.roi import Picture, Region, crop
 from dreamactor.motion.ssd import Detection, anchors, decode
 
 THREADS = 2
+GREETING = b"XNNPACK delegate"  # what LiteRT's C++ writes to the error stream when it opens its first model
+
+
+@contextmanager
+def no_greeting() -> Iterator[None]:
+    """Keeps LiteRT's greeting off the error stream; whatever else is written meanwhile appears after."""
+    try:
+        stream = os.dup(2)
+    except OSError:  # no error stream
+        yield
+        return
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stream, 2)
+            os.close(stream)
+            sink.seek(0)
+            rest = b"".join(line for line in sink if GREETING not in line)
+            if rest:
+                os.write(2, rest)
 
 
 class Model:

@@ -1,5 +1,8 @@
 """The real models on real pictures."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -91,3 +94,9 @@ def test_nobody_is_an_error(landmarker: Landmarker) -> None:
 def test_missing_models_are_named(tmp_path: object) -> None:
     with pytest.raises(MissingDependency, match=r"pose_detection\.tflite"):
         Landmarker(assets=tmp_path)  # type: ignore[arg-type]
+
+
+def test_opening_the_models_says_nothing() -> None:
+    code = "import os, dreamactor.motion.landmarks as l; l.Landmarker(); os.write(2, b'heard')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (result.stdout, result.stderr) == (b"", b"heard")

@@ -1,0 +1,92 @@
+"""Sides seen the wrong way round, limbs out of sight, and telling people apart by their clothes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dreamactor.motion import body as bodies
+from dreamactor.motion.body import POINTS, Body
+from dreamactor.motion.landmarks import Seen
+from dreamactor.motion.look import appearance, same_look
+from dreamactor.motion.pose import INDEX
+from dreamactor.motion.roi import Region
+from dreamactor.motion.sequence import pose_of, to_sequence
+from dreamactor.motion.track import Followed
+
+RIGHT_SIDE, LEFT_SIDE = (98.0, 60.0), (142.0, 60.0)
+
+
+def body(shift: float = 0.0, swapped: bool = False, hidden: tuple[int, ...] = ()) -> Body:
+    """A person facing us, 100 pixels a metre, standing at x = 120 + shift."""
+    world = np.zeros((POINTS, 3), np.float32)
+    places = {
+        bodies.RIGHT_SHOULDER: (-0.2, -0.5), bodies.RIGHT_ELBOW: (-0.3, -0.25), bodies.RIGHT_WRIST: (-0.35, 0.0),
+        bodies.RIGHT_HIP: (-0.12, 0), bodies.RIGHT_KNEE: (-0.12, 0.45), bodies.RIGHT_ANKLE: (-0.12, 0.85),
+        bodies.RIGHT_TOE: (-0.15, 0.9), bodies.RIGHT_EAR: (-0.08, -0.75), bodies.RIGHT_EYE: (-0.03, -0.78),
+    }  # fmt: skip
+    for index, (x, y) in places.items():
+        world[index, :2] = x, y
+        world[index - 1, :2] = -x, y  # the model's left points come one before its right
+    world[bodies.NOSE] = 0, -0.73, -0.12
+    if swapped:
+        for index in places:
+            world[[index - 1, index]] = world[[index, index - 1]]
+    points = world * 100
+    points[:, :2] += (120 + shift, 110)
+    visible = np.ones(POINTS, np.float32)
+    visible[list(hidden)] = 0.05
+    return Body(points, visible, np.ones(POINTS, np.float32), world, 1.0, Region(120, 110, 250))
+
+
+def followed(seen: list[Body | None]) -> Followed:
+    return Followed(tuple(Seen(one) if one else None for one in seen), 0)
+
+
+def test_joints_are_placed_in_pixels() -> None:
+    pose = pose_of(Seen(body()), 240, 240)
+    assert pose.joints[0, INDEX["right_shoulder"], :2] == pytest.approx((100, 60), abs=0.1)
+    assert pose.joints[0, INDEX["neck"], :2] == pytest.approx((120, 60), abs=0.1)
+    assert pose.joints[0, INDEX["left_toe"], :2] == pytest.approx((135, 200), abs=0.1)
+    assert (pose.confidence[0, INDEX["right_ankle"]], pose.head_confidence[0]) == (1, 1)
+    cut = pose_of(Seen(body()), 150, 240)
+    assert cut.confidence[0, INDEX["right_ankle"]] == 0  # below the picture's edge
+    assert cut.confidence[0, INDEX["right_hip"]] == 1
+
+
+def test_exchanged_sides_are_put_right() -> None:
+    frames = [body(shift=2.0 * k, swapped=k in (4, 5, 9)) for k in range(14)]
+    poses = to_sequence(followed([*frames]), 240, 240, 12)
+    straight = to_sequence(followed([body(shift=2.0 * k) for k in range(14)]), 240, 240, 12)
+    assert poses.joints[:, INDEX["right_wrist"]] == pytest.approx(straight.joints[:, INDEX["right_wrist"]], abs=0.5)
+    assert poses.joints[:, INDEX["left_knee"]] == pytest.approx(straight.joints[:, INDEX["left_knee"]], abs=0.5)
+
+
+def test_a_lost_person_is_interpolated_a_hidden_limb_only_briefly() -> None:
+    wrist = (bodies.LEFT_WRIST,)
+    seen: list[Body | None] = [body(shift=3.0 * k, hidden=wrist if k in (3, 4) or k > 20 else ()) for k in range(40)]
+    seen[10:16] = [None] * 6
+    poses = to_sequence(followed(seen), 240, 360, 12)
+    neck, left = INDEX["neck"], INDEX["left_wrist"]
+    assert poses.joints[:, neck, 0] == pytest.approx(120 + 3 * np.arange(40), abs=1.5)
+    assert (poses.confidence[:, neck] > 0.3).all()
+    assert (poses.confidence[:21, left] >= 0.3).all()
+    assert (poses.confidence[21:, left] == 0).all()
+
+
+def test_clothes_tell_people_apart() -> None:
+    def dressed(color: tuple[int, int, int], light: int) -> np.ndarray:
+        picture = np.random.default_rng(light).integers(0, 30, (240, 240, 3))
+        picture[55:115, 95:145] += np.array(color) + light
+        return np.clip(picture, 0, 255).astype(np.uint8)
+
+    seen = Seen(body())
+    red, same, blue = (
+        appearance(dressed(color, light), seen)
+        for color, light in (((190, 20, 20), 0), ((190, 20, 20), 6), ((20, 30, 190), 0))
+    )
+    assert red.sum() == pytest.approx(1, abs=1e-4)
+    assert same_look(red, same)
+    assert not same_look(red, blue)
+    nowhere = dataclasses.replace(seen.body, points=seen.body.points + 1000) if seen.body else None
+    assert np.isfinite(appearance(dressed((1, 2, 3), 0), Seen(nowhere))).all()
