@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.shapes import Profile, profile_shapes
 from dreamactor.engines.target import Target
@@ -78,6 +79,8 @@ def build_engine(
     demands a fused attention kernel of that type in the engine. Raises EngineError with the reason.
     """
     started = time.monotonic()
+    options = options or BuildOptions()
+    _check_options(options, target)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".build-") as folder:
         plan = Path(folder) / output.name
@@ -90,7 +93,7 @@ def build_engine(
             "profiles": [dict(profile_shapes(preset, network, profile)) for profile in profiles],
             "timing_cache": str(timing_cache) if timing_cache and target.runtime == "tensorrt" else "",
             "expected_layers": dict(expected_layers or {}),
-            **asdict(options or BuildOptions()),
+            **asdict(options),
         }
         report = _run(request, network, target, on_build)
         kernels = fused_kernels(plan)
@@ -110,6 +113,15 @@ def build_engine(
         kernels,
         tuple(report["warnings"]),
     )
+
+
+def _check_options(options: BuildOptions, target: Target) -> None:
+    if target.runtime != "tensorrt_rtx":
+        return
+    if options.version_compatible:
+        raise EngineError("Version-compatible plans are made by TensorRT only: TensorRT-RTX has no lean runtime.")
+    if (options.strip or options.refit) and local_gpu() is None:
+        raise EngineError("TensorRT-RTX makes stripped and refittable plans only on a machine with an NVIDIA GPU.")
 
 
 def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuild | None) -> dict[str, Any]:

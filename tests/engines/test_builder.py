@@ -1,0 +1,176 @@
+"""Real TensorRT-RTX builds on whatever machine this is, and everything that can go wrong with one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dreamactor.engines import NETWORKS
+from dreamactor.engines.builder import BuildOptions, BuildReport, build_engine
+from dreamactor.engines.gpu import local_gpu
+from dreamactor.engines.runtimes import load_tensorrt
+from dreamactor.engines.shapes import DECODER_CONTEXT, Ranges, Size, input_shapes, profiles
+from dreamactor.engines.target import Target, parse_target
+from dreamactor.errors import EngineError, InputError, MissingDependency
+from dreamactor.presets import preset
+
+TINY = preset("tiny")
+SM89 = parse_target("sm89")
+
+
+def rtx_installed() -> bool:
+    try:
+        load_tensorrt("tensorrt_rtx")
+    except MissingDependency:
+        return False
+    return True
+
+
+needs_rtx = pytest.mark.skipif(not rtx_installed(), reason="tensorrt-rtx-cu13-libs and -bindings are not installed")
+
+
+def build(
+    model: Path, output: Path, network: str = "vae_encoder", target: Target = SM89, **more: object
+) -> BuildReport:
+    found = profiles(TINY, network, fixed=False)
+    return build_engine(model, output, TINY, network, target, found, **more)  # type: ignore[arg-type]
+
+
+def video_model(path: Path, operator: str = "Relu", domain: str = "", inputs: str = "video") -> Path:
+    """A network with the encoder's input that applies one operator to it as float."""
+    value = helper.make_tensor_value_info(inputs, TensorProto.UINT8, [1, 3, "t", "h", "w"])
+    nodes = [
+        helper.make_node("Cast", [inputs], ["f"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["f"], ["latent"], domain=domain),
+    ]
+    output = helper.make_tensor_value_info("latent", TensorProto.FLOAT, [1, 3, "t", "h", "w"])
+    graph = helper.make_graph(nodes, "g", [value], [output])
+    opsets = [helper.make_opsetid("", 20), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+@needs_rtx
+def test_build_writes_a_whole_engine_and_says_what_is_in_it(tmp_path: Path) -> None:
+    heard: list[str] = []
+    report = build(
+        video_model(tmp_path / "m.onnx"),
+        tmp_path / "e/m.engine",
+        on_build=lambda phase, step, steps: heard.append(phase),
+    )
+    content = (tmp_path / "e/m.engine").read_bytes()
+    assert content[4:8] == b"trtr"[:0] or len(content) == report.bytes
+    assert report.layers["ACTIVATION"] == 1
+    assert [spec.name for spec in report.inputs] == ["video"]
+    assert report.inputs[0].dtype == "uint8"
+    assert report.version == load_tensorrt("tensorrt_rtx").__version__
+    assert heard[0] == "parse"
+    assert len(set(heard)) > 1  # the builder's own phases follow
+    assert [path.name for path in (tmp_path / "e").iterdir()] == ["m.engine"]
+
+
+@needs_rtx
+def test_weight_streaming_builds_anywhere(tmp_path: Path) -> None:
+    model = video_model(tmp_path / "m.onnx")
+    assert build(model, tmp_path / "m.engine", options=BuildOptions(weight_streaming=True)).bytes > 1000
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="there is a GPU")
+@pytest.mark.parametrize("option", ["strip", "refit", "version_compatible"])
+def test_options_that_need_a_gpu_or_tensorrt_say_so(tmp_path: Path, option: str) -> None:
+    model = video_model(tmp_path / "m.onnx")
+    with pytest.raises(EngineError, match=r"an NVIDIA GPU|by TensorRT only"):
+        build(model, tmp_path / "m.engine", options=BuildOptions(**{option: True}))
+
+
+@needs_rtx
+def test_bad_models_are_refused_with_the_reason_and_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.onnx").write_bytes(b"\x08\x0a\x12garbage")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    video_model(tmp_path / "unknown.onnx", "Frobnicate", "nowhere")
+    video_model(tmp_path / "other.onnx", inputs="picture")
+    weight = numpy_helper.from_array(np.ones((3, 1, 1), np.float32), "w")
+    external = onnx.load(video_model(tmp_path / "external.onnx", "Neg"))
+    external.graph.node.append(helper.make_node("Add", ["latent", "w"], ["sum"]))
+    external.graph.initializer.append(weight)
+    onnx.save(external, tmp_path / "external.onnx", save_as_external_data=True, location="lost.data", size_threshold=0)
+    (tmp_path / "lost.data").unlink()
+    reasons = {
+        "corrupt": "cannot be parsed", "empty": "cannot be", "unknown": "cannot be built for sm89",
+        "other": "no input 'video'; its inputs are picture", "external": "cannot be", "absent": "cannot be parsed",
+    }  # fmt: skip
+    for name, reason in reasons.items():
+        with pytest.raises(EngineError, match=reason):
+            build(tmp_path / f"{name}.onnx", tmp_path / "out/m.engine")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@needs_rtx
+def test_missing_layers_and_missing_fusion_are_refused(tmp_path: Path) -> None:
+    model = video_model(tmp_path / "m.onnx")
+    with pytest.raises(EngineError, match=r"should be at least 2 PLUGIN_V3 layers, and there are 0 PLUGIN_V3"):
+        build(model, tmp_path / "out/m.engine", expected_layers={"PLUGIN_V3": 2})
+    with pytest.raises(EngineError, match=r"without fused fp8 attention \(found: none\)"):
+        build(model, tmp_path / "out/m.engine", fused_attention="fp8")
+    with pytest.raises(EngineError, match="TensorRT-RTX has no plugins"):
+        build(model, tmp_path / "out/m.engine", options=BuildOptions(attention_plugin=True))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_missing_runtime_is_said() -> None:
+    with pytest.raises(InputError, match="choose one of onnxruntime, tensorrt, tensorrt_rtx"):
+        load_tensorrt("openvino")
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_missing_tensorrt_says_how_to_get_it() -> None:
+    with pytest.raises(MissingDependency, match="tensorrt is not installed: pip install"):
+        load_tensorrt("tensorrt")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_profiles_hold_everything_the_pipeline_sends(network: str) -> None:
+    found = profiles(TINY, network)
+    assert all(profile.is_fixed for profile in found[:-1])
+    whole = TINY.latent_frames
+    most = whole + DECODER_CONTEXT if network == "vae_decoder" else whole
+    span = found[-1]
+    for latents in range(1, most + 1):
+        for references in (1, 4):
+            for batch in (1, 2):
+                shapes = input_shapes(TINY, network, Size(latents, TINY.height, TINY.width, references, batch))
+                low, high = input_shapes(TINY, network, span.minimum), input_shapes(TINY, network, span.maximum)
+                for name, shape in shapes.items():
+                    assert all(a <= size <= b for a, size, b in zip(low[name], shape, high[name], strict=True)), name
+
+
+def test_ranges_widen_the_last_profile_only() -> None:
+    plain = profiles(TINY, "denoiser")
+    wide = profiles(TINY, "denoiser", Ranges(references=6, smallest=(32, 32), largest=(128, 96)))
+    assert wide[:-1] == plain[:-1]
+    assert (wide[-1].maximum.height, wide[-1].maximum.width, wide[-1].maximum.references) == (128, 96, 6)
+    assert (wide[-1].minimum.height, wide[-1].minimum.width) == (32, 32)
+    with pytest.raises(InputError, match="no network 'vae'"):
+        profiles(TINY, "vae")
+
+
+def test_shapes_are_those_of_the_exported_inputs() -> None:
+    graphs = pytest.importorskip("dreamactor.export.graphs")
+    for network in NETWORKS:
+        example = graphs.example_inputs(TINY, network, references=3)
+        size = Size(TINY.latent_frames, TINY.height, TINY.width, references=3)
+        expected = {name: tuple(value.shape) for name, value in example.items()}
+        assert input_shapes(TINY, network, size) == expected
+
+
+def test_targets() -> None:
+    assert asdict(parse_target("sm120")) == {"name": "sm120", "runtime": "tensorrt_rtx", "architecture": "sm120"}
+    assert parse_target("cpu").is_onnx
+    with pytest.raises(InputError, match="no target 'sm42'; choose one of auto, cpu"):
+        parse_target("sm42")
