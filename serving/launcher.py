@@ -94,7 +94,8 @@ class Server:
     def stop(self) -> None:
         """Calls running jobs off, ends every process, removes the private folder and the shared memory."""
         try:
-            self._call_jobs_off(time.monotonic() + self._exit_seconds)
+            if not self.broken():  # a dead process would not hear of it
+                self._call_jobs_off(time.monotonic() + self._exit_seconds)
             self.process.stop()
         finally:
             self._folder.remove()

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputError
-from dreamactor.pipeline import Animator, Event, Options
+from dreamactor.pipeline import Event, Options
 from dreamactor.serving import folder as folders
 from dreamactor.serving.client import animate
 from dreamactor.serving.launcher import Listen, ServeOptions, Server
-from tests.serving.conftest import FREE
+from tests.serving.conftest import FREE, OPTIONS
 
 SERVE = """
 import sys; from pathlib import Path
@@ -65,6 +65,10 @@ def processes_of(folder: Path) -> list[int]:
         if str(folder / folders.PREFIX).encode() in text:
             found.append(int(path.name))
     return found
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def left(folder: Path) -> list[str]:
@@ -224,15 +228,27 @@ def test_killed_launcher_takes_the_server_with_it(
 
 
 @pytest.mark.server
-def test_dead_model_process_brings_a_new_server_at_the_same_address(
-    temporary: Path, tiny_engines: Path, server_environment: Path, portrait: bytes, clip: bytes
+@pytest.mark.parametrize("part", ["denoise/1/model.py", "tritonserver --"])
+def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
+    part: str,
+    temporary: Path,
+    wide_engines: Path,
+    server_environment: Path,
+    portrait: bytes,
+    clip: bytes,
+    expected: bytes,
 ) -> None:
-    options = Options(steps=1, max_frames=5)
-    with Animator.open(tiny_engines) as animator:
-        expected = animator.animate([portrait], clip, options)
-    with serving(tiny_engines, server_environment, temporary) as (process, address):
-        stubs = [pid for pid in processes_of(temporary) if "stub" in Path(f"/proc/{pid}/cmdline").read_text()]
-        os.kill(stubs[0], signal.SIGKILL)
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if event.step == 2 and not killed:
+            killed.extend(pid for pid in processes_of(temporary) if part in command_of(pid))
+            os.kill(killed[0], signal.SIGSEGV)
+
+    with serving(wide_engines, server_environment, temporary) as (process, address):
+        with pytest.raises(DreamActorError):
+            animate(address, [portrait], clip, Options(steps=100, max_frames=10), kill)
+        assert len(killed) == 1
         assert process.stdout is not None
         assert address in process.stdout.readline()
-        assert animate(address, [portrait], clip, options) == expected
+        assert animate(address, [portrait], clip, OPTIONS) == expected
