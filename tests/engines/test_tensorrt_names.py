@@ -69,11 +69,8 @@ def missing(module: object, names: list[str]) -> list[str]:
 def test_the_list_is_not_empty_and_holds_what_matters() -> None:
     names = names_used()
     assert len(names) > 40
-    assert {
-        "OnnxParser.parse_from_file",
-        "Builder.build_serialized_network",
-        "IExecutionContext.execute_async_v3",
-    } <= set(names)
+    central = {"OnnxParser.parse_from_file", "Builder.build_serialized_network", "IExecutionContext.execute_async_v3"}
+    assert central <= set(names)
 
 
 def test_names_are_in_tensorrt_rtx() -> None:
@@ -81,10 +78,8 @@ def test_names_are_in_tensorrt_rtx() -> None:
         module = load_tensorrt("tensorrt_rtx")
     except MissingDependency as error:
         pytest.skip(str(error))
-    assert (
-        missing(module, [*names_used(), "ComputeCapability.SM75", "ComputeCapability.SM89", "ComputeCapability.SM120"])
-        == []
-    )
+    targets = [f"ComputeCapability.{name.upper()}" for name in RTX_ARCHITECTURES]
+    assert missing(module, [*names_used(), *targets]) == []
 
 
 @pytest.mark.skipif(not tensorrt_bindings.available(), reason=tensorrt_bindings.MISSING)
@@ -104,8 +99,5 @@ def test_names_are_in_tensorrt_11() -> None:
     version, absent = json.loads(result.stdout.splitlines()[-1])
     assert version == tensorrt_bindings.VERSION
     # Cross-building is TensorRT-RTX's alone, and guarded by the target's runtime.
-    assert set(absent) <= {
-        "IBuilderConfig.num_compute_capabilities",
-        "IBuilderConfig.set_compute_capability",
-        "ComputeCapability",
-    }
+    cross = {"IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability", "ComputeCapability"}
+    assert set(absent) <= cross
