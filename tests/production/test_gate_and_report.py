@@ -1,0 +1,157 @@
+"""Video quality, the plan, the report and what a request refuses: everything that needs no build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamactor.engines.store import Store
+from dreamactor.errors import EngineError, InputError
+from dreamactor.presets import preset
+from dreamactor.production import plan as planning
+from dreamactor.production.gate import Verdict
+from dreamactor.production.keys import Keys
+from dreamactor.production.make import up_to_date
+from dreamactor.production.plan import check_memory, describe, plan
+from dreamactor.production.report import Row, table, to_html, to_json
+from dreamactor.production.request import Request, make_request
+from dreamactor.production.sources import clips
+from dreamactor.production.stages import Stages
+from dreamactor.production.video_quality import compare, psnr, ssim
+
+
+def request(tmp_path: Path, precision: str = "int8", target: str = "cpu") -> Request:
+    return make_request("tiny", precision, target, output=tmp_path / "set", store=tmp_path / "store")
+
+
+def video(seed: int = 0) -> np.ndarray:
+    steps = np.random.default_rng(seed).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    return steps.repeat(8, 1).repeat(8, 2)
+
+
+def test_psnr_is_that_of_a_known_error() -> None:
+    frame = np.full((16, 16, 3), 100, np.uint8)
+    assert psnr(frame, frame + 10) == pytest.approx(20 * np.log10(255 / 10))
+    assert psnr(frame, frame) == 100.0
+
+
+def test_ssim_falls_with_structure_lost_and_not_with_a_shift_of_brightness() -> None:
+    frame = video()[0]
+    shuffled = np.random.default_rng(1).permutation(frame.reshape(-1, 3)).reshape(frame.shape)
+    brighter = np.clip(frame.astype(int) + 8, 0, 255).astype(np.uint8)
+    assert ssim(frame, frame) == pytest.approx(1.0)
+    assert ssim(frame, brighter) > 0.95
+    assert ssim(frame, shuffled) < 0.3
+
+
+def test_videos_are_compared_frame_by_frame() -> None:
+    reference, found = video(), video()
+    found[1] = 255 - found[1]
+    quality = compare(reference, found)
+    assert quality.psnr[0] == quality.psnr[2] == 100.0
+    assert quality.psnr[1] < 15
+    with pytest.raises(ValueError, match="different shape"):
+        compare(reference, found[:2])
+
+
+@pytest.mark.parametrize(("gate", "passed"), [(32.0, False), (30.0, True), (None, True)])
+def test_verdict_holds_the_video_to_its_gate(gate: float | None, passed: bool) -> None:
+    assert Verdict(31.0, 0.9, (31.0,), {"denoiser": 31.0}, gate).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "reason"),
+    [
+        ("fp8", "sm86", "fp8 needs SM89 or later, and sm86 is SM86"),
+        ("bf16", "sm75", "bf16 needs SM80"),
+        ("bf16", "cpu", "no BF16 on the CPU"),
+        ("fp16", "sm99", "no target 'sm99'"),
+    ],
+)
+def test_precisions_a_target_lacks_are_refused(tmp_path: Path, precision: str, target: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        request(tmp_path, precision, target)
+
+
+def test_keys_change_with_what_they_stand_for_and_only_then(tmp_path: Path) -> None:
+    int8, again = Keys(request(tmp_path)), Keys(request(tmp_path))
+    assert int8.precision("denoiser") == again.precision("denoiser")
+    fp8 = Keys(request(tmp_path, "fp8", "sm89"))
+    assert fp8.onnx("denoiser") == int8.onnx("denoiser")
+    assert fp8.precision("denoiser") != int8.precision("denoiser")
+    ada = fp8.engine("denoiser", fp8.precision("denoiser"), "1.7")
+    blackwell = Keys(request(tmp_path, "fp8", "sm120")).engine("denoiser", fp8.precision("denoiser"), "1.7")
+    assert ada != blackwell
+    assert ada != fp8.engine("denoiser", fp8.precision("denoiser"), "1.8")
+    assert ada != fp8.engine("denoiser", fp8.precision("denoiser", ("transformer.blocks.0.ffn.0",)), "1.7")
+
+
+def test_plan_says_what_is_cached_and_how_long_the_rest_took(tmp_path: Path) -> None:
+    stages = Stages(request(tmp_path, "fp8", "sm89"), lambda what, done, total: None)
+    assert {step.stage for step in plan(stages)} == {"onnx", "samples", "ranges", "precision", "engine"}
+    assert not any(step.cached for step in plan(stages))
+    store = Store(tmp_path / "store")
+    store.get("onnx", stages.keys.onnx("denoiser"), lambda folder: {})
+    store.get("onnx", {**stages.keys.onnx("vae_encoder"), "weights": "older"}, lambda folder: {})
+    steps = {step.network: step for step in plan(stages) if step.stage == "onnx"}
+    assert steps["denoiser"].cached
+    assert not steps["vae_encoder"].cached
+    assert steps["vae_encoder"].seconds is not None
+    assert steps["vae_decoder"].seconds is None
+    lines = describe(plan(stages))
+    assert any("denoiser (cached)" in line and "vae_decoder (new)" in line for line in lines)
+
+
+def test_too_little_memory_is_refused_with_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = make_request("m1", "fp8", "sm89", output=tmp_path / "set", store=tmp_path / "store")
+    stages = Stages(large, lambda what, done, total: None)
+    monkeypatch.setattr(planning, "available_memory", lambda: 8 * 2**30)
+    with pytest.raises(EngineError, match=r"GB of FP32 weights: up to \d+\.\d GiB of memory are needed, and 8.0 GiB"):
+        check_memory(stages)
+    monkeypatch.setattr(planning, "available_memory", lambda: 2**40)
+    assert "GB of FP32 weights" in check_memory(stages)
+
+
+def test_a_set_that_was_never_finished_is_not_up_to_date(tmp_path: Path) -> None:
+    asked = request(tmp_path)
+    assert up_to_date(asked) is None
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/report.json").write_text('{"key": "other", "networks": []}')
+    assert up_to_date(asked) is None
+
+
+ROW = Row(
+    "denoiser", "fp8", 2_500_000, 900_000, 3_000_000, None, 12.0, 21.5, 33.1, False, "not run here: <no GPU>",
+    ("transformer.blocks.0.ffn.0",), {"fused_attention": ["Ada_qmma_e4m3_fp32_traits"]},
+)  # fmt: skip
+SUMMARY = {"preset": "tiny", "precision": "fp8", "target": "sm89", "passed": False}
+
+
+def test_table_has_size_error_verdict_and_what_was_put_back() -> None:
+    text = table([ROW])
+    for part in ("2.50 MB", "30 %", "21.5 dB", "33.1 dB", "FAIL", "transformer.blocks.0.ffn.0", "e4m3", "<no GPU>"):
+        assert part in text
+
+
+def test_report_is_json_and_a_page_that_escapes_what_it_shows() -> None:
+    read = json.loads(to_json(SUMMARY, [ROW]))
+    assert read["networks"][0]["network"] == "denoiser"
+    assert read["passed"] is False
+    page = to_html(SUMMARY, [ROW])
+    assert "&lt;no GPU&gt;" in page
+    assert "<no GPU>" not in page
+    assert "class='bad'" in page
+
+
+def test_clips_to_calibrate_on_have_the_presets_size() -> None:
+    tiny = preset("tiny")
+    source, found = clips(tiny, 2, 9)
+    assert source
+    for inputs in found:
+        assert inputs.controls.shape == (9, 64, 64, 6)
+        assert inputs.faces.shape == (9, 224, 224, 3)
+        assert inputs.references.shape == (1, 64, 64, 3)
+        assert inputs.controls.any()

@@ -1,0 +1,95 @@
+"""`make engines` for real: tiny networks, every stage, twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from dreamactor.engines import open_engines, read_manifest
+from dreamactor.errors import EngineError
+from dreamactor.export import recipes
+from dreamactor.export.recipe import Recipe
+from dreamactor.production.make import Result, make_engines
+from dreamactor.production.request import make_request
+from dreamactor.production.verify import verify_set
+from tests.engines.test_builder import needs_rtx
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all of them: exports and recordings are shared, as they are for a user."""
+    return tmp_path_factory.mktemp("store")
+
+
+def make(store: Path, output: Path, precision: str, target: str) -> tuple[Result, list[str], list[str]]:
+    request = make_request("tiny", precision, target, output=output, store=store)
+    lines: list[str] = []
+    stages: list[str] = []
+    result = make_engines(request, lines.append, lambda what, done, total: stages.append(what))
+    return result, lines, stages
+
+
+def test_int8_on_the_cpu_is_built_then_found_in_under_two_seconds(store: Path, tmp_path: Path) -> None:
+    result, lines, stages = make(store, tmp_path / "set", "int8", "cpu")
+    assert result.built
+    assert result.passed
+    assert any("exporting denoiser" in stage for stage in stages)
+    assert "denoiser" in "\n".join(lines)
+    with open_engines(tmp_path / "set", threads=1) as engines:
+        assert len(engines.sessions) == 5
+        assert engines.manifest.precision == "int8"
+    report = json.loads((tmp_path / "set/report.json").read_text())
+    sizes = {row["network"]: row["bytes"] / row["source_bytes"] for row in report["networks"]}
+    assert sizes["denoiser"] < 0.8
+    assert report["video_psnr_db"] > 30
+    assert "<table>" in (tmp_path / "set/report.html").read_text()
+    passed, text = verify_set(tmp_path / "set")
+    assert passed
+    assert "pass" in text
+
+    started = time.monotonic()
+    again, _, stages = make(store, tmp_path / "set", "int8", "cpu")
+    assert time.monotonic() - started < 2
+    assert not again.built
+    assert again.text == result.text
+    assert stages == []
+
+
+@needs_rtx
+@pytest.mark.parametrize("target", ["sm89", "sm120"])
+@pytest.mark.parametrize("precision", ["fp16", "fp8", "int8"])
+def test_all_five_networks_build_for_rtx_cards(store: Path, tmp_path: Path, precision: str, target: str) -> None:
+    result, _, _ = make(store, tmp_path / "set", precision, target)
+    assert result.passed
+    manifest = read_manifest(tmp_path / "set")
+    assert len(manifest.networks) == 5
+    assert all(record.architecture == target for record in manifest.networks.values())
+    report = {row["network"]: row for row in json.loads((tmp_path / "set/report.json").read_text())["networks"]}
+    fused = report["denoiser"]["facts"]["fused_attention"]
+    assert any(("e4m3" if precision == "fp8" else "fp16") in kernel for kernel in fused)
+    if precision != "fp16":
+        assert report["denoiser"]["facts"]["layers"]["QUANTIZE"] > 0
+    with pytest.raises(EngineError, match=f"built for {target}; this machine"):
+        open_engines(tmp_path / "set")
+
+
+def test_spoiled_recipe_misses_the_gate_and_is_repaired(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gate that the recipe cannot reach as it is: modules are put back, worst first, and the report says which."""
+    demanding = Recipe("int8", quantized="int8", ranges="max", psnr_gate=30.0, snr_gate=30.0)
+    monkeypatch.setattr(recipes.int8, "CPU", demanding)
+    result, _, stages = make(store, tmp_path / "set", "int8", "cpu")
+    assert result.passed
+    rows = json.loads((tmp_path / "set/report.json").read_text())["networks"]
+    repaired = [row for row in rows if row["put_back"]]
+    assert repaired
+    for row in repaired:
+        assert row["facts"]["snr_before_repair_db"] < 30 <= row["facts"]["snr_db"]
+        assert row["put_back"][0] in result.text
+    assert any("module by module" in stage for stage in stages)
