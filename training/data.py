@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dreamactor.errors import InputError
 from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX, PoseSequence
+from dreamactor.motion.retarget import choose_scale, only
 from dreamactor.training.performance import perform
 from dreamactor.training.scene import Scene, Stage, face_crop, pose_sequence, render_frame
 
@@ -27,6 +28,7 @@ FRAMES = 33  # a 25-frame segment at three offsets
 REFERENCES = 6
 STORED_FACE = 112  # half the encoder's size: doubled when read
 FACE_MARGIN = 1.15  # the stored crops show this much more than the encoder's
+LIMITED = 0.6  # how often a clip has only the limbs of its framing
 HEAD_FIELDS = 3  # centre x, y and radius, in pixels
 
 Bytes = NDArray[np.uint8]
@@ -61,15 +63,28 @@ def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None
     reference_poses = PoseSequence.concatenate(
         [poses[i : i + 1] for i in own] + [other_poses[i : i + 1] for i in foreign]
     )
-    height, width = scene.view.height, scene.view.width
+    controls, reference_controls = draw_clip_controls(scene, poses, reference_poses, rng, seed)
     return Clip(
         frames=pictures,
-        controls=draw_controls(as_detected(rng, poses, height, width, scene.framing), height, width),
+        controls=controls,
         faces=faces,
         references=references,
-        reference_controls=draw_controls(reference_poses, height, width),
+        reference_controls=reference_controls,
         heads=np.concatenate([poses.head_center, poses.head_radius[:, None]], axis=1).astype(np.float32),
     )
+
+
+def draw_clip_controls(
+    scene: Scene, poses: PoseSequence, references: PoseSequence, rng: np.random.Generator, seed: int
+) -> tuple[Bytes, Bytes]:
+    """Control maps of the clip and of its references; mostly without the limbs that `motion.retarget` leaves out at
+    this framing, too."""
+    height, width = scene.view.height, scene.view.width
+    poses = as_detected(rng, poses, height, width, scene.framing)
+    scale = choose_scale(references, scene.framing)
+    if np.random.default_rng([seed, 22]).random() < LIMITED:
+        poses, references = only(poses, scale), only(references, scale)
+    return draw_controls(poses, height, width), draw_controls(references, height, width)
 
 
 def render_faces(stage: Stage, scene: Scene, seed: int, rng: np.random.Generator) -> Bytes:
@@ -80,7 +95,8 @@ def render_faces(stage: Stage, scene: Scene, seed: int, rng: np.random.Generator
         character = stage.character(seed + 3_000_000)
         performance = perform(character.body, stage.score(seed, frames, scene.framing))
         scene = replace(scene, character=character, performance=performance)
-    margin, shift = FACE_MARGIN / float(rng.uniform(0.95, 1.05)), (float(rng.normal(0, 0.04)), float(rng.normal(0, 0.04)))
+    margin = FACE_MARGIN / float(rng.uniform(0.95, 1.05))
+    shift = float(rng.normal(0, 0.04)), float(rng.normal(0, 0.04))
     return np.stack([face_crop(scene, i, STORED_FACE, shift, margin) for i in range(frames)])
 
 

@@ -87,7 +87,8 @@ class Evaluation:
     @torch.no_grad()
     def generate(self, case: Case, latents: int, without: str = "") -> Tensor:
         """Latents [1,16,F,h,w] of the first `latents` latent frames, segment by segment."""
-        size, start, made = self.preset.latent_frames, 0, []
+        size, start = self.preset.latent_frames, 0
+        made: list[Tensor] = []
         carried: Tensor | None = None
         generator = torch.Generator().manual_seed(self.settings.seed)
         while start < latents - 1 or not made:
@@ -221,8 +222,7 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def _row(clip: Clip, made: Frames) -> Frames:
     """One row of the sheet: reference, then truth above the generated frames."""
-    shown = (0, 6, 12, 18, 24)
-    shown = tuple(min(i, len(made) - 1) for i in shown)
+    shown = [min(i, len(made) - 1) for i in (0, 6, 12, 18, 24)]
     size = made.shape[1:3]
     faces = [cv2.resize(clip.faces[i], size[::-1]) for i in shown]
     truth = np.concatenate([clip.references[REFERENCE], *[clip.frames[i] for i in shown], *faces[:2]], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -38,15 +38,15 @@ class FlowBatch:
     context: int
 
     def to(self, device: torch.device) -> FlowBatch:
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return FlowBatch(**moved)
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     def rows(self, chosen: slice) -> FlowBatch:
         """Some of the clips, for one of several processes."""
         ratio = len(self.reference_controls) // len(self.latent)
-        fields = {k: v[chosen] if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        fields = {k: v[chosen] for k, v in vars(self).items() if isinstance(v, Tensor)}
         grouped = self.reference_controls.unflatten(0, (-1, ratio))[chosen].flatten(0, 1)
-        return FlowBatch(**{**fields, "reference_controls": grouped})
+        return replace(self, **{**fields, "reference_controls": grouped})  # type: ignore[arg-type]
 
 
 def flow_batch(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dreamactor.networks import Networks
 from dreamactor.training.data import REFERENCES, ClipStore
+from dreamactor.training.parallel import Processes
 from dreamactor.training.vae_stage import to_video
 
 SINGLES = (0, 8, 16, 24, 32)
@@ -41,24 +42,27 @@ def set_statistics(networks: Networks, store: ClipStore, clips: int = 96) -> Non
 
 
 @torch.no_grad()
-def encode_clips(networks: Networks, store: ClipStore, tag: str, bf16: bool) -> LatentStore:
-    """Encodes every clip; `tag` names the VAE (latents of another are made anew)."""
+def encode_clips(networks: Networks, store: ClipStore, tag: str, bf16: bool, processes: Processes) -> LatentStore:
+    """Encodes every clip, each process its share; `tag` names the VAE (latents of another are made anew)."""
     marker = store.folder / "latents.json"
-    if marker.is_file() and json.loads(marker.read_text()).get("tag") == tag:
+    about = {"tag": tag, "count": store.count}
+    if marker.is_file() and json.loads(marker.read_text()) == about:
+        processes.wait()
         return LatentStore(store.folder)
-    marker.unlink(missing_ok=True)
     device = next(networks.parameters()).device
     grid = (16, store.height // 8, store.width // 8)
     frames = 1 + (store.frames.shape[1] - 1) // 4
     shapes = {"video": (16, frames, *grid[1:]), "singles": (len(SINGLES), *grid), "references": (REFERENCES, *grid)}
-    arrays = {
-        name: np.lib.format.open_memmap(
-            store.folder / f"latent_{name}.npy", mode="w+", dtype=np.float16, shape=(store.count, *shape)
-        )
-        for name, shape in shapes.items()
-    }
+    if processes.rank == 0:
+        marker.unlink(missing_ok=True)
+        for name, shape in shapes.items():
+            np.lib.format.open_memmap(
+                store.folder / f"latent_{name}.npy", mode="w+", dtype=np.float16, shape=(store.count, *shape)
+            ).flush()
+    processes.wait()
+    arrays = {name: np.load(store.folder / f"latent_{name}.npy", mmap_mode="r+") for name in shapes}
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for i in range(store.count):
+        for i in range(processes.rank, store.count, processes.count):
             clip = store.frames[i]
             arrays["video"][i] = networks.vae.latent(to_video(clip[None]).to(device))[0].float().cpu().numpy()
             stills = np.concatenate([clip[list(SINGLES)], store.references[i]])[:, None]
@@ -66,5 +70,7 @@ def encode_clips(networks: Networks, store: ClipStore, tag: str, bf16: bool) -> 
             arrays["singles"][i], arrays["references"][i] = single[: len(SINGLES)], single[len(SINGLES) :]
     for array in arrays.values():
         array.flush()
-    marker.write_text(json.dumps({"tag": tag}))
+    processes.wait()
+    if processes.rank == 0:
+        marker.write_text(json.dumps(about))
     return LatentStore(store.folder)

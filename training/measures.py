@@ -154,7 +154,7 @@ def identity_error(made: Frames, truth: Frames, poses: PoseSequence) -> float:
         radius = float(poses.head_radius[frame])
         for x, y in (poses.head_center[frame], neck + 0.35 * (hips - neck)):
             mask = np.zeros(made.shape[1:3], np.uint8)
-            cv2.circle(mask, (round(float(x)), round(float(y))), max(2, round(0.6 * radius)), 255, -1)
+            cv2.circle(mask, (round(float(x)), round(float(y))), max(2, round(0.6 * radius)), (255.0,), -1)
             if mask.any():
                 a, b = (np.array(cv2.mean(i[frame], mask)[:3]) for i in (made, truth))
                 differences.append(float(np.abs(a - b).mean()))

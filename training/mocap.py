@@ -86,7 +86,7 @@ def _continuous(quaternion: Array) -> Array:
 
 
 def resample(motion: Motion, fps: float, out_fps: float, frames: int, start: float, speed: float) -> Motion:
-    """`frames` frames at `out_fps`, beginning `start` seconds in, played at `speed`, swinging to and fro at the ends."""
+    """`frames` frames at `out_fps`, from `start` seconds in, played at `speed`, to and fro."""
     last = len(motion) - 1
     position = (start + np.arange(frames) * speed / out_fps) * fps
     position = last - np.abs(position % (2 * last) - last)  # a triangle wave: no jump at the end of the clip

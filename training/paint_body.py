@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -189,7 +190,7 @@ def _torso(canvas: Image, view: View, character: Character, performance: Perform
         outline.append(np.stack([middle - across * extent, middle + across * extent]))
         extents.append(extent)
         polygon(mask, cv2.convexHull(ring.astype(np.float32))[:, 0].astype(np.float64), (255.0, 255.0, 255.0), True)
-    for first, second in zip(outline[:-1], outline[1:], strict=True):
+    for first, second in pairwise(outline):
         polygon(mask, np.stack([first[0], first[1], second[1], second[0]]), (255.0, 255.0, 255.0), True)
     reach = max(extents)
     forward = -chest[:, 2]  # to where the chest faces

@@ -6,6 +6,7 @@ laid on the ellipsoid. Lengths on the head are in head radii.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -59,13 +60,13 @@ class FaceCanvas:
         """(longitude, latitude) in degrees [N, 2] to texture pixels."""
         return np.asarray((points + np.array([180.0, 90.0])) * self.unit)
 
-    def shape(self, points: list[tuple[float, float]] | Points, color: Color) -> None:
+    def shape(self, points: Sequence[tuple[float, float]] | Points, color: Color) -> None:
         polygon(self.image, self.at(np.asarray(points, float)), color)
 
     def oval(self, lon: float, lat: float, rx: float, ry: float, color: Color, angle: float = 0.0) -> None:
         self.shape(ellipse_points(lon, lat, rx, ry, angle), color)
 
-    def line(self, points: list[tuple[float, float]] | Points, color: Color, width: float) -> None:
+    def line(self, points: Sequence[tuple[float, float]] | Points, color: Color, width: float) -> None:
         stroke(self.image, self.at(np.asarray(points, float)), color, width * self.unit)
 
 
@@ -83,9 +84,9 @@ def _skin_texture(character: Character, level: int) -> Image:
         face.shape([(-80, 2), (-62, 12), (-36, 24), (0, 22), (36, 24), (62, 12), (80, 2), (84, 85), (-84, 85)], color)
     for side in (-1, 1):  # the sockets of the eyes
         face.oval(side * character.face.eye_distance, character.face.eye_height - 1, 15, 10, tint(character.skin, 0.9))
-    base = cv2.GaussianBlur(base, (0, 0), 5)
+    base = np.asarray(cv2.GaussianBlur(base, (0, 0), 5), np.uint8)
     for _ in range(level):
-        base = cv2.resize(base, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        base = np.asarray(cv2.resize(base, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(base, np.uint8)
 
 
@@ -115,7 +116,7 @@ def _hair_texture(character: Character, level: int) -> Image:
     if character.hair_style == "bald":
         texture[..., 3] = 0
     for _ in range(level):
-        texture = cv2.resize(texture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        texture = np.asarray(cv2.resize(texture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(texture, np.uint8)
 
 
@@ -249,9 +250,7 @@ def draw_head(
     shell = HAIR_SHELL[character.hair_style]
     if shell:
         hair = _hair_texture(character, level)
-        _cast(
-            canvas, view, (x, y - 0.0), radius, rotation, axes * np.array([shell, shell, shell * 1.02]), hair, 0.0, 0.0
-        )
+        _cast(canvas, view, (x, y), radius, rotation, axes * np.array([shell, shell, shell * 1.02]), hair, 0.0, 0.0)
     if character.hair_style == "cap":
         _brim(canvas, character, (x, y), radius, rotation)
 

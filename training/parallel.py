@@ -50,6 +50,11 @@ class Processes:
         dist.all_reduce(flag)
         return bool(flag.item())
 
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        if self.count > 1:
+            dist.barrier()
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """Runs the block in process 0 before the others."""

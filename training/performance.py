@@ -1,4 +1,4 @@
-"""What a character does over a clip: joints, hands, head and face, in metres and camera axes (x right, y down, z away)."""
+"""What a character does over a clip: joints, hands, head and face; metres, camera axes (x right, y down, z away)."""
 
 from __future__ import annotations
 

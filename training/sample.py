@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def sample(
     if guidance != 1:
         conditions = {name: torch.cat([value, torch.zeros_like(value)]) for name, value in conditions.items()}
     times = torch.linspace(1, 0, steps + 1).tolist()
-    for now, following in zip(times[:-1], times[1:], strict=True):
+    for now, following in pairwise(times):
         timestep = ((1 - known) * now).expand(len(conditions["pose_latent"]), -1)
         rows = latent.repeat(2, 1, 1, 1, 1) if guidance != 1 else latent
         velocity = networks.transformer(rows, timestep, **conditions).float()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dreamactor.errors import InputError
 from dreamactor.motion.faces import DOWN, FORWARD, SIDE
-from dreamactor.motion.pose import INDEX, JOINTS, PoseSequence
+from dreamactor.motion.pose import JOINTS, PoseSequence
 from dreamactor.presets import FACE_SIZE
 from dreamactor.training.backdrop import make_backdrop
 from dreamactor.training.character import Character, make_character
@@ -146,7 +146,6 @@ def pose_sequence(scene: Scene) -> PoseSequence:
 
     centre = performance.head_center
     joints = pixels(performance.joints)
-    assert joints.shape[1] == len(JOINTS) and "nose" in INDEX
     return PoseSequence(
         joints=joints,
         confidence=np.ones((frames, len(JOINTS)), np.float32),

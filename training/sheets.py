@@ -62,7 +62,7 @@ def whole_batch(
         controls=to_controls(store.controls[first:last, :length]),
         faces=to_faces(np.stack([enlarge_faces(store.faces[i, :length]) for i in clips])),
         references=torch.from_numpy(np.asarray(latents.references[first:last][:, chosen], np.float32)),
-        reference_controls=to_controls(store.reference_controls[first:last][:, chosen].reshape(-1, 1, store.height, store.width, 6)),
+        reference_controls=to_controls(np.concatenate(store.reference_controls[first:last][:, chosen])[:, None]),
         weight=torch.ones(count, 1, frames, store.height // 8, store.width // 8),
         keep=torch.ones(count, 3),
         known=torch.zeros(count, dtype=torch.bool),

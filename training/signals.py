@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def wander(rng: np.random.Generator, frames: int, fps: float, rate: float, size: int = 1, hold: float = 0.4) -> Array:
-    """[frames, size] of standard-normal targets, about `rate` new ones a second, eased between, held `hold` of the time."""
+    """[frames, size] of standard-normal targets, `rate` new ones a second, eased between, held `hold` of the time."""
     count = max(2, int(np.ceil(frames / fps * rate)) + 2)
     times = np.cumsum(rng.uniform(0.5, 1.5, count)) / rate
     times -= times[0] + rng.uniform(0, 1 / rate)

@@ -105,6 +105,7 @@ def load_state(
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it to begin anew.") from error
     found = json.loads(metadata["about"])
+    found.pop("clips", None)
     if found != json.loads(json.dumps(about)):
         raise InputError(
             f"{path} is of another run ({found['preset']['name']}, seed {found['seed']}); "

@@ -88,7 +88,7 @@ class Run:
             )
         self.networks = build(preset, recipe.seed).to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
-        self.about = {"preset": preset.to_dict(), "seed": recipe.seed, "clips": recipe.clips}
+        self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)
         self.position, self.moments = found if found else (Position(), {})
         self.latents: LatentStore | None = None
@@ -180,10 +180,11 @@ class Run:
     def _freeze_vae(self) -> None:
         if self.latents is None:
             tag = _fingerprint(self.networks)
-            with self.processes.main_first():
-                self.say("encoding the clips with the trained VAE")
-                self.latents = encode_clips(self.networks, self.store, tag, self.recipe.bf16)
-                self.validation_latents = encode_clips(self.networks, self.validation, tag, self.recipe.bf16)
+            self.say("encoding the clips with the trained VAE")
+            self.latents = encode_clips(self.networks, self.store, tag, self.recipe.bf16, self.processes)
+            self.validation_latents = encode_clips(
+                self.networks, self.validation, tag, self.recipe.bf16, self.processes
+            )
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         if self.processes.rank:

@@ -45,7 +45,7 @@ def head_mask(heads: NDArray[np.float32], height: int, width: int, inside: float
     """[T,H,W]: `inside` within the head's circle, 1 elsewhere. heads [T,3] are x, y and radius in pixels."""
     mask = np.ones((len(heads), height, width), np.float32)
     for frame, (x, y, radius) in zip(mask, heads, strict=True):
-        cv2.circle(frame, (round(float(x)), round(float(y))), round(float(radius) * 1.15), inside, -1)
+        cv2.circle(frame, (round(float(x)), round(float(y))), round(float(radius) * 1.15), (inside,), -1)
     return mask
 
 

@@ -53,7 +53,7 @@ def test_unknown_split_and_framing_are_named() -> None:
 
 
 def test_reference_controls_are_drawn_by_the_motion_code(stage: Stage) -> None:
-    clip, scene = make_clip(stage, 4, 5), stage.scene(4, 5)
+    clip, scene = make_clip(stage, 4, 5, "full"), stage.scene(4, 5, "full")
     drawn = draw_controls(pose_sequence(scene), 128, 128)
     for place, frame in enumerate(yaw_extremes(scene)):
         assert np.array_equal(clip.reference_controls[place], drawn[frame])
