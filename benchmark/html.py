@@ -108,5 +108,7 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
         yield "The longest clip that fits", ("bound", "frames"), [
             ("memory of this machine", longest["frames_by_memory"]), ("cap on input", longest["frames_by_cap"]),
         ]  # fmt: skip
+    if report["failed"]:
+        yield "FAILED", ("what", "error"), list(report["failed"].items())
     if report["not_run"]:
         yield "Not run", ("what", "why"), list(report["not_run"].items())

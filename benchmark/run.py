@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -86,7 +87,7 @@ class Bench:
 
 
 def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
-    """Runs the harness; returns 0. Raises InputError or EngineError when there is nothing to measure."""
+    """Runs the harness; returns 0, or 1 when a section broke. Raises InputError or EngineError when there is nothing to measure."""
     report = run(settings, say or _say)
     from dreamactor.benchmark.html import write_html
     from dreamactor.benchmark.table import print_table
@@ -97,7 +98,7 @@ def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
     _replace(folder / "report.html", write_html(report))
     print_table(report)
     print(f"{folder / 'report.json'}  {folder / 'report.html'}")
-    return 0
+    return 1 if report["failed"] else 0
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -122,6 +123,9 @@ def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
             except DreamActorError as error:
                 bench.report["not_run"][title] = str(error)
                 say(f"         not run: {error}")
+            except Exception as error:  # an hour's measurements are not thrown away; main() ends with status 1
+                bench.report["failed"][title] = f"{type(error).__name__}: {error}"
+                say(f"         FAILED: {traceback.format_exc()}")
         bench.report["conditions"].append({"before": "end", **conditions()})
         bench.report["timings"] = {name: timing.to_dict() for name, timing in bench.timings.items()}
         bench.report["settings"]["seconds"] = time.monotonic() - started

@@ -19,6 +19,7 @@ KEYS = {
     "service": "loads on the server, its own statistics, the plain gRPC server beside it",
     "scaling": "curves with fitted exponents, peak memory, the longest clip that fits",
     "not_run": "section -> why it was not run",
+    "failed": "section -> the error that ended it; empty in a sound report",
     "summary": f"{', '.join(SUMMARY)}: value, low and high each, or null where not run",
 }
 

@@ -31,6 +31,8 @@ def print_table(report: Mapping[str, Any]) -> None:
         found = report["summary"].get(key)
         line = "not run" if found is None else f"{found['value']:.3f} [{_end(found['low'])}, {_end(found['high'])}]"
         console.print(f"{key:32s}{line}", highlight=False)
+    for name, error in report["failed"].items():
+        console.print(f"FAILED: {name}: {error}", highlight=False, style="red")
     for name, reason in report["not_run"].items():
         console.print(f"not run: {name}: {reason}", highlight=False, style="yellow")
 

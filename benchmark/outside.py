@@ -1,0 +1,86 @@
+"""An outside reference for the transformer: diffusers' WanAnimateTransformer3DModel at our width, depth and tokens.
+
+Not the same network: it attends to 512 text tokens in every block where ours attends to the face, and to the face in
+every fifth or so. Its weights are random, and its face encoder is left out of the clock as ours is. So it says what order of
+time an independent PyTorch implementation of a network of this kind and size needs, no more.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from dreamactor.benchmark.environment import cores
+from dreamactor.benchmark.inputs import Size, network_inputs
+from dreamactor.benchmark.statistics import paired_ratio
+from dreamactor.benchmark.timing import interleave
+from dreamactor.engines import Engines
+from dreamactor.errors import MissingDependency
+from dreamactor.presets import Preset
+
+TEXT_TOKENS = 512
+
+
+def compare_with_wan(engines: Engines, rounds: int) -> dict[str, Any]:
+    """Our denoiser engine and diffusers' eager network, interleaved, both with guidance (a batch of two).
+
+    Raises MissingDependency without torch or diffusers.
+    """
+    preset, size = engines.preset, Size.of(engines.preset)
+    inputs = network_inputs(preset, "denoiser", size, seed=5)
+    cases = {"ours": partial(engines.session("denoiser").run, inputs), "theirs": wan_animate(preset, size)}
+    timings = interleave(cases, rounds)
+    return {
+        "seconds": {name: timing.median().to_dict() for name, timing in timings.items()},
+        "theirs_over_ours": paired_ratio(timings["theirs"].seconds, timings["ours"].seconds).to_dict(),
+        "note": "equal width, depth, heads and video tokens; text instead of face attention; random weights; eager",
+    }
+
+
+def wan_animate(preset: Preset, size: Size) -> Any:
+    """A call that evaluates diffusers' network once at `size`, on random inputs."""
+    try:
+        import torch
+        from diffusers import WanAnimateTransformer3DModel
+    except ImportError as error:
+        raise MissingDependency(
+            "The outside reference needs diffusers: pip install --no-deps 'diffusers==0.42.*' huggingface_hub regex"
+        ) from error
+    torch.set_num_threads(cores())
+    config = preset.transformer
+    model = WanAnimateTransformer3DModel(
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_dim,
+        ffn_dim=int(config.dim * config.ffn_ratio),
+        num_layers=config.depth,
+        text_dim=config.dim,
+        image_dim=None,
+        motion_encoder_size=16,
+        motion_encoder_dim=config.dim,
+        face_encoder_hidden_dim=config.dim,
+        face_encoder_num_heads=config.num_heads,
+        inject_face_latents_blocks=next(n for n in (5, 4, 3, 2, 1) if config.depth % n == 0),  # it must divide
+    ).eval()
+    frames, rows, columns = size.latent
+    motion = torch.randn(size.batch * size.frames, config.dim)
+
+    class Encoded(torch.nn.Module):
+        """Motion vectors that were made before, as ours are."""
+
+        def forward(self, faces: Any) -> Any:
+            return motion[: len(faces)]
+
+    model.motion_encoder = Encoded()
+    given = {
+        "hidden_states": torch.randn(size.batch, 36, frames + 1, rows, columns),
+        "timestep": torch.full((size.batch,), 700),
+        "encoder_hidden_states": torch.randn(size.batch, TEXT_TOKENS, config.dim),
+        "pose_hidden_states": torch.randn(size.batch, 16, frames, rows, columns),
+        "face_pixel_values": torch.randn(size.batch, 3, size.frames, 16, 16),
+    }
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(**given, return_dict=False)[0]
+
+    return run
