@@ -75,7 +75,7 @@ def make_score(
     captured = rng.random() < {"face": 0.25, "half": 0.45, "full": 0.7}[framing]
     motion = _captured(rng, clips, frames, fps, upright=framing != "full")
     if not captured or framing != "full":
-        motion = _calm(motion, 0.12 if not captured else 0.25 if framing == "face" else 0.4)
+        motion = calm(motion, 0.12 if not captured else 0.25 if framing == "face" else 0.4)
     gestures = None
     quiet = framing == "face" and rng.random() < 0.5  # arms down, so that the face is seen
     if not quiet and (not captured or rng.random() < 0.35):
@@ -113,7 +113,7 @@ def _captured(
     return motion
 
 
-def _calm(motion: Motion, share: float) -> Motion:
+def calm(motion: Motion, share: float) -> Motion:
     """Most of the way to standing still: `share` of the captured movement stays."""
     still = {}
     for name, values in motion.rotations.items():
