@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,20 +66,22 @@ def _heads(batch: int, tokens: int, heads: int, size: int, dtype: torch.dtype = 
 def _rows(tokens: int) -> Tensor:
     """Sampled rows: the first, the last, and random ones."""
     chosen = torch.randint(0, tokens, (SAMPLE - 2,))
-    return torch.cat([torch.tensor([0, tokens - 1]), chosen]).unique().to(DEVICE)
+    rows: Tensor = torch.cat([torch.tensor([0, tokens - 1]), chosen]).unique()
+    return rows.to(DEVICE)
 
 
 def _attention_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """Attention of the sampled rows of the first and last head of the last batch row -> [2,rows,D]."""
     pick = [0, q.shape[1] - 1]
     q, k, v = (tensor[-1, pick].to(dtype) for tensor in (q[:, :, rows], k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+    out: Tensor = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+    return out
 
 
 def _sampled(result: Result, rows: Tensor, heads: int, size: int) -> Tensor:
     """The same rows of a kernel's [B,M,H*D]."""
     out = result if isinstance(result, Tensor) else result[0]
-    picked = out[-1, rows].unflatten(-1, (heads, size))[:, [0, heads - 1]]
+    picked: Tensor = out[-1, rows].unflatten(-1, (heads, size))[:, [0, heads - 1]]
     return picked.transpose(0, 1)
 
 
@@ -136,7 +139,8 @@ def fp8_attention(tokens: int, references: int, heads: int, timed: bool = True) 
         if dtype != torch.float64:  # the one rounding the kernel has left: the probabilities'
             p = (256 * p / p.amax(-1, keepdim=True)).to(torch.float8_e4m3fn).double()
             p = p / p.sum(-1, keepdim=True)
-        return (p @ values.double())[0]
+        out: Tensor = (p @ values.double())[0]
+        return out
 
     return Case(
         "fp8_attention", f"{tokens}+{references} D128", size,
@@ -161,7 +165,8 @@ def face_attention(frames: int, per_frame: int, heads: int, size: int, timed: bo
 
     def plain(dtype: torch.dtype) -> Tensor:
         chosen = (q[:, pick][:, :, rows].to(dtype), k[:, pick].to(dtype), v[:, pick].to(dtype))
-        return torch.nn.functional.scaled_dot_product_attention(*chosen, attn_mask=mask[rows], scale=scale)[0]
+        out: Tensor = torch.nn.functional.scaled_dot_product_attention(*chosen, attn_mask=mask[rows], scale=scale)[0]
+        return out
 
     def arguments() -> tuple[Tensor, Tensor, Tensor]:
         return q, k, v
@@ -248,7 +253,8 @@ def modulate_norm(frames: int, per_frame: int, channels: int, timed: bool = True
     def plain(dtype: torch.dtype) -> Tensor:
         last = (part[:, -1:] for part in (shift, scale))
         chosen = (x[:, -per_frame:], *last, branch[:, -per_frame:], gate[:, -1:])
-        return torch.cat(reference.modulate_norm(*(tensor.to(dtype) for tensor in chosen)))
+        wide: list[Any] = [tensor.to(dtype) for tensor in chosen]
+        return torch.cat(reference.modulate_norm(*wide))
 
     def sample(result: Result) -> Tensor:
         assert isinstance(result, tuple)

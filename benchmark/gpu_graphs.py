@@ -64,7 +64,7 @@ def _graphed(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
     with torch.cuda.stream(stream):
         operator(*arguments)
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    graph: Any = torch.cuda.CUDAGraph()
     kept = arguments[0].clone()
     arguments[0].zero_()
     with torch.cuda.graph(graph):
@@ -73,6 +73,18 @@ def _graphed(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
     graph.replay()
     torch.cuda.synchronize()
     return result
+
+
+def _eager(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
+    return _first(operator(*arguments))
+
+
+def _compiled(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
+    compiled: Function = torch.compile(operator, fullgraph=True)
+    return _first(compiled(*arguments))
+
+
+WAYS = {"eager": _eager, "compiled": _compiled, "graph": _graphed}
 
 
 def check_all(only: str = "") -> list[dict[str, Any]]:
@@ -86,17 +98,11 @@ def check_all(only: str = "") -> list[dict[str, Any]]:
             with torch.no_grad():
                 wide = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
                 exact = _first(plain(*wide))
-                ways = {
-                    "eager": lambda operator=operator, arguments=arguments: _first(operator(*arguments)),
-                    "compiled": lambda operator=operator, arguments=arguments: _first(
-                        torch.compile(operator, fullgraph=True)(*arguments)
-                    ),
-                    "graph": lambda operator=operator, arguments=arguments: _graphed(operator, arguments),
-                }
-                for way, call in ways.items():
-                    row[way] = float((call().float() - exact).norm() / exact.norm())
+                for way, call in WAYS.items():
+                    difference = call(operator, arguments).float() - exact
+                    row[way] = float(difference.norm() / exact.norm())
             bound = 0.06 if name == "fp8_attention" else 0.02
-            row["passed"] = all(row[way] < bound for way in ways)
+            row["passed"] = all(row[way] < bound for way in WAYS)
         except Exception as error:
             traceback.print_exc()
             row |= {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}

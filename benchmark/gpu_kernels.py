@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def measure(case: Case, peaks: dict[str, float | None]) -> dict[str, Any]:
         try:
             row = check(case, tile)
             if row["passed"] and case.timed:
-                row |= _rate(case, gpu_timing.median_ms(lambda tile=tile: case.run(tile)), peaks)
+                row |= _rate(case, gpu_timing.median_ms(partial(case.run, tile)), peaks)
         except Exception as error:
             row = {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
             traceback.print_exc()

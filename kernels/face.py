@@ -77,7 +77,7 @@ def face_attention_plugin(
 
 def key_block(window: int, group: int) -> int:
     """The block that holds a whole window of face tokens: a power of two, at least the matrix unit's 16."""
-    return max(16, triton.next_power_of_2((2 * window + 1) * group))
+    return max(16, int(triton.next_power_of_2((2 * window + 1) * group)))
 
 
 def launch(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, scale: float, tile: Tile) -> Tensor:

@@ -26,7 +26,8 @@ def two_segment_attention(
 
         return onnx.flash_attention(q, k, v, k_reference, v_reference, scale)
     if q.is_cuda and not dispatch.needs_gradient(q, k, v, k_reference, v_reference):
-        return _two_segment_attention(q, k, v, k_reference, v_reference, scale)
+        out: Tensor = _two_segment_attention(q, k, v, k_reference, v_reference, scale)
+        return out
     return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
 
 
@@ -37,14 +38,16 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
 
         return onnx.face_attention(q, k, v, frames, window, scale)
     if q.is_cuda and not dispatch.needs_gradient(q, k, v):
-        return _face_attention(q, k, v, frames, window, scale)
+        out: Tensor = _face_attention(q, k, v, frames, window, scale)
+        return out
     return reference.face_attention(q, k, v, frames, window, scale)
 
 
 def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
     """As `reference.norm_rope`."""
     if x.is_cuda and not dispatch.needs_gradient(x, weight):
-        return _norm_rope(x, weight, cos, sin, num_heads, eps)
+        out: Tensor = _norm_rope(x, weight, cos, sin, num_heads, eps)
+        return out
     return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
 
 
@@ -56,7 +59,8 @@ def modulate_norm(
         return reference.modulate_norm(x, shift, scale, branch, gate, eps)
     if branch is None or gate is None:
         return x, _modulate_norm(x, shift, scale, eps)
-    return _gated_modulate_norm(x, shift, scale, branch, gate, eps)
+    residual, normed = _gated_modulate_norm(x, shift, scale, branch, gate, eps)
+    return residual, normed
 
 
 def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
@@ -68,7 +72,8 @@ def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refere
         from dreamactor.kernels import onnx
 
         return onnx.fp8_attention(q, k, v, k_reference, v_reference, scale)
-    return _fp8_attention(q, k, v, k_reference, v_reference, scale)
+    out: Tensor = _fp8_attention(q, k, v, k_reference, v_reference, scale)
+    return out
 
 
 def sparse_attention(
@@ -78,38 +83,39 @@ def sparse_attention(
     """Opt-in: attention over listed blocks only, as `reference.sparse_attention`; see `sliding_tiles`."""
     tensors = (q, k, v, k_reference, v_reference)
     if q.is_cuda and not dispatch.needs_gradient(*tensors):
-        return _sparse_attention(*tensors, block_index, block_offsets, scale)
+        out: Tensor = _sparse_attention(*tensors, block_index, block_offsets, scale)
+        return out
     return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
 
 
-def _rows(*tensors: Tensor) -> list[Tensor]:
+def _rows(*tensors: Tensor) -> tuple[Any, ...]:
     """The tensors with a last dimension of stride 1, copied only if need be."""
-    return [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
+    return tuple(tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors)
 
 
 @torch.library.custom_op("dreamactor::two_segment_attention", mutates_args=())
 def _two_segment_attention(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float
 ) -> Tensor:
-    tensors = _rows(q, k, v, k_reference, v_reference)
-    tile = dispatch.pick("two_segment", q.shape[-1], *tensors)
+    q, k, v, k_reference, v_reference = _rows(q, k, v, k_reference, v_reference)
+    tile = dispatch.pick("two_segment", q.shape[-1], q, k, v, k_reference, v_reference)
     if tile is None or scale <= 0 or k.shape[2] + k_reference.shape[2] == 0 or q.numel() == 0:
-        return reference.two_segment_attention(*tensors, scale)
+        return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
     from dreamactor.kernels import two_segment
 
-    return two_segment.launch(*tensors, scale, tile)
+    return two_segment.launch(q, k, v, k_reference, v_reference, scale, tile)
 
 
 @torch.library.custom_op("dreamactor::face_attention", mutates_args=())
 def _face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, scale: float) -> Tensor:
-    tensors = _rows(q, k, v)
-    tile = dispatch.pick("face_attention", q.shape[-1], *tensors)
+    q, k, v = _rows(q, k, v)
+    tile = dispatch.pick("face_attention", q.shape[-1], q, k, v)
     keys = (2 * window + 1) * (k.shape[2] // frames)
     if tile is None or keys > 128 or scale <= 0 or q.numel() == 0:
-        return reference.face_attention(*tensors, frames, window, scale)
+        return reference.face_attention(q, k, v, frames, window, scale)
     from dreamactor.kernels import face
 
-    return face.launch(*tensors, frames, window, scale, tile)
+    return face.launch(q, k, v, frames, window, scale, tile)
 
 
 @torch.library.custom_op("dreamactor::norm_rope", mutates_args=())
@@ -119,7 +125,8 @@ def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: i
         return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
     from dreamactor.kernels import rotary
 
-    return rotary.launch(*_rows(x), weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, tile)
+    (x,) = _rows(x)
+    return rotary.launch(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, tile)
 
 
 @torch.library.custom_op("dreamactor::modulate_norm", mutates_args=())
@@ -148,13 +155,13 @@ def _gated_modulate_norm(
 
 @torch.library.custom_op("dreamactor::fp8_attention", mutates_args=())
 def _fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
-    tensors = _rows(q, k, v, k_reference, v_reference)
-    tile = dispatch.pick("fp8_attention", q.shape[-1], *tensors)
+    q, k, v, k_reference, v_reference = _rows(q, k, v, k_reference, v_reference)
+    tile = dispatch.pick("fp8_attention", q.shape[-1], q, k, v, k_reference, v_reference)
     if tile is None or scale <= 0 or k.shape[2] + k_reference.shape[2] == 0 or q.numel() == 0:
-        return reference.fp8_attention(*tensors, scale)
+        return reference.fp8_attention(q, k, v, k_reference, v_reference, scale)
     from dreamactor.kernels import fp8
 
-    return fp8.launch(*tensors, scale, tile, dispatch.architecture(q.device))
+    return fp8.launch(q, k, v, k_reference, v_reference, scale, tile, dispatch.architecture(q.device))
 
 
 @torch.library.custom_op("dreamactor::sparse_attention", mutates_args=())
@@ -162,13 +169,14 @@ def _sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor,
     block_index: Tensor, block_offsets: Tensor, scale: float,
 ) -> Tensor:  # fmt: skip
-    tensors = _rows(q, k, v, k_reference, v_reference)
-    tile = dispatch.pick("sparse_attention", q.shape[-1], *tensors)
+    q, k, v, k_reference, v_reference = _rows(q, k, v, k_reference, v_reference)
+    lists = (block_index, block_offsets)
+    tile = dispatch.pick("sparse_attention", q.shape[-1], q, k, v, k_reference, v_reference)
     if tile is None or scale <= 0 or q.numel() == 0:
-        return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
+        return reference.sparse_attention(q, k, v, k_reference, v_reference, *lists, scale)
     from dreamactor.kernels import sparse
 
-    return sparse.launch(*tensors, block_index, block_offsets, scale, tile)
+    return sparse.launch(q, k, v, k_reference, v_reference, *lists, scale, tile)
 
 
 def _merged(q: Tensor, *_: Any) -> Tensor:

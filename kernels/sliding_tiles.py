@@ -6,7 +6,7 @@ edges are smaller, and nothing is padded.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 BLOCK = 128  # the most tokens a tile may hold
 
 
-class BlockLayout(NamedTuple):
+@dataclass(frozen=True)
+class BlockLayout:
     """`order` [N] lists the tokens tile by tile (x[:, order] sorts, `inverse` restores); `index` [T,max] int32 holds
     the tiles that each tile sees, padded with -1; `offsets` [T+1] int32 are the tiles' first rows."""
 
