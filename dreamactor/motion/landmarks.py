@@ -31,6 +31,7 @@ HEAD_WINDOW = 4.5  # side of the window searched for a face, in head radii
 STRAY_HEAD = 1.2  # head radii between the face's and the body's head from which they are two people's
 HAND_WINDOW = 2.2  # side of the window searched for a palm, in forearms
 STRAY_HAND = 0.7  # forearms between the hand's and the body's wrist from which they do not belong together
+DOUBTFUL = 0.98  # score of a body without a face below which it is looked for once more
 WRIST_SEEN = 0.3
 SAME_HEAD = 0.04  # body sides between two finds up to which they are one person; a head is about 0.12 wide
 SURE, SURE_MESH, SURE_FACE = 0.8, 0.95, 0.75  # of a body, a mesh, a face: below, somebody new is not believed
@@ -67,6 +68,13 @@ class Seen:
         if self.face is not None:
             return self.face.head
         return head_of_body(self.body.points, self.body.world) if self.body is not None else None
+
+    @property
+    def score(self) -> float:
+        """How sure the models are of their find: of the body, or of the face where there is none."""
+        if self.body is not None:
+            return self.body.score
+        return self.face.score if self.face is not None else 0.0
 
     @property
     def candidate(self) -> Candidate | None:
@@ -193,6 +201,18 @@ class Landmarker:
         body = self._body.observe(picture, region)
         if body is not None and fresh:  # the first region was rough
             body = self._body.observe(picture, body.next_region) or body
+        if where.face is None and (body is None or body.score < DOUBTFUL):
+            body = self._second_look(picture, body.next_region if body else region, body)
+        return body
+
+    def _second_look(self, picture: Picture, region: Region, body: Body | None) -> Body | None:
+        """The surest of `body` and what the detector finds around it: a model that starts askew stays askew."""
+        upright = Region(region.x, region.y, region.size * 1.3)
+        for found in self._find_bodies.find(picture, upright)[:2]:
+            again = self._body.observe(picture, bodies.region_of_detection(found))
+            again = again and (self._body.observe(picture, again.next_region) or again)
+            if again is not None and (body is None or again.score > body.score):
+                body = again
         return body
 
     def _observe_face(self, picture: Picture, where: Candidate, body: Body | None, last: Seen | None) -> Face | None:

@@ -23,9 +23,6 @@ SOURCES = {
     "right_toe": bodies.RIGHT_TOE, "left_toe": bodies.LEFT_TOE,
 }  # fmt: skip
 _TARGETS = [INDEX[name] for name in SOURCES]
-_MIRROR = [
-    INDEX[name.replace("right", "left") if "right" in name else name.replace("left", "right")] for name in JOINTS
-]
 
 
 def pose_of(seen: Seen | None, height: int, width: int) -> PoseSequence:
@@ -72,7 +69,11 @@ def to_sequence(followed: Followed, height: int, width: int, fps: float) -> Pose
     since a limb out of sight for longer is best not drawn.
     """
     raw = PoseSequence.concatenate([pose_of(seen, height, width) for seen in followed.seen])
-    raw = _sides_put_right(raw, followed.found)
+    raw, turned = _sides_put_right(raw, followed.found)
+    for frame in turned:
+        seen = followed.seen[frame]
+        if seen is not None and seen.face is None:
+            raw.head_confidence[frame] = 0.0  # the body that had its arms exchanged had its head turned round too
     found = followed.found
     short = SHORT_GAP * fps
     seen_heads = raw.head_radius[raw.head_confidence >= VISIBLE]
@@ -126,29 +127,46 @@ def _nearest_found(good: Mask, found: Mask) -> tuple[Mask, Mask]:
     return good[last], good[following]
 
 
-def _sides_put_right(pose: PoseSequence, found: Mask) -> PoseSequence:
-    """Undoes frames in which right and left were exchanged, judged by the frame before and by the majority."""
-    swapped = np.zeros(len(pose), bool)
-    joints = pose.joints.copy()
-    weight = pose.confidence.copy()
-    last: int | None = None
-    for frame in np.flatnonzero(found & (pose.confidence.max(axis=1) >= VISIBLE)):
-        if last is not None:
-            both = np.minimum(weight[frame], weight[last])
-            other = np.minimum(weight[frame][_MIRROR], weight[last])
-            straight = float((both * np.linalg.norm(joints[frame] - joints[last], axis=1)[:,]).sum())
-            crossed = float((other * np.linalg.norm(joints[frame][_MIRROR] - joints[last], axis=1)).sum())
-            if crossed < SWAPPED * straight and float(both.sum()) > 2:
-                joints[frame], weight[frame] = joints[frame][_MIRROR], weight[frame][_MIRROR]
-                swapped[frame] = True
-        last = int(frame)
-    if swapped.sum() > 0.5 * found.sum():
-        swapped = ~swapped & found
-    if not swapped.any():
-        return pose
-    turned = np.flatnonzero(swapped)
+def _sides_put_right(pose: PoseSequence, found: Mask) -> tuple[PoseSequence, list[int]]:
+    """Undoes frames in which right and left arms, or legs, were exchanged; hands go with the arms.
+
+    Returns the pose and the frames whose arms it turned.
+    """
+    arms: list[int] = []
     joints, confidence = pose.joints.copy(), pose.confidence.copy()
     hands, hand_confidence = pose.hands.copy(), pose.hand_confidence.copy()
-    joints[turned], confidence[turned] = joints[turned][:, _MIRROR], confidence[turned][:, _MIRROR]
-    hands[turned], hand_confidence[turned] = hands[turned][:, ::-1], hand_confidence[turned][:, ::-1]
-    return dataclasses.replace(pose, joints=joints, confidence=confidence, hands=hands, hand_confidence=hand_confidence)
+    for parts in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle", "toe")):
+        sides = [[INDEX[f"{side}_{part}"] for part in parts] for side in ("right", "left")]
+        straight, crossed = sides[0] + sides[1], sides[1] + sides[0]
+        turned = _exchanged(joints[:, straight], confidence[:, straight], found)
+        joints[np.ix_(turned, straight)] = joints[np.ix_(turned, crossed)]
+        confidence[np.ix_(turned, straight)] = confidence[np.ix_(turned, crossed)]
+        if "wrist" in parts:
+            arms = turned
+            hands[turned] = hands[turned][:, ::-1]
+            hand_confidence[turned] = hand_confidence[turned][:, ::-1]
+    put_right = dataclasses.replace(
+        pose, joints=joints, confidence=confidence, hands=hands, hand_confidence=hand_confidence
+    )
+    return put_right, arms
+
+
+def _exchanged(joints: Float, confidence: Float, found: Mask) -> list[int]:
+    """Frames whose two sides (the two halves of `joints` [T, 2N, 3]) are the wrong way round.
+
+    Judged by the frame before, after it was put right itself; if that turns most of the clip, the rest is wrong.
+    """
+    order = np.roll(np.arange(joints.shape[1]), joints.shape[1] // 2)
+    swapped = np.zeros(len(joints), bool)
+    last: int | None = None
+    for frame in np.flatnonzero(found & (confidence.max(axis=1) >= VISIBLE)).tolist():
+        if last is not None:
+            before = joints[last][order] if swapped[last] else joints[last]
+            weight = np.minimum(confidence[frame], confidence[last])
+            straight = float((weight * np.linalg.norm(joints[frame] - before, axis=1)).sum())
+            crossed = float((weight * np.linalg.norm(joints[frame][order] - before, axis=1)).sum())
+            swapped[frame] = crossed < SWAPPED * straight and float(weight.sum()) > 1.5
+        last = frame
+    if swapped.sum() > 0.5 * found.sum():
+        swapped = ~swapped & found
+    return [int(frame) for frame in np.flatnonzero(swapped)]

@@ -149,7 +149,7 @@ def _choose(landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8
     if not people:
         raise _nobody(name, looked, len(frames))
     person = max(people, key=lambda one: one.area)
-    best = int(np.argmax([where.size for where in person.finds]))
+    best = int(np.argmax([seen.score for seen in person.seen]))
     return person.frames[best], person.seen[best], others
 
 
