@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import weakref
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,7 @@ class VideoWriter:
         handle, temporary = tempfile.mkstemp(prefix=".dreamactor-", suffix=".mp4", dir=folder)
         os.close(handle)
         self._temporary = Path(temporary)
+        weakref.finalize(self, self._temporary.unlink, missing_ok=True)  # for a writer nobody closed
         try:
             self._open(audio_from)
         except BaseException:

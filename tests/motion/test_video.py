@@ -1,5 +1,6 @@
 """The output file: its sound in time, the same bytes each time, whole or not at all."""
 
+import gc
 import io
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def test_the_same_frames_give_the_same_bytes() -> None:
         ("matroska", "libx264", "pcm_s16le", "aac"),
         ("mov", "libx264", "pcm_s16be", "aac"),
         ("mp4", "libx264", "libmp3lame", "mp3"),
+        ("mpegts", "libx264", "aac", "aac"),
+        ("avi", "libx264", "libmp3lame", "mp3"),
+        ("flv", "libx264", "aac", "aac"),
     ],
 )
 def test_sound_is_kept_in_time_and_cut(container: str, codec: str, sound: str, expected: str) -> None:
@@ -100,3 +104,12 @@ def test_sizes() -> None:
     assert clip.source_fps == pytest.approx(23.976, abs=0.001)
     with pytest.raises(ValueError, match="must be even"):
         VideoWriter(None, 10, (63, 64))
+
+
+def test_a_writer_nobody_closed_leaves_no_file(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", 10, (64, 96))
+    writer.write(noise(1, 64, 96)[0])
+    assert len(list(tmp_path.iterdir())) == 1
+    del writer
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
