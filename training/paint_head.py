@@ -14,37 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.training.character import Character, Color
-from dreamactor.training.paint import (
-    Image,
-    Points,
-    View,
-    capsule,
-    disk,
-    ellipse,
-    ellipse_points,
-    mix,
-    polygon,
-    stroke,
-    tint,
-)
+from dreamactor.training.paint import Image, Points, View, disk, ellipse, ellipse_points, mix, polygon, stroke, tint
+from dreamactor.training.paint_hair import DEGREE, HAIR_SHELL, draw_brim, hair_texture
 
-DEGREE = 1.5  # texture pixels a degree at level 0
-LEVELS = 3
-HAIR_SHELL = {
-    "bald": 0.0,
-    "short": 1.07,
-    "medium": 1.12,
-    "bob": 1.14,
-    "long": 1.13,
-    "bun": 1.08,
-    "curly": 1.24,
-    "cap": 1.1,
-}
-SIDE_HAIR = {"short": -6.0, "medium": 12.0, "bob": 62.0, "long": 80.0, "bun": -4.0, "curly": 26.0, "cap": -12.0}
 MOUTH_INSIDE: Color = (62, 18, 24)
 TEETH: Color = (238, 234, 226)
 TONGUE: Color = (176, 84, 88)
-HAIR_LAYERS = ((1.0, 0.8), (0.85, 0.92), (0.55, 1.0))
 
 Float = NDArray[np.float32]
 
@@ -88,36 +63,6 @@ def _skin_texture(character: Character, level: int) -> Image:
     for _ in range(level):
         base = np.asarray(cv2.resize(base, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(base, np.uint8)
-
-
-@lru_cache(maxsize=64)
-def _hair_texture(character: Character, level: int) -> Image:
-    """RGBA: where the hair shell is hair."""
-    rng = np.random.default_rng([character.seed, 2])
-    height, width = int(180 * DEGREE), int(360 * DEGREE)
-    noise = rng.normal(size=(3, width // 3)) if character.hair_style != "curly" else rng.normal(size=(36, width // 4))
-    strands = cv2.resize(noise.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    color = character.shirt_second if character.hair_style == "cap" else character.hair
-    amount = {"curly": 0.22, "cap": 0.03}.get(character.hair_style, 0.14)
-    texture = np.zeros((height, width, 4), np.uint8)
-    texture[..., :3] = np.clip(np.array(color) * (1 + amount * strands[..., None]), 0, 255)
-    lon = np.abs((np.arange(width) / DEGREE) - 180)
-    side = SIDE_HAIR.get(character.hair_style, 0.0)
-    parting = rng.uniform(-25, 25)
-    top = -46 + 9 * np.cos(np.deg2rad(((np.arange(width) / DEGREE) - 180 - parting) * 2.2)) + rng.uniform(-6, 8)
-    if character.hair_style == "cap":
-        top[:] = -32
-    back = max(side, 34.0)
-    edge = np.where(
-        lon < 56, top, np.interp(lon, [56, 74, 105, 125, 180], [float(np.mean(top)), side, side, back, back])
-    )
-    lat = (np.arange(height) / DEGREE - 90)[:, None]
-    texture[..., 3] = np.clip((edge[None] - lat) * 40 + 128, 0, 255)
-    if character.hair_style == "bald":
-        texture[..., 3] = 0
-    for _ in range(level):
-        texture = np.asarray(cv2.resize(texture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(texture, np.uint8)
 
 
 def face_texture(character: Character, expression: dict[str, float], level: int) -> Image:
@@ -249,10 +194,10 @@ def draw_head(
     _nose(canvas, view, character, (x, y), radius, rotation)
     shell = HAIR_SHELL[character.hair_style]
     if shell:
-        hair = _hair_texture(character, level)
+        hair = hair_texture(character, level)
         _cast(canvas, view, (x, y), radius, rotation, axes * np.array([shell, shell, shell * 1.02]), hair, 0.0, 0.0)
     if character.hair_style == "cap":
-        _brim(canvas, character, (x, y), radius, rotation)
+        draw_brim(canvas, character, (x, y), radius, rotation)
 
 
 def _cast(
@@ -330,44 +275,3 @@ def _nose(
     polygon(canvas, np.stack([bridge, left, tip]), tint(character.skin, 0.86 if lit else 1.0), True)
     polygon(canvas, np.stack([right, tip, left, base]), tint(character.skin, 0.8), False)
     disk(canvas, tip[0], tip[1], radius * 0.065 * size, tint(character.skin, 1.0))
-
-
-def _brim(canvas: Image, character: Character, centre: tuple[float, float], radius: float, rotation: Points) -> None:
-    lon = np.deg2rad(np.linspace(-62, 62, 9))
-    inner = np.stack([0.86 * np.sin(lon), np.full(9, -0.5), -0.95 * np.cos(lon)], 1)
-    outer = np.stack([0.98 * np.sin(lon), np.full(9, -0.42), -1.5 * np.cos(lon)], 1)
-    ring = np.concatenate([inner, outer[::-1]]) @ rotation.T
-    if ring[:, 2].mean() < 0.3:
-        polygon(canvas, ring[:, :2] * radius + np.array(centre), tint(character.shirt_second, 0.72))
-
-
-def draw_back_hair(
-    canvas: Image, view: View, character: Character, centre: Points, rotation: Points, front: bool
-) -> None:
-    """Long hair, a bob or a bun: behind the head, or (`front`) over it when the person is turned away."""
-    if character.hair_style not in ("long", "bob", "bun"):
-        return
-    radius = character.body.head * view.scale
-    away = rotation[2, 2] < 0  # the face looks from the camera
-    if away != front:
-        return
-    x, y = (float(v) for v in view.project(centre))
-    if character.hair_style == "bun":
-        place = rotation @ np.array([0, -0.75, 0.85])
-        disk(canvas, x + place[0] * radius, y + place[1] * radius, 0.38 * radius, tint(character.hair, 0.82))
-        disk(
-            canvas,
-            x + (place[0] - 0.06) * radius,
-            y + (place[1] - 0.08) * radius,
-            0.28 * radius,
-            tint(character.hair, 0.98),
-        )
-        return
-    length = 1.75 if character.hair_style == "long" else 0.55
-    back = rotation @ np.array([0, 0.05, 0.3])
-    down = rotation @ np.array([0, 1.0, 0]) + np.array([0, 0.9, 0])
-    down /= max(float(np.linalg.norm(down)), 1e-6)
-    top = np.array([x, y]) + back[:2] * radius
-    tip = top + down[:2] * radius * length
-    width = radius * (character.face.width + 0.1)
-    capsule(canvas, view, top, tip, width, width * 0.9, tint(character.hair, 0.9), HAIR_LAYERS)
