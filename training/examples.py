@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamactor.motion.metadata import embed_pose
+from dreamactor.motion.retarget import choose_scale, only
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.backdrop import make_backdrop
 from dreamactor.training.mocap import axis_rotation, resample
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stage = Stage("test", mocap_folder(), SIZE, SIZE, 12)
     for name, (seed, framing) in PHOTOS.items():
         scene = photo(stage, seed, framing)
-        (folder / f"{name}.png").write_bytes(embed_pose(render_frame(scene, 0), pose_sequence(scene)))
+        pose = only(pose_sequence(scene), choose_scale(pose_sequence(scene), framing))
+        (folder / f"{name}.png").write_bytes(embed_pose(render_frame(scene, 0), pose))
         print(folder / f"{name}.png")
 
 
