@@ -27,7 +27,7 @@ _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
     "export/calibrate.py",
 )  # fmt: skip
-_BUILD = ("engines/build_worker.py", "engines/builder.py", "engines/shapes.py")
+_BUILD = ("engines/build_worker.py", "engines/builder.py", "engines/shapes.py", "engines/onnxruntime_graph.py")
 _CAPTURE = ("dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/pipeline/*.py")
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 

@@ -94,7 +94,9 @@ def _set_key(request: Request) -> str:
 def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
     entry = lowered.entries[network]
     key = stages.keys.precision(network, lowered.put_back[network])
-    return entry if stages.request.target.is_onnx else stages.engine(network, entry, key)
+    if stages.request.target.is_onnx:
+        return stages.runtime_graph(network, entry, key)
+    return stages.engine(network, entry, key)
 
 
 def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manifest:

@@ -159,6 +159,18 @@ class Stages:
 
         return self._get("engine", self.engine_key(network, key), f"building {network} for {target.name}", make)
 
+    def runtime_graph(self, network: str, precision: Entry, key: Key) -> Entry:
+        """`precision` as ONNX Runtime runs it fastest on this CPU; itself where that gains nothing."""
+        if self.request.target.name != "cpu" or self.keys.recipe.name not in ("fp32", "int8"):
+            return precision
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.engines.onnxruntime_graph import optimize
+
+            return {"rewrites": optimize(precision.paths[0], folder / precision.paths[0].name)}
+
+        return self._get("runtime_graph", self.engine_key(network, key), f"rewriting {network} for ONNX Runtime", make)
+
     def engine_key(self, network: str, precision: Key) -> Key:
         return self.keys.engine(network, precision, runtime_version(self.request.target.runtime))
 

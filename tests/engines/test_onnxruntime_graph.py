@@ -1,0 +1,82 @@
+"""The graph rewritten for ONNX Runtime computes what the exported one does, and no more than that is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from dreamactor.benchmark.inputs import Size, network_inputs
+from dreamactor.engines.onnxruntime import OnnxRuntimeSession
+from dreamactor.engines.onnxruntime_graph import describe, optimize, rewrite
+from dreamactor.presets import preset
+
+TINY = preset("tiny")
+SIZES = [Size.of(TINY), Size(5, 32, 64, references=3), Size(17, 96, 64, references=1, batch=1)]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The graphs as they were exported: those of the shared set, or fresh ones where that set is rewritten already."""
+    from dreamactor.export.fold import fold_weights
+    from dreamactor.export.onnx import export_all
+    from dreamactor.networks import build
+
+    folder, names = tmp_path_factory.mktemp("onnx"), ("denoiser", "pose_encoder")
+    if all(node.op_type != "FlashAttention" for node in onnx.load(tiny_engines / "denoiser.onnx").graph.node):
+        return export_all(build(TINY), folder, names)
+    for name in names:
+        model = ir.load(tiny_engines / f"{name}.onnx")
+        fold_weights(model)  # a set that an earlier version exported has them unfolded
+        ir.save(model, folder / f"{name}.onnx")
+    return {name: folder / f"{name}.onnx" for name in names}
+
+
+@pytest.mark.parametrize("name", ["denoiser", "pose_encoder"])
+def test_same_function_at_every_size(exported: dict[str, Path], name: str, tmp_path: Path) -> None:
+    counts = optimize(exported[name], tmp_path / "rewritten.onnx")
+    onnx.checker.check_model(str(tmp_path / "rewritten.onnx"))
+    before = OnnxRuntimeSession(exported[name], name, threads=1)
+    after = OnnxRuntimeSession(tmp_path / "rewritten.onnx", name, threads=1)
+
+    assert before.inputs == after.inputs
+    assert describe(counts)
+    for seed, size in enumerate(SIZES):
+        inputs = network_inputs(TINY, name, size, seed)
+        expected, found = before.run(inputs), after.run(inputs)
+        for key, value in expected.items():
+            assert np.linalg.norm(found[key] - value) <= 2e-6 * np.linalg.norm(value)
+
+
+def test_denoiser_is_rewritten_everywhere(exported: dict[str, Path], tmp_path: Path) -> None:
+    depth = TINY.transformer.depth
+
+    counts = optimize(exported["denoiser"], tmp_path / "denoiser.onnx")
+
+    kinds = [node.op_type for node in onnx.load(tmp_path / "denoiser.onnx").graph.node]
+    assert counts["attention"] == kinds.count("MultiHeadAttention") == 2 * depth - 1
+    assert counts["split projection"] == 2 * depth
+    assert "FlashAttention" not in kinds
+    assert kinds.count("FaceAttention") == depth
+
+
+def test_what_only_looks_alike_is_left_alone() -> None:
+    """A split in three of a product with a variable weight, and a division that is no norm."""
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+    agraph (float[2,3,6] x, float[6,6] w) => (float[2,3,2] a, float[2,3,2] b, float[2,3,2] c, float[2,3,6] d)
+    <float[6] bias = {1, 2, 3, 4, 5, 6}>
+    {
+        product = MatMul(x, w)
+        sum = Add(product, bias)
+        a, b, c = Split<axis = 2, num_outputs = 3>(sum)
+        d = Div(x, sum)
+    }"""
+    model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+
+    counts = rewrite(model)
+
+    assert not any(counts.values())
+    assert [node.op_type for node in model.graph] == ["MatMul", "Add", "Split", "Div"]
