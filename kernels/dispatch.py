@@ -66,10 +66,12 @@ def _candidates(kernel: str, arch: int, size: int, tensors: tuple[Tensor, ...]) 
         return (), f"its inputs are {', '.join(sorted(map(str, dtypes)))}, not all bfloat16 or all float16"
     known = tiles.sizes(kernel, arch)
     if kernel == "modulate_norm":  # any number of channels up to the largest: the table has size classes
-        size = min((entry for entry in known if entry >= size), default=0)
-    if size not in known:
+        entry = min((entry for entry in known if entry >= size), default=None)
+    else:
+        entry = size if size in known else None
+    if entry is None:
         return (), f"sm_{arch} has tiles for sizes {known}, not {size}"
-    return tiles.tiles(kernel, arch, size), ""
+    return tiles.tiles(kernel, arch, entry), ""
 
 
 def _describable(tensor: Tensor) -> bool:

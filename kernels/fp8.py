@@ -52,7 +52,7 @@ def _quantize_block(
     tl.store(p_scale + index * blocks + tl.program_id(0), scale)
     quantized = (x / scale).to(p_out.dtype.element_ty)
     if TRANSPOSE:
-        length = blocks.to(tl.int64) * BLOCK
+        length = tl.cast(blocks, tl.int64) * BLOCK
         p_out += index * length * SIZE + start
         tl.store(p_out + lanes[:, None].to(tl.int64) * length + columns[None, :], tl.trans(quantized))
     else:
@@ -92,7 +92,7 @@ def _attend_segment(
     first, last = (whole, tokens) if MASKED else (0, whole)
     lanes = tl.arange(0, SIZE)
     keys = tl.arange(0, BLOCK_N)
-    v_row = tl.cdiv(tokens, BLOCK).to(tl.int64) * BLOCK
+    v_row = tl.cast(tl.cdiv(tokens, BLOCK), tl.int64) * BLOCK
     for start in tl.range(first, last, BLOCK_N):
         k_scale = tl.load(p_k_scale + start // BLOCK) * query_scale
         v_scale = tl.load(p_v_scale + start // BLOCK)

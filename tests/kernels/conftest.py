@@ -24,10 +24,13 @@ def _copies() -> dict[str, ModuleType]:
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.interpret = True
         copies = {name: importlib.import_module(PACKAGE + name) for name in KERNELS}
+    package = sys.modules[PACKAGE.rstrip(".")]
     for name, module in saved.items():
         sys.modules.pop(PACKAGE + name)
+        delattr(package, name)  # `from dreamactor.kernels import NAME` looks here first
         if module is not None:
             sys.modules[PACKAGE + name] = module
+            setattr(package, name, module)
     return copies
 
 

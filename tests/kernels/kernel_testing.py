@@ -73,18 +73,25 @@ def corrected() -> Iterator[None]:
         narrowed = convert(result.astype(np.float32), tl.float32, dtype, None)
         return interpreter.TensorHandle(narrowed.view(interpreter._get_np_dtype(dtype)), dtype)
 
-    # The language's own helpers (tl.zeros, tl.max, ...) were made for the compiler when triton was imported.
-    helpers = {name: value for name, value in vars(tl).items() if isinstance(value, JITFunction)}
-    library = [module for module in (tl, tl.standard) for _ in helpers]
+    # The language's own helpers (tl.zeros, tl.max, ...) were made for the compiler when triton was imported; and when
+    # one helper calls another, the interpreter leaves the language patched. Both are put back whole afterwards.
+    language = (tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
+    before = [dict(vars(part)) for part in language]
     interpreter._convert_float, builder.create_dot, builder.binary_op = convert, create_dot, binary_op
     try:
-        for module, name in zip(library, 2 * list(helpers), strict=True):
-            setattr(module, name, interpreter.InterpretedFunction(helpers[name].fn))
+        for part in (tl, tl.standard):
+            for name, value in list(vars(part).items()):
+                if isinstance(value, JITFunction):
+                    setattr(part, name, interpreter.InterpretedFunction(value.fn))
         yield
     finally:
         interpreter._convert_float, builder.create_dot, builder.binary_op = saved
-        for module, name in zip(library, 2 * list(helpers), strict=True):
-            setattr(module, name, helpers[name])
+        for part, known in zip(language, before, strict=True):
+            for name, value in list(vars(part).items()):
+                if name in known and value is not known[name]:
+                    setattr(part, name, known[name])
+                elif name not in known and name != "interpreter_semantic":  # what its rewritten functions refer to
+                    delattr(part, name)
 
 
 def relative_error(result: Tensor, exact: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -72,6 +73,18 @@ def test_strided_entry_compiles_as_well(arch: int, dtype: str) -> None:
     for size in tiles.sizes("two_segment", arch):
         tile = next(tile for tile in tiles.tiles("two_segment", arch, size) if not tile.tma)
         assert aot.compile_kernel(sources.two_segment_strided(tile, size, dtype), arch).resources[1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", tiles.kernels())
+def test_sizes_of_one_compile(kernel: str) -> None:
+    """Triton makes an integer argument of 1 a constant: every kernel must compile with each of its sizes so."""
+    size = tiles.sizes(kernel, 90)[0]
+    whole = sources.source(kernel, tiles.tiles(kernel, 90, size)[-1], size, 90)
+    for name in (name for name, kind in whole.types.items() if kind == "i32" and not name.endswith("_row")):
+        types = {other: kind for other, kind in whole.types.items() if other != name}
+        one = dataclasses.replace(whole, types=types, constants={**whole.constants, name: 1}, divisible=())
+        assert aot.compile_kernel(one, 90).cubin
 
 
 def test_figures_cover_the_tile_table() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from dreamactor.benchmark import gpu_cases, gpu_kernels, gpu_plot, gpu_timing
+from dreamactor.benchmark import gpu_cases, gpu_graphs, gpu_kernels, gpu_plot, gpu_timing
 from dreamactor.kernels import dispatch, tiles
 from dreamactor.kernels.tiles import Tile
 
@@ -104,6 +104,17 @@ def test_no_figure_for_a_kernel_that_failed_anywhere(monkeypatch: pytest.MonkeyP
     assert "GB/s" in gpu_kernels._line(entries[2])
     late = gpu_kernels.run(True, "face", peaks, time.monotonic() - 1)
     assert [entry["passed"] for entry in late] == [None]
+
+
+def test_operators_of_the_graph_check_agree_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cases, shapes and bounds, without the GPU's own ways."""
+    monkeypatch.setattr(gpu_graphs, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_graphs, "WAYS", {"eager": gpu_graphs._eager})
+    rows = gpu_graphs.check_all()
+    assert {row["kernel"] for row in rows} == set(tiles.kernels())
+    assert all(row["passed"] for row in rows), rows
+    monkeypatch.setattr(gpu_graphs, "WAYS", {"eager": lambda operator, arguments: torch.zeros(())})
+    assert not any(row["passed"] for row in gpu_graphs.check_all())
 
 
 def test_goals_are_judged_from_the_report() -> None:

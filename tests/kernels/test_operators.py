@@ -113,6 +113,19 @@ def test_operators_compile_whole() -> None:
         torch.testing.assert_close(compiled(*inputs), layer(*inputs))
 
 
+def test_public_functions_compile_whole() -> None:
+    """The choice of way is made while tracing, the question about gradients too."""
+
+    def layer(q: Tensor, k: Tensor) -> Tensor:
+        out = kernels.two_segment_attention(q, q, q, k, k, SCALE)
+        out = out + kernels.face_attention(q, k, k, 2, 1, SCALE)
+        return out * 2 if dispatch.needs_gradient(q, None, k) else out
+
+    q, k = heads(8, gradient=False), heads(4, gradient=False)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k), layer(q, k))
+
+
 def test_a_kernel_that_cannot_run_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
