@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from dreamactor.export.onnxgraph import HEAVY, module_of
 from dreamactor.export.precision import lower, simulated
-from dreamactor.export.quantize import Layer, layers, quantize
+from dreamactor.export.quantize import LARGE, Layer, layers, quantize
 from dreamactor.export.recipe import Recipe
 
 Arrays = dict[str, np.ndarray]
@@ -47,9 +49,22 @@ def run_model(model: ModelProto | Path, feed: Mapping[str, np.ndarray], extra: I
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with _as_source(model) as source:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+@contextlib.contextmanager
+def _as_source(model: ModelProto) -> Iterator[bytes | str]:
+    """What ONNX Runtime loads: the bytes, or a file with the weights beside it where they are too large."""
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE:
+        yield model.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "model.onnx", save_as_external_data=True, location="weights")
+        yield str(Path(folder) / "model.onnx")
+        onnx.load_external_data_for_model(model, folder)  # saving took them out of the model
 
 
 def layer_quality(

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from dreamactor.errors import InputError
+from dreamactor.export import quality
 from dreamactor.export import quantize as quantization
 from dreamactor.export.calibrate import Samples, activation_ranges, load_samples
 from dreamactor.export.onnxgraph import array, constants, producers
@@ -152,9 +153,19 @@ def test_layer_quality_covers_every_quantised_layer(tiny_model: Model, tiny_feed
     prepared = prepare(tiny_model("denoiser"), chosen)
     ranges = observed_ranges(prepared, chosen, feed)
     found = layers(prepared, chosen, ranges)
-    quality = layer_quality(prepared, quantize(prepared, chosen, ranges), found, feed)
-    assert set(quality) == {layer.node for layer in found}
-    assert all(5 < value < 60 for value in quality.values())
+    measured = layer_quality(prepared, quantize(prepared, chosen, ranges), found, feed)
+    assert set(measured) == {layer.node for layer in found}
+    assert all(5 < value < 60 for value in measured.values())
+
+
+def test_weights_too_large_for_one_file_run_the_same(
+    tiny_model: Model, tiny_feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, feed = tiny_model("vae_decoder"), tiny_feed("vae_decoder")
+    expected = run_model(model, feed)
+    monkeypatch.setattr(quality, "LARGE", 1)
+    for _ in range(2):  # the model must be whole again afterwards
+        np.testing.assert_array_equal(run_model(model, feed)["video"], expected["video"])
 
 
 def test_samples_keep_their_hash_and_order(tiny_samples: Sampled, tiny_feed: Feed) -> None:

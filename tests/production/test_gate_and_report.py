@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.store import Store
 from dreamactor.errors import EngineError, InputError
 from dreamactor.presets import preset
 from dreamactor.production import plan as planning
 from dreamactor.production.gate import Verdict
+from dreamactor.production.gpu_check import check_engines
 from dreamactor.production.keys import Keys
 from dreamactor.production.make import up_to_date
 from dreamactor.production.plan import check_memory, describe, plan
@@ -155,3 +157,11 @@ def test_clips_to_calibrate_on_have_the_presets_size() -> None:
         assert inputs.faces.shape == (9, 224, 224, 3)
         assert inputs.references.shape == (1, 64, 64, 3)
         assert inputs.controls.any()
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="there is a GPU")
+def test_gpu_check_without_a_gpu_builds_nothing_and_says_so(tmp_path: Path) -> None:
+    report = check_engines("tiny", tmp_path)
+    assert report["gpu"] is None
+    assert report["results"] == []
+    assert json.loads(json.dumps(report))["preset"] == "tiny"
