@@ -23,9 +23,7 @@ def verify_set(folder: Path, public_key: bytes | None = None) -> tuple[bool, str
         report = json.loads((folder / REPORT_JSON).read_text())
         store, rows = report["store"], [_row(values) for values in report["networks"]]
     except (OSError, ValueError, KeyError) as error:
-        raise EngineError(
-            f"{folder} has no readable {REPORT_JSON}: build it again with 'make engines'."
-        ) from error
+        raise EngineError(f"{folder} has no readable {REPORT_JSON}: build it again with 'make engines'.") from error
     gate = recipe(manifest.precision, manifest.target).snr_gate
     found = [_verified(folder, row, store, gate) for row in rows]
     return all(row.passed for row in found), table(found)
