@@ -46,12 +46,14 @@ class Case:
     absolute: float = 2e-4
     timed: bool = True
 
+    def table_size(self) -> int:
+        """The tile table's size for this case: the head size, or the class of channels."""
+        known = tiles.sizes(self.kernel, dispatch.architecture(torch.device(DEVICE, 0)))
+        return self.size if self.kernel != "modulate_norm" else min((n for n in known if n >= self.size), default=0)
+
     def candidates(self) -> tuple[Tile, ...]:
         """The tiles of this device's table."""
-        arch = dispatch.architecture(torch.device(DEVICE, 0))
-        known = tiles.sizes(self.kernel, arch)
-        size = self.size if self.kernel != "modulate_norm" else min((n for n in known if n >= self.size), default=0)
-        return tiles.tiles(self.kernel, arch, size)
+        return tiles.tiles(self.kernel, dispatch.architecture(torch.device(DEVICE, 0)), self.table_size())
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -1,14 +1,16 @@
 """The tile table: which block sizes each kernel runs with, by GPU architecture and head size.
 
 Nothing is tuned at run time. `tiles.json` lists the candidates that keep within the static budget (no spill, registers,
-shared memory; `aot.py` measures them and the tests hold every entry to it); the first of a list is what runs. A
-candidate's `tflops` is filled in by `gpu_kernels --sweep` on the device named beside it and is null until then.
+shared memory; `aot.py` measures them and the tests hold every entry to it); the first of a list is what runs. Until a
+candidate has a `rate` (TFLOP/s, or GB/s for the row kernels) with the device and versions beside it, its place is a
+choice by static figures: `python -m dreamactor.kernels.tiles REPORT.json` takes over what the GPU check measured.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,8 @@ class Tile:
     num_stages: int
     pair: bool = False
     tma: bool = False
-    tflops: float | None = None
-    device: str | None = None
+    rate: float | None = None
+    measured_on: str | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +74,25 @@ def choose(kernel: str, arch: int, size: int) -> Tile:
     return candidates[0]
 
 
+def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the table, each list that `report` (of the GPU check) timed ordered by speed and marked with it.
+
+    The largest timed case of a kernel and size decides. Only lists of the report's own architecture change.
+    """
+    table = json.loads(json.dumps(table))
+    arch = table_key(int(report["capability"].replace(".", "")))
+    where = f"{report['device']}, torch {report['torch']}, triton {report['triton']}, {report['date']}"
+    for entry in report["kernels"]:
+        rows = {name: row for name, row in entry["tiles"].items() if "ms" in row}
+        candidates = table["tiles"].get(entry["kernel"], {}).get(str(arch), {}).get(str(entry.get("size")), [])
+        for candidate in candidates:
+            row = rows.get(Tile(**candidate).name)
+            if row:
+                candidate |= {"rate": round(row.get("tflops") or row["gbps"], 1), "measured_on": where}
+        candidates.sort(key=lambda candidate: -(candidate.get("rate") or 0))
+    return dict(table)
+
+
 def kernels() -> tuple[str, ...]:
     """The kernels that have a table."""
     return tuple(_table())
@@ -80,3 +101,8 @@ def kernels() -> tuple[str, ...]:
 def sizes(kernel: str, arch: int) -> tuple[int, ...]:
     """The head sizes of one kernel's table for one architecture."""
     return tuple(int(size) for size in _table().get(kernel, {}).get(str(arch), {}))
+
+
+if __name__ == "__main__":
+    _report, _known = json.loads(Path(sys.argv[1]).read_text()), json.loads(TABLE.read_text())
+    TABLE.write_text(json.dumps(with_measurements(_known, _report), indent=1) + "\n")
