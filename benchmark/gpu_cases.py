@@ -242,6 +242,30 @@ def norm_rope(tokens: int, heads: int, size: int, timed: bool = True) -> Case:
     )  # fmt: skip
 
 
+def norm_rope_fp8(tokens: int, heads: int, size: int, timed: bool = True) -> Case:
+    """Kernel 3 to E4M3 with scales; one tile, so it is run once for each of the table's."""
+    x = torch.randn(1, tokens, 3 * heads * size, device=DEVICE, dtype=torch.bfloat16).chunk(3, -1)[0]
+    weight, angles = _random(size), torch.randn(tokens, size // 2, device=DEVICE)
+    cos, sin = angles.cos(), angles.sin()
+    last = slice((tokens - 1) // reference.FP8_BLOCK * reference.FP8_BLOCK, tokens)  # the last block alone
+
+    def plain(dtype: torch.dtype) -> Tensor:
+        chosen = (x[:, last].to(dtype), weight.to(dtype), cos[last].to(dtype), sin[last].to(dtype))
+        rotated = reference.norm_rope(*chosen, heads)
+        return rotated if dtype == torch.float64 else reference.dequantize_blocks(*reference.quantize_blocks(rotated))
+
+    def sample(result: Result) -> Tensor:
+        assert isinstance(result, tuple)
+        return reference.dequantize_blocks(result[0][:, :, last], result[1][:, :, -1:])
+
+    return Case(
+        "norm_rope", f"to E4M3 {tokens}x{heads} D{size}", size,
+        run=lambda tile: rotary.launch_fp8(x, weight, cos, sin, heads, 1e-6), sample=sample,
+        exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
+        work=3.0 * x.numel() + 4.0 * 2 * cos.numel(), unit="gbps", timed=timed,
+    )  # fmt: skip
+
+
 def modulate_norm(frames: int, per_frame: int, channels: int, timed: bool = True) -> Case:
     """Kernel 6 with its gate: two reads and two writes of the rows."""
     x, branch = (torch.randn(1, frames * per_frame, channels, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
@@ -281,7 +305,11 @@ Make = Callable[[], Case]
 TIMED: dict[str, list[Make]] = {
     "two_segment": [partial(attention, n, REFERENCE_TOKENS, 32, d, bf16) for n in (16384, 48000) for d in (128, 64)],
     "fp8_attention": [partial(fp8_attention, n, REFERENCE_TOKENS, 32) for n in (16384, 48000)],
-    "norm_rope": [partial(norm_rope, 48000, 32, 128), partial(norm_rope, 48000, 32, 64)],
+    "norm_rope": [
+        partial(norm_rope, 48000, 32, 128),
+        partial(norm_rope, 48000, 32, 64),
+        partial(norm_rope_fp8, 48000, 32, 128),
+    ],
     "face_attention": [partial(face_attention, 19, 2400, 32, 128)],
     "sparse_attention": [partial(sparse_attention, (19, 40, 60), 32, 128)],
     "modulate_norm": [partial(modulate_norm, 19, 2400, 4096)],
@@ -291,7 +319,8 @@ _GRIDS = (((5, 11, 13), 64), ((5, 11, 13), 128), ((67, 40, 60), 128))
 CHECKED: dict[str, list[Make]] = {
     "two_segment": [partial(attention, n, r, 2, d, dtype, False) for d in (128, 64) for n, r, dtype in _LENGTHS],
     "fp8_attention": [partial(fp8_attention, n, r, 2, False) for n, r in ((1000, 0), (4097, 130), (160000, 2400))],
-    "norm_rope": [partial(norm_rope, n, 3, d, False) for n in (1, 1001, 160000) for d in (64, 128)],
+    "norm_rope": [partial(norm_rope, n, 3, d, False) for n in (1, 1001, 160000) for d in (64, 128)]
+    + [partial(norm_rope_fp8, n, 3, 128, False) for n in (1, 1001, 160000)],
     "face_attention": [partial(face_attention, f, p, 3, d, False) for f, p in ((1, 1), (19, 77)) for d in (64, 128)],
     "sparse_attention": [partial(sparse_attention, grid, 2, d, False) for grid, d in _GRIDS],
     "modulate_norm": [partial(modulate_norm, f, p, c, False) for f, p in ((1, 1), (19, 77)) for c in (96, 256, 4096)],

@@ -63,7 +63,7 @@ def check(case: Case, tile: Tile) -> dict[str, Any]:
     with gpu_timing.poisoned():
         result = case.run(tile)
     tensors = result if isinstance(result, tuple) else (result,)
-    finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+    finite = all(bool(tensor.float().isfinite().all()) for tensor in tensors)
     found, exact, same = case.sample(result).double(), case.exact().double(), case.same().double()
     error, allowed = (float((x - exact).norm() / exact.norm()) for x in (found, same))
     cosine = float((found * exact).sum() / (found.norm() * exact.norm()))

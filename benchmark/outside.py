@@ -1,8 +1,8 @@
 """An outside reference for the transformer: diffusers' WanAnimateTransformer3DModel at our width, depth and tokens.
 
 Not the same network: it attends to 512 text tokens in every block where ours attends to the face, and to the face in
-every fifth or so. Its weights are random, and its face encoder is left out of the clock as ours is. So it says what order of
-time an independent PyTorch implementation of a network of this kind and size needs, no more.
+every fifth or so. Its weights are random, and its face encoder is left out of the clock as ours is. So it says what
+order of time an independent PyTorch implementation of a network of this kind and size needs, no more.
 """
 
 from __future__ import annotations

@@ -87,7 +87,10 @@ class Bench:
 
 
 def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
-    """Runs the harness; returns 0, or 1 when a section broke. Raises InputError or EngineError when there is nothing to measure."""
+    """Runs the harness; returns 0, or 1 when a section broke.
+
+    Raises InputError or EngineError when there is nothing to measure.
+    """
     report = run(settings, say or _say)
     from dreamactor.benchmark.html import write_html
     from dreamactor.benchmark.table import print_table

@@ -1,0 +1,61 @@
+"""Everything that wants an NVIDIA GPU, in turn: `python -m dreamactor.benchmark.gpu_check [PART ...]`.
+
+Each part runs in a process of its own, so that one that crashes takes nothing with it. Parts: kernels (correctness and
+speed), denoiser (a step at m1's width), engines (TensorRT engines of the tiny preset built, verified and timed).
+Results lie in benchmark/results. Status 0 when all passed, 1 when one failed, 2 without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreamactor.engines.gpu import local_gpu
+
+ENGINES = Path("build/engines/tiny-fp16-tensorrt")
+PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "kernels": (("-m", "dreamactor.benchmark.gpu_kernels"),),
+    "denoiser": (("-m", "dreamactor.benchmark.gpu_denoiser"),),
+    "engines": (
+        ("-m", "dreamactor.cli", "build", "--preset", "tiny", "--precision", "fp16", "--target", "tensorrt",
+         "--output", str(ENGINES)),
+        ("-m", "dreamactor.cli", "verify", str(ENGINES)),
+        ("-m", "dreamactor.cli", "bench", "--engines", str(ENGINES), "--quick", "--only", "engine,trace",
+         "--output", "build/bench-gpu"),
+    ),
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the parts that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m dreamactor.benchmark.gpu_check", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.parts if name not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {', '.join(unknown)}; choose of {', '.join(PARTS)}")
+    gpu = local_gpu()
+    if gpu is None:
+        print("There is no NVIDIA GPU (or no driver) here; run this on a machine that has one.", file=sys.stderr)
+        return 2
+    print(f"{gpu.name}, {gpu.architecture}, {gpu.memory / 2**30:.0f} GiB, driver for CUDA {gpu.driver}", flush=True)
+    passed = {name: _run(PARTS[name]) for name in options.parts or PARTS}
+    for name, good in passed.items():
+        print(f"{'passed' if good else 'FAILED'}  {name}")
+    return 0 if all(passed.values()) else 1
+
+
+def _run(commands: Sequence[Sequence[str]]) -> bool:
+    """Whether every command of a part ended with 0; the first that does not ends the part."""
+    for command in commands:
+        print(f"\n$ python {' '.join(command)}", flush=True)
+        if subprocess.run([sys.executable, *command], check=False).returncode:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

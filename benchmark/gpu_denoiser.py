@@ -1,0 +1,252 @@
+"""A denoising step at m1's width on this machine's GPU: PyTorch eager, compiled, our kernels in bf16, FP8.
+
+`python -m dreamactor.benchmark.gpu_denoiser` writes benchmark/results/gpu_denoiser_DEVICE_DATE.json. A few blocks are
+timed and the step is extrapolated to m1's depth, which the report says: blocks are equal, so the difference between
+two depths is the time of the blocks between them. FP8 is the products of the blocks (E4M3, a scale a row and a
+column, `torch._scaled_mm`) and the attention kernel. A way whose output differs too much gets no figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dreamactor import kernels
+from dreamactor.kernels import reference
+from dreamactor.networks import transformer
+from dreamactor.presets import LATENT_CHANNELS, TransformerConfig, preset, video_frames
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BOUNDS = {"compiled": 2e-2, "kernels": 2e-2, "fp8": 1e-1}  # relative L2 against eager, of the velocity
+PEAK_GOAL, FP8_GOAL = 0.55, 1.3
+E4M3_MAX = 448.0
+Timer = Callable[[Callable[[], Any]], float]  # milliseconds of a call
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Latent frames, rows and columns of the video (rows and columns even); one reference of a frame's size."""
+
+    frames: int
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.rows * self.columns // 4
+
+
+GRIDS = (Grid(7, 80, 120), Grid(20, 80, 120))  # 16 800 and 48 000 tokens of 640x960
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer whose product runs in E4M3: weights scaled a column once, inputs a row each call."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / E4M3_MAX
+        self.weight, self.scale = (weight / scale).to(torch.float8_e4m3fn), scale.t().contiguous()
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / E4M3_MAX
+        rounded = (rows.float() / scale).to(torch.float8_e4m3fn)
+        out = torch._scaled_mm(rounded, self.weight.t(), scale, self.scale, bias=self.bias, out_dtype=x.dtype)
+        return out.unflatten(0, x.shape[:-1])
+
+
+def model(config: TransformerConfig, depth: int, device: str, dtype: torch.dtype) -> transformer.Transformer:
+    """A transformer of `config`'s width with random weights."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        built = transformer.Transformer(dataclasses.replace(config, depth=depth), 512, LATENT_CHANNELS)
+    return built.to(dtype).eval()
+
+
+def inputs(grid: Grid, device: str, dtype: torch.dtype, seed: int = 1) -> tuple[Tensor, ...]:
+    """Random inputs of `Transformer.forward`, a batch of one; guidance doubles the batch and the time."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device).to(dtype)
+
+    frames, size = grid.frames, (grid.rows, grid.columns)
+    return (
+        normal(1, LATENT_CHANNELS, frames, *size), torch.full((1, frames), 0.7, device=device, dtype=dtype),
+        normal(1, LATENT_CHANNELS, frames, *size), normal(1, video_frames(frames), 512),
+        normal(1, 1, LATENT_CHANNELS, *size), normal(1, 1, LATENT_CHANNELS, *size),
+    )  # fmt: skip
+
+
+@contextmanager
+def using(**replaced: Callable[..., Any]) -> Iterator[None]:
+    """Inside, the transformer calls these functions in place of the kernels of the same names."""
+    names = ("two_segment_attention", "norm_rope", "face_attention", "modulate_norm")
+    functions = {name: replaced.get(name, getattr(kernels, name)) for name in names}
+    before = vars(transformer)["kernels"]
+    vars(transformer)["kernels"] = SimpleNamespace(**functions)
+    try:
+        yield
+    finally:
+        vars(transformer)["kernels"] = before
+
+
+def plain() -> Any:
+    """Inside, every kernel is its reference in PyTorch: what one has without this project."""
+    names = ("two_segment_attention", "norm_rope", "face_attention", "modulate_norm")
+    return using(**{name: getattr(reference, name) for name in names})
+
+
+def to_fp8(network: transformer.Transformer) -> None:
+    """Replaces the linear layers of the blocks, in place; embeddings and the last projection stay as they are."""
+    for block in network.blocks:
+        for name, layer in list(block.named_modules()):
+            if isinstance(layer, nn.Linear):
+                parent, _, leaf = name.rpartition(".")
+                setattr(block.get_submodule(parent), leaf, Fp8Linear(layer))
+
+
+def operations(config: TransformerConfig, depth: int, grid: Grid) -> int:
+    """Of one evaluation, counted by PyTorch on tensors without memory."""
+    with plain(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = model(config, depth, "meta", torch.bfloat16)
+        shapes = [torch.empty(t.shape, device="meta", dtype=t.dtype) for t in _shapes(grid)]
+        network(*shapes)
+    return counter.get_total_flops()
+
+
+def ways(network: transformer.Transformer) -> dict[str, tuple[Any, Callable[..., Tensor]]]:
+    """Name -> (context to run in, function). FP8 comes last: it changes the network."""
+
+    def fp8(*given: Tensor) -> Tensor:
+        if not isinstance(network.blocks[0].attention.qkv, Fp8Linear):
+            to_fp8(network)
+        return _called(network, given)
+
+    return {
+        "eager": (plain, lambda *given: _called(network, given)),
+        "compiled": (plain, torch.compile(lambda *given: _called(network, given), dynamic=False)),
+        "kernels": (nullcontext, lambda *given: _called(network, given)),
+        "fp8": (lambda: using(two_segment_attention=kernels.fp8_attention), fp8),
+    }
+
+
+def measure(
+    config: TransformerConfig, grid: Grid, depths: tuple[int, int], device: str, dtype: torch.dtype, timer: Timer,
+    wanted: tuple[str, ...] = ("eager", "compiled", "kernels", "fp8"),
+) -> dict[str, Any]:  # fmt: skip
+    """Milliseconds of each way at both depths, and of the whole step at `config.depth`."""
+    rows: dict[str, Any] = {name: {"relative_error": 0.0, "milliseconds": {}} for name in wanted}
+    for depth in depths:
+        network, given = model(config, depth, device, dtype), inputs(grid, device, dtype)
+        expected: Tensor | None = None
+        for name in wanted:
+            context, call = ways(network)[name]
+            try:
+                with torch.no_grad(), context():
+                    found = call(*given).double()
+                    expected = found if expected is None else expected
+                    error = float((found - expected).norm() / expected.norm())
+                    error = error if math.isfinite(error) else math.inf  # NaN never passes
+                    rows[name]["relative_error"] = max(rows[name]["relative_error"], error)
+                    if error <= BOUNDS.get(name, 0.0):
+                        rows[name]["milliseconds"][depth] = timer(partial(call, *given))
+            except (RuntimeError, NotImplementedError) as problem:  # a way this device cannot go is said, not hidden
+                rows[name]["problem"] = f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]}"
+        del network
+    for row in rows.values():
+        row |= extrapolated(row["milliseconds"], config.depth)
+    return {
+        "tokens": grid.tokens,
+        "depths": list(depths),
+        "operations": operations(config, config.depth, grid),
+        "ways": rows,
+    }
+
+
+def extrapolated(milliseconds: Mapping[int, float], depth: int) -> dict[str, float]:
+    """Time of a block, from two depths, and of a step of `depth` blocks; {} unless both depths were timed."""
+    if len(milliseconds) < 2:
+        return {}
+    few, many = sorted(milliseconds)
+    block = (milliseconds[many] - milliseconds[few]) / (many - few)
+    return {"block_ms": block, "step_ms": milliseconds[many] + (depth - many) * block}
+
+
+def judged(result: dict[str, Any], peaks: Mapping[str, float | None]) -> dict[str, Any]:
+    """Adds the share of the measured bf16 peak of each way, and the goals."""
+    rows, peak = result["ways"], peaks.get("bf16_tflops")
+    for row in rows.values():
+        if peak and "step_ms" in row:
+            row["tflops"] = result["operations"] / row["step_ms"] / 1e9
+            row["of_bf16_peak"] = row["tflops"] / peak
+    goals: dict[str, Any] = {}
+    if "of_bf16_peak" in rows.get("kernels", {}):
+        goals["bf16 share of peak"] = {"found": rows["kernels"]["of_bf16_peak"], "goal": PEAK_GOAL}
+    if "step_ms" in rows.get("fp8", {}) and "step_ms" in rows.get("kernels", {}):
+        goals["fp8 over bf16"] = {"found": rows["kernels"]["step_ms"] / rows["fp8"]["step_ms"], "goal": FP8_GOAL}
+    return {**result, "goals": goals}
+
+
+def main() -> int:
+    """Runs both sizes; 1 when a way's output was off, 2 without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--blocks", type=int, nargs=2, default=(2, 4), help="the two depths that are timed")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("There is no CUDA GPU here; run this on a machine that has one.", file=sys.stderr)
+        return 2
+    from dreamactor.benchmark import gpu_timing
+
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **gpu_timing.environment(),
+        "peaks": gpu_timing.peaks(), "note": "one evaluation, batch of one; step_ms extrapolated from the depths timed",
+    }  # fmt: skip
+    config, depths = preset("m1").transformer, (options.blocks[0], options.blocks[1])
+    found = [measure(config, grid, depths, "cuda", torch.bfloat16, gpu_timing.median_ms) for grid in GRIDS]
+    report["sizes"] = [judged(result, report["peaks"]) for result in found]
+    options.output.mkdir(parents=True, exist_ok=True)
+    device = re.sub(r"\W+", "_", report["device"])
+    path = options.output / f"gpu_denoiser_{device}_{report['date'][:10]}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    for result in report["sizes"]:
+        for name, row in result["ways"].items():
+            took = f"{row['step_ms']:9.1f} ms" if "step_ms" in row else row.get("problem", "no figure: output is off")
+            share = f"{row['of_bf16_peak']:.0%} of bf16 peak" if "of_bf16_peak" in row else ""
+            print(f"{result['tokens']:7d} tokens  {name:9s} {took}  {share}  error {row['relative_error']:.1e}")
+        print(json.dumps(result["goals"]))
+    print(f"Written: {path}")
+    off = any(row["relative_error"] > BOUNDS.get(name, 0) for r in report["sizes"] for name, row in r["ways"].items())
+    return 1 if off else 0
+
+
+def _called(network: transformer.Transformer, given: tuple[Tensor, ...]) -> Tensor:
+    out: Tensor = network(*given)
+    return out
+
+
+def _shapes(grid: Grid) -> tuple[Tensor, ...]:
+    return inputs(Grid(grid.frames, grid.rows, grid.columns), "cpu", torch.bfloat16)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The logic of the denoiser's GPU check, small and on the CPU: what is timed, what is withheld, what is extrapolated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dreamactor.benchmark import gpu_check, gpu_denoiser
+from dreamactor.benchmark.gpu_denoiser import Grid, extrapolated, judged, measure, operations, to_fp8
+from dreamactor.presets import TransformerConfig
+
+CONFIG = TransformerConfig(dim=64, depth=5, num_heads=2)
+GRID = Grid(2, 4, 6)
+
+
+def timer(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return (time.perf_counter() - start) * 1e3
+
+
+def test_every_way_is_timed_at_both_depths() -> None:
+    result = measure(CONFIG, GRID, (1, 2), "cpu", torch.float32, timer, ("eager", "kernels"))
+
+    assert result["tokens"] == 2 * 2 * 3
+    for row in result["ways"].values():
+        assert set(row["milliseconds"]) == {1, 2}
+        assert row["relative_error"] < 1e-5
+        assert row["step_ms"] == pytest.approx(row["milliseconds"][2] + 3 * row["block_ms"])
+
+
+def test_a_way_that_is_off_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = gpu_denoiser.kernels.two_segment_attention
+    monkeypatch.setattr(gpu_denoiser.kernels, "two_segment_attention", lambda *given: exact(*given) * math.nan)
+
+    result = measure(CONFIG, GRID, (1, 2), "cpu", torch.float32, timer, ("eager", "kernels"))
+
+    assert result["ways"]["kernels"]["relative_error"] == math.inf
+    assert "step_ms" not in result["ways"]["kernels"]
+    assert "step_ms" in result["ways"]["eager"]
+
+
+def test_operations_grow_by_equal_blocks() -> None:
+    counts = [operations(CONFIG, depth, GRID) for depth in (1, 2, 3)]
+    block = counts[1] - counts[0]
+    assert counts[2] - counts[1] == block
+    tokens, reference = GRID.tokens, GRID.rows * GRID.columns // 4
+    projections = 2 * (tokens + reference) * CONFIG.dim * CONFIG.dim * (3 + 1 + 8) + 2 * tokens * CONFIG.dim**2 * 2
+    assert projections < block < 2 * projections  # the rest is attention
+
+
+def test_fp8_replaces_the_blocks_products_only() -> None:
+    network = gpu_denoiser.model(CONFIG, 2, "cpu", torch.float32)
+    to_fp8(network)
+    kinds = {name: type(layer).__name__ for name, layer in network.named_modules()}
+    assert kinds["blocks.1.ffn.2"] == kinds["blocks.0.attention.qkv"] == "Fp8Linear"
+    assert kinds["patchify"] == kinds["final"] == kinds["time_out"] == "Linear"
+
+
+def test_extrapolation_and_goals() -> None:
+    assert extrapolated({2: 30.0, 4: 50.0}, 28) == {"block_ms": 10.0, "step_ms": 290.0}
+    assert extrapolated({2: 30.0}, 28) == {}
+    rows = {"kernels": {"step_ms": 100.0}, "fp8": {"step_ms": 70.0}}
+    result = judged({"operations": 60 * 10**12, "ways": rows}, {"bf16_tflops": 1000.0})
+    assert result["ways"]["kernels"]["of_bf16_peak"] == pytest.approx(0.6)
+    assert result["goals"]["fp8 over bf16"]["found"] == pytest.approx(100 / 70)
+
+
+def test_m1_is_what_is_checked() -> None:
+    m1 = gpu_denoiser.preset("m1").transformer
+    assert [grid.tokens for grid in gpu_denoiser.GRIDS] == [16800, 48000]
+    assert dataclasses.replace(m1, depth=2).dim == 4096
+
+
+def test_the_check_says_that_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu_check, "local_gpu", lambda: None)
+    assert gpu_check.main([]) == 2
+    assert "no NVIDIA GPU" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        gpu_check.main(["nonsense"])
