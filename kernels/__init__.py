@@ -5,6 +5,7 @@ from dreamactor.kernels.operators import (
     fp8_attention,
     modulate_norm,
     norm_rope,
+    norm_rope_fp8,
     sparse_attention,
     two_segment_attention,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "fp8_attention",
     "modulate_norm",
     "norm_rope",
+    "norm_rope_fp8",
     "sparse_attention",
     "two_segment_attention",
 ]

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dreamactor.kernels import dispatch, reference
 
+FP8_SINCE = 89  # the first architecture whose conversions to E4M3 are instructions
+
 
 def two_segment_attention(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float
@@ -76,6 +78,14 @@ def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refere
     return out
 
 
+def norm_rope_fp8(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Opt-in: as `reference.norm_rope_fp8`, one pass over memory; what `fp8.attend` takes. Inference only."""
+    out, scale = _norm_rope_fp8(x, weight, cos, sin, num_heads, eps, offset)
+    return out, scale
+
+
 def sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor,
     block_index: Tensor, block_offsets: Tensor, scale: float,
@@ -127,6 +137,20 @@ def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: i
 
     (x,) = _rows(x)
     return rotary.launch(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, tile)
+
+
+@torch.library.custom_op("dreamactor::norm_rope_fp8", mutates_args=())
+def _norm_rope_fp8(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float, offset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    tile = dispatch.pick("norm_rope", x.shape[-1] // num_heads, x)
+    if tile is None or x.numel() == 0 or dispatch.architecture(x.device) < FP8_SINCE:
+        return reference.norm_rope_fp8(x, weight, cos, sin, num_heads, eps, offset)
+    from dreamactor.kernels import rotary
+
+    (x,) = _rows(x)
+    shift = None if offset is None else offset.float().contiguous()
+    return rotary.launch_fp8(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, shift)
 
 
 @torch.library.custom_op("dreamactor::modulate_norm", mutates_args=())
@@ -188,6 +212,15 @@ def _head_major(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: 
     return x.new_empty(x.shape[0], num_heads, x.shape[1], x.shape[2] // num_heads)
 
 
+def _head_major_fp8(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float, offset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    batch, tokens, channels = x.shape
+    out = x.new_empty(batch, num_heads, tokens, channels // num_heads, dtype=torch.float8_e4m3fn)
+    blocks = (tokens + reference.FP8_BLOCK - 1) // reference.FP8_BLOCK
+    return out, x.new_empty(batch, num_heads, blocks, dtype=torch.float32)
+
+
 def _recomputed(operator: Any, plain: Callable[..., Any], count: int) -> None:
     """Give `operator` a backward pass that runs `plain` again; its first `count` arguments are tensors."""
 
@@ -212,6 +245,7 @@ def _recomputed(operator: Any, plain: Callable[..., Any], count: int) -> None:
 for _operator in (_two_segment_attention, _face_attention, _fp8_attention, _sparse_attention):
     _operator.register_fake(_merged)
 _norm_rope.register_fake(_head_major)
+_norm_rope_fp8.register_fake(_head_major_fp8)
 _modulate_norm.register_fake(lambda x, shift, scale, eps: torch.empty_like(x, memory_format=torch.contiguous_format))
 _gated_modulate_norm.register_fake(
     lambda x, *_: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))

@@ -82,6 +82,14 @@ def dequantize_blocks(x: Tensor, scale: Tensor) -> Tensor:
     return x.float() * scale.repeat_interleave(FP8_BLOCK, 2)[:, :, : x.shape[2], None]
 
 
+def norm_rope_fp8(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`norm_rope`, then `quantize_blocks` less an offset [B,H,D]: E4M3 [B,H,N,D] and scales [B,H,ceil(N/128)]."""
+    rotated = norm_rope(x.float(), weight, cos, sin, num_heads, eps)
+    return quantize_blocks(rotated if offset is None else rotated - offset[:, :, None])
+
+
 def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
     """`two_segment_attention` of queries, keys and values rounded to E4M3 by blocks, the mean key taken off first.
 

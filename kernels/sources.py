@@ -112,6 +112,16 @@ def norm_rope(tile: Tile, size: int, dtype: str = "bf16") -> Source:
     )  # fmt: skip
 
 
+def norm_rope_fp8(size: int, dtype: str = "bf16") -> Source:
+    """Norm and rotary to E4M3."""
+    pointers = {**dict.fromkeys(("p_x", "p_weight"), f"*{dtype}"), "p_out": "*fp8e4nv"}
+    others = dict.fromkeys(("p_cos", "p_sin", "p_offset", "p_scale"), "*fp32")
+    scalars = dict.fromkeys(("heads", "tokens", "x_batch", "x_row"), "i32")
+    constants = {"EPS": 1e-6, "OFFSET": True, "SIZE": size, "BLOCK": 128}
+    types = {**pointers, **others, **scalars}
+    return Source(rotary.norm_rope_fp8_kernel, types, constants, 8, 3, ("x_batch", "x_row"))
+
+
 def modulate_norm(tile: Tile, size: int, dtype: str = "bf16") -> Source:
     """Gated residual, LayerNorm and modulation of rows of `size` channels."""
     names = modulate.modulate_kernel.arg_names

@@ -76,6 +76,17 @@ def test_strided_entry_compiles_as_well(arch: int, dtype: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("arch", [89, 90, 120])
+def test_quantising_kernels_do_not_spill(arch: int, size: int) -> None:
+    """Those without a tile table: norm and rotary to E4M3, and the two quantising plugins' entry."""
+    for source in (sources.norm_rope_fp8(size), *(sources.quantize(transpose, size) for transpose in (False, True))):
+        compiled = aot.compile_kernel(source, arch)
+        assert compiled.resources[1] == 0, compiled.name
+        assert compiled.scratch == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", tiles.kernels())
 def test_sizes_of_one_compile(kernel: str) -> None:
     """Triton makes an integer argument of 1 a constant: every kernel must compile with each of its sizes so."""

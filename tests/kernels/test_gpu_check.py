@@ -28,6 +28,7 @@ SMALL: dict[str, Callable[[], gpu_cases.Case]] = {
     "two_segment": lambda: gpu_cases.attention(70, 9, 2, 64, torch.float16, timed=False),
     "fp8_attention": lambda: gpu_cases.fp8_attention(130, 20, 2, timed=False),
     "norm_rope": lambda: gpu_cases.norm_rope(11, 3, 64, timed=False),
+    "norm_rope to E4M3": lambda: gpu_cases.norm_rope_fp8(150, 2, 64, timed=False),
     "face_attention": lambda: gpu_cases.face_attention(3, 19, 3, 64, timed=False),
     "sparse_attention": lambda: gpu_cases.sparse_attention((3, 5, 6), 2, 64, timed=False),
     "modulate_norm": lambda: gpu_cases.modulate_norm(3, 7, 96, timed=False),
@@ -51,7 +52,7 @@ def on_cpu(interpreted: Load, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cases_pass_and_a_wrong_kernel_fails(kernel: str) -> None:
     case = SMALL[kernel]()
     entry = gpu_kernels.measure(case, {})
-    row = entry["tiles"][TILES[kernel].name]
+    row = entry["tiles"][TILES[case.kernel].name]
     assert entry["passed"], row
     assert row["error"] > 0
     assert "ms" not in row

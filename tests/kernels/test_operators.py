@@ -55,6 +55,11 @@ CASES: dict[str, tuple[Any, Callable[..., Any], Callable[[], tuple[Any, ...]]]] 
         operators._sparse_attention, reference.sparse_attention,
         lambda: (*segments(), LAYOUT.index, LAYOUT.offsets, SCALE),
     ),
+    "norm_rope_fp8": (
+        operators._norm_rope_fp8, reference.norm_rope_fp8,
+        lambda: (torch.randn(1, 130, 32), torch.rand(16), torch.randn(130, 8), torch.randn(130, 8), 2, 1e-6,
+                 torch.randn(1, 2, 16)),
+    ),
     "fp8": (
         operators._fp8_attention, reference.fp8_attention,
         lambda: (*(tensor.detach() for tensor in segments()), SCALE),
@@ -70,7 +75,7 @@ def test_operator_is_sound(name: str) -> None:
     torch.library.opcheck(operator, make(), test_utils=tests)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "fp8"])
+@pytest.mark.parametrize("name", [name for name in CASES if "fp8" not in name])
 def test_gradients_equal_the_reference(name: str) -> None:
     operator, plain, make = CASES[name]
     arguments = make()
