@@ -10,12 +10,14 @@ import csv
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamactor.errors import DreamActorError
 from dreamactor.networks import Networks, build, save
@@ -87,6 +89,8 @@ class Run:
                 folder / "clips_val", "val", recipe.validation_clips, mocap, size, preset.fps, recipe.workers
             )
         self.networks = build(preset, recipe.seed).to(self.device)
+        if recipe.compiled:
+            self._compile()
         self.average = MovingAverage(self.networks, recipe.ema)
         self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)
@@ -95,6 +99,12 @@ class Run:
         self.validation_latents: LatentStore | None = None
         self.began = time.monotonic() - self.position.seconds
         self.saved = self.drawn = time.monotonic()
+
+    def _compile(self) -> None:
+        """Compiles in place what flow matching trains; batches come in a dozen shapes, each compiled once."""
+        torch._dynamo.config.recompile_limit = 64
+        for part in (self.networks.transformer, self.networks.pose_encoder, self.networks.face_encoder):
+            part.compile(dynamic=False)
 
     def go(self, deadline: float) -> None:
         """Trains until the recipe or the time is over."""
@@ -156,7 +166,9 @@ class Run:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
         weights = np.array([weight for _, _, weight in stage.mix])
         frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+        # on a CPU flash attention's backward is slower than plain products at these lengths
+        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+        with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             loss, logged = self._loss(stage, rng, generator, frames, count)
         loss.backward()
         parameters = [p for group in work.optimizer.param_groups for p in group["params"]]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dreamactor.commands.common import add_precision, add_preset, check_output, read_file, write_whole
+from dreamactor.commands.common import (
+    add_limits,
+    add_precision,
+    add_preset,
+    check_output,
+    limits_of,
+    read_file,
+    write_whole,
+)
 
 HELP = "a photo and a driving clip to a video"
 
@@ -25,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", choices=("face", "half", "full"), help="default: from the reference")
     parser.add_argument("--solver", choices=("euler", "multistep"), default="multistep")
     parser.add_argument("--pseudo-references", type=int, default=0, help="views generated first, 0 to 3")
+    add_limits(parser)
     parser.set_defaults(run=run)
 
 
@@ -48,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
             from dreamactor.build import build_set
             from dreamactor.pipeline import Animator
 
-            with Animator.open(options.engines or build_set(options.preset, options.precision)) as animator:
+            engines = options.engines or build_set(options.preset, options.precision)
+            with Animator.open(engines, limits=limits_of(options)) as animator:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)
     print(f"{options.output}: {len(video) / 1e6:.1f} MB")
