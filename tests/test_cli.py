@@ -59,7 +59,6 @@ def test_same_seed_same_file(tmp_path: Path, tiny_engines: Path) -> None:
         ({"guidance": 1000}, "guidance_scale"),
         ({"seed": -1}, "seed"),
         ({"max-frames": 1}, "max_frames"),
-        ({"max-clip-seconds": 0.5}, "clip"),
         ({"max-clip-mb": 0.1}, "clip"),
         ({"max-image-megapixels": 0.1}, "pixels"),
         ({"max-image-mb": -1}, "above zero"),
