@@ -29,7 +29,7 @@ REFERENCE_TOKENS = 2400
 class Case:
     """One kernel at one shape.
 
-    `run` takes a tile; `exact` and `same` give the sampled rows in float64 and by PyTorch in the same precision,
+    From architecture `since` on. `run` takes a tile; `exact` and `same` give the sampled rows in float64 and by PyTorch in the same precision,
     `sample` picks those rows from the kernel's result. `work` is FLOP (attention) or bytes (the rest).
     """
 
@@ -45,6 +45,7 @@ class Case:
     peers: dict[str, gpu_peers.Peer] = field(default_factory=dict)
     absolute: float = 2e-4
     timed: bool = True
+    since: int = 80
 
     def table_size(self) -> int:
         """The tile table's size for this case: the head size, or the class of channels."""
@@ -52,8 +53,9 @@ class Case:
         return self.size if self.kernel != "modulate_norm" else min((n for n in known if n >= self.size), default=0)
 
     def candidates(self) -> tuple[Tile, ...]:
-        """The tiles of this device's table."""
-        return tiles.tiles(self.kernel, dispatch.architecture(torch.device(DEVICE, 0)), self.table_size())
+        """The tiles of this device's table; none below architecture `since`."""
+        arch = dispatch.architecture(torch.device(DEVICE, 0))
+        return tiles.tiles(self.kernel, arch, self.table_size()) if arch >= self.since else ()
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -262,7 +264,7 @@ def norm_rope_fp8(tokens: int, heads: int, size: int, timed: bool = True) -> Cas
         "norm_rope", f"to E4M3 {tokens}x{heads} D{size}", size,
         run=lambda tile: rotary.launch_fp8(x, weight, cos, sin, heads, 1e-6), sample=sample,
         exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
-        work=3.0 * x.numel() + 4.0 * 2 * cos.numel(), unit="gbps", timed=timed,
+        work=3.0 * x.numel() + 4.0 * 2 * cos.numel(), unit="gbps", timed=timed, since=89,
     )  # fmt: skip
 
 

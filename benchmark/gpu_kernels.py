@@ -53,6 +53,7 @@ import torch  # noqa: E402
 
 from dreamactor.benchmark import gpu_cases, gpu_graphs, gpu_plot, gpu_timing  # noqa: E402
 from dreamactor.benchmark.gpu_cases import Case, Make  # noqa: E402
+from dreamactor.kernels import dispatch, tiles  # noqa: E402
 from dreamactor.kernels.tiles import Tile  # noqa: E402
 
 FP8_ERROR, FP8_COSINE = 3e-2, 0.9995
@@ -85,7 +86,7 @@ def measure(case: Case, peaks: dict[str, float | None]) -> dict[str, Any]:
             row = {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
             traceback.print_exc()
         entry["tiles"][tile.name] = row
-    entry["passed"] = bool(entry["tiles"]) and all(row["passed"] for row in entry["tiles"].values())
+    entry["passed"] = all(row["passed"] for row in entry["tiles"].values()) if entry["tiles"] else None
     timed = {name: row for name, row in entry["tiles"].items() if "ms" in row}
     if timed:
         entry["fastest"] = min(timed, key=lambda name: timed[name]["ms"])
@@ -121,12 +122,8 @@ def run(timed: bool, only: str, peaks: dict[str, float | None], deadline: float)
                 if time.monotonic() > deadline:
                     entries.append({"kernel": kernel, "case": "time was up", "passed": None, "tiles": {}})
                     continue
-                torch.manual_seed(int(time.time()))
-                case = make()
-                entries.append(measure(case, peaks))
+                entries.append(_measured(kernel, make, peaks))
                 print(_line(entries[-1]), flush=True)
-                del case
-                torch.cuda.empty_cache()
     broken = {entry["kernel"] for entry in entries if entry["passed"] is False}
     for entry in entries:  # no figure for a kernel that failed anywhere
         if entry["kernel"] in broken:
@@ -135,6 +132,22 @@ def run(timed: bool, only: str, peaks: dict[str, float | None], deadline: float)
                     row.pop(figure, None)
             entry.pop("fastest", None)
     return entries
+
+
+def _measured(kernel: str, make: Make, peaks: dict[str, float | None]) -> dict[str, Any]:
+    """One case with fresh random inputs, which are gone afterwards."""
+    arch = dispatch.architecture(torch.device(gpu_cases.DEVICE, 0))
+    if not tiles.sizes(kernel, arch):
+        return {"kernel": kernel, "case": f"no tiles for sm_{arch}", "passed": None, "tiles": {}}
+    torch.manual_seed(int(time.time()))
+    try:
+        return measure(make(), peaks)
+    except Exception as error:
+        traceback.print_exc()
+        failure = {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
+        return {"kernel": kernel, "case": "could not be set up", "passed": False, "tiles": {"": failure}}
+    finally:
+        torch.cuda.empty_cache()
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -162,10 +175,9 @@ def sanitize() -> dict[str, Any]:
 
 def smallest() -> int:
     """One small case of each kernel, every tile: what `sanitize` runs."""
-    makes = [makes[0] for makes in gpu_cases.CHECKED.values()]
-    entries = [measure(make(), {}) for make in makes]
+    entries = [_measured(kernel, makes[0], {}) for kernel, makes in gpu_cases.CHECKED.items()]
     print("\n".join(map(_line, entries)))
-    return 0 if all(entry["passed"] for entry in entries) else 1
+    return 1 if any(entry["passed"] is False for entry in entries) else 0
 
 
 def main() -> int:
@@ -179,6 +191,11 @@ def main() -> int:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("There is no CUDA GPU here; run this on a machine that has one.", file=sys.stderr)
+        return 2
+    try:
+        dispatch.architecture(torch.device("cuda", 0))
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
         return 2
     if options.smallest:
         return smallest()

@@ -107,6 +107,23 @@ def test_no_figure_for_a_kernel_that_failed_anywhere(monkeypatch: pytest.MonkeyP
     assert [entry["passed"] for entry in late] == [None]
 
 
+@pytest.mark.usefixtures("on_cpu")
+def test_what_a_device_cannot_do_is_skipped_and_what_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "architecture", lambda device: 80)
+    entry = gpu_kernels._measured("fp8_attention", SMALL["fp8_attention"], {})
+    assert entry["passed"] is None
+    assert "no tiles for sm_80" in entry["case"]
+    assert gpu_kernels._measured("norm_rope", SMALL["norm_rope to E4M3"], {})["passed"] is None
+
+    def breaks() -> gpu_cases.Case:
+        raise MemoryError("too large")
+
+    entry = gpu_kernels._measured("norm_rope", breaks, {})
+    assert entry["passed"] is False
+    assert "too large" in json.dumps(entry)
+    assert "FAILED" in gpu_kernels._line(entry)
+
+
 def test_operators_of_the_graph_check_agree_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cases, shapes and bounds, without the GPU's own ways."""
     monkeypatch.setattr(gpu_graphs, "DEVICE", "cpu")
