@@ -48,7 +48,7 @@ class Recipe:
     sheet_seconds: float = 300.0
     workers: int = 2
     bf16: bool = True
-    compiled: bool = False  # half the time a step, but each of a dozen batch shapes takes minutes to compile: for long runs
+    compiled: bool = False  # halves a step, but compiling a dozen batch shapes takes minutes: for long runs
 
     def with_steps(self, steps: dict[str, int]) -> Recipe:
         """The same recipe with other step counts by stage name; raises InputError on an unknown name."""
