@@ -16,6 +16,7 @@ def charts(report: Report) -> Iterator[Chart]:
     """Every chart there is data for."""
     for group, title in (
         ("engine", "Engines: one segment"), ("stage", "Stages of a clip"), ("pipeline", "Whole clip, against PyTorch"),
+        ("networks", "The networks of a clip, without landmarks and MP4, against PyTorch"),
         ("service", "Whole clip, in process and served"), ("peer", "Networks, against PyTorch"),
     ):  # fmt: skip
         rows = latency_bars(report, group)

@@ -22,7 +22,12 @@ from dreamactor.engines import Engines
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.engines.session import Array
 from dreamactor.errors import DreamActorError
+from dreamactor.motion.limits import Limits
+from dreamactor.motion.prepare import MotionInputs
+from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline import Animator, Options
+from dreamactor.pipeline.denoise import denoise
+from dreamactor.pipeline.prepare import encode
 
 
 def engines(bench: Bench, block: int) -> None:
@@ -84,7 +89,7 @@ def peer_pipelines(bench: Bench) -> None:
             bench.add(Timing(f"peer/{network}/{name}", timing.samples))
     media = inputs.media()
     options = Options(max_frames=frames)
-    pipelines = {name: Animator(sets) for name, sets in {"onnxruntime": ours, **rivals}.items()}
+    pipelines = {name: Animator(opened) for name, opened in {"onnxruntime": ours, **rivals}.items()}
     runs: dict[str, Case] = {
         name: partial(animator.animate, [media.reference], media.driving, options)
         for name, animator in pipelines.items()
@@ -92,9 +97,19 @@ def peer_pipelines(bench: Bench) -> None:
     timings = interleave(runs, bench.settings.clips)
     for name, timing in timings.items():
         bench.add(Timing(f"pipeline/{name}", timing.samples))
+    given_clip = prepare_motion(
+        [media.reference], media.driving, preset.height, preset.width, preset.fps, Limits(), frames
+    )
+    every = {"onnxruntime": ours, **rivals}
+    between = {name: partial(_networks_only, opened, given_clip, options) for name, opened in every.items()}
+    networks = interleave(between, bench.settings.clips)
+    for name, timing in networks.items():
+        bench.add(Timing(f"networks/{name}", timing.samples))
     for name in rivals:
         speedup = paired_ratio(timings[name].seconds, timings["onnxruntime"].seconds)
         bench.report["summary"][f"pipeline_speedup_over_{name}"] = speedup.to_dict()
+        alone = paired_ratio(networks[name].seconds, networks["onnxruntime"].seconds)
+        found[name]["networks_speedup"] = alone.to_dict()  # the clip without landmarks and MP4, which are the same code
 
 
 def stages(bench: Bench) -> None:
@@ -136,6 +151,15 @@ def outside(bench: Bench) -> None:
     from dreamactor.benchmark.outside import compare_with_wan
 
     bench.report["peers"]["WanAnimateTransformer3DModel"] = compare_with_wan(bench.main, bench.settings.rounds)
+
+
+def _networks_only(opened: Engines, given: MotionInputs, options: Options) -> None:
+    """Everything between the landmarks and the MP4: encoders, denoising, decoder."""
+    sessions, preset = opened.sessions, opened.preset
+    clip = encode(sessions, preset, given)
+    for part in denoise(sessions["denoiser"], preset, clip, options):
+        if part.latent is not None:
+            sessions["vae_decoder"].run({"latent": part.latent[None]})
 
 
 def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -> object:

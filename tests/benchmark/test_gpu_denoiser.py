@@ -1,4 +1,4 @@
-"""The logic of the denoiser's GPU check, small and on the CPU: what is timed, what is withheld, what is extrapolated."""
+"""The logic of the denoiser's GPU check, small and on the CPU: what is timed, withheld and extrapolated."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_m1_is_what_is_checked() -> None:
     assert dataclasses.replace(m1, depth=2).dim == 4096
 
 
-def test_the_check_says_that_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(gpu_check, "local_gpu", lambda: None)
     assert gpu_check.main([]) == 2
     assert "no NVIDIA GPU" in capsys.readouterr().err

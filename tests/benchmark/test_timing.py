@@ -1,0 +1,65 @@
+"""The timing core: order, samples, warm-up, and what is written down."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from dreamactor.benchmark.environment import conditions, environment
+from dreamactor.benchmark.statistics import paired_ratio, percentile
+from dreamactor.benchmark.timing import Timing, interleave, measure
+
+
+def busy(seconds: float) -> None:
+    """Keeps the processor busy for so long, however long it has to wait for one."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_cases_run_in_rotating_order_after_their_warm_up() -> None:
+    calls: list[str] = []
+    cases = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+
+    found = interleave(cases, rounds=3, warmup=2)
+
+    assert "".join(calls) == "abcabc" + "abc" + "bca" + "cab"
+    assert all(len(timing.samples) == 3 for timing in found.values())
+
+
+def test_fresh_inputs_come_before_each_round_and_off_the_clock() -> None:
+    rounds: list[int] = []
+    timing = measure("x", lambda: None, rounds=4, fresh=lambda index: (rounds.append(index), busy(0.01))[0])
+    assert rounds == [0, 1, 2, 3]
+    assert max(timing.seconds) < 0.01
+
+
+def test_times_are_those_of_the_work() -> None:
+    found = interleave({"one": lambda: busy(0.004), "three": lambda: busy(0.012)}, rounds=9)
+    one, three = found["one"], found["three"]
+    assert one.median().value >= 0.004
+    assert percentile(three.blocks("processor"), 50).value == pytest.approx(0.012, rel=0.3)
+    assert paired_ratio(three.seconds, one.seconds).value > 1.2  # on a crowded machine waiting hides some of it
+    assert all(sample.yardstick > 0 for sample in one.samples)
+
+
+def test_json_round_trip_keeps_every_sample_and_block() -> None:
+    first, second = measure("x", lambda: busy(0.001), 3), interleave({"x": lambda: busy(0.001)}, 2, block=1)["x"]
+    whole = first.merged(second)
+
+    values = whole.to_dict()
+
+    assert Timing.from_dict("x", values) == whole
+    assert [len(block) for block in whole.blocks()] == [3, 2]
+    assert values["runs"] == 5
+    assert values["p50"]["low"] <= values["p50"]["value"] <= values["p50"]["high"] <= values["p99"]["high"]
+
+
+def test_the_machine_is_written_down() -> None:
+    found = environment()
+    assert found["cores"] >= 1
+    assert found["processor"] not in ("", "unknown")
+    assert found["packages"]["numpy"]
+    assert found["date"].endswith("+00:00")
+    assert set(conditions()) == {"load", "clock_mhz", "temperature_c", "available_bytes", "gpu"}
