@@ -6,12 +6,13 @@ PYTHON    ?= python3
 
 VENV   := .venv
 SERVER := .venv-server
+BINDINGS := build/tensorrt_bindings/.ready
 BIN    := $(VENV)/bin
 GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick engines serve bench gpu-check train eval lint format typecheck clean
+.PHONY: help setup demo test test-quick test-all engines serve bench gpu-check train eval lint format typecheck clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,11 +24,14 @@ setup: $(VENV)/.ready .assets/.ready $(SERVER)/.ready  ## both environments, lan
 demo: setup  ## a photo and a clip to build/demo/output.mp4, through the real server
 	$(BIN)/python -m dreamactor.demo --preset $(PRESET)
 
-test: setup  ## everything, the real server included
-	$(BIN)/python -m pytest
+test: setup $(BINDINGS)  ## the real server, the real clips, real builders; leaves out what takes minutes each
+	$(BIN)/python -m pytest -m "not slow"
 
-test-quick: $(VENV)/.ready .assets/.ready  ## no server, nothing slow
+test-quick: $(VENV)/.ready .assets/.ready $(BINDINGS)  ## no server, nothing slow
 	$(BIN)/python -m pytest -m "not slow and not server"
+
+test-all: setup $(BINDINGS)  ## everything: also every kernel tile, every RTX build, two-process training
+	$(BIN)/python -m pytest
 
 engines: $(VENV)/.ready .assets/.ready  ## checkpoint to verified engines for TARGET
 	$(BIN)/dreamactor build --preset $(PRESET) --precision $(PRECISION) --target $(TARGET)
@@ -70,8 +74,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) --editable '.[$(GPU),export,quantise,rtx,serve,dev]'
 	@touch $@
 
-.assets/.ready: dreamactor/motion/assets.py dreamactor/motion/assets.json | $(VENV)/.ready
+.assets/.ready: dreamactor/motion/assets.json training/assets.json | $(VENV)/.ready
 	$(BIN)/python -m dreamactor.motion.assets --dir .assets
+	$(BIN)/python -m dreamactor.training.assets --dir .assets
+	@touch $@
+
+$(BINDINGS): tests/kernels/tensorrt_bindings.py | $(VENV)/.ready
+	$(BIN)/python -m tests.kernels.tensorrt_bindings
 	@touch $@
 
 $(SERVER)/.ready: serving/environment.py serving/constraints-server.txt | $(VENV)/.ready
