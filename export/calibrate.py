@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -75,7 +78,8 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
         source, result = Path(folder) / "model.onnx", Path(folder) / "ranges.onnx"
         large = model.ByteSize() > 2**30
         onnx.save(model, source, save_as_external_data=large)
-        quantize(
+        quiet(
+            quantize,
             str(source),
             quantize_mode=form,
             calibration_data_reader=_Reader(samples),
@@ -85,10 +89,21 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
             nodes_to_quantize=list(nodes),
             use_external_data_format=large,
             output_path=str(result),
-            log_level="ERROR",
+            log_level="CRITICAL",
         )
         calibrated = onnx.load(result)
     return _ranges(calibrated, _LARGEST[form])
+
+
+def quiet(function: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Calls a quantiser without its prints, progress bars and log; its exceptions still come through."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            function(*arguments, **options)
+    finally:
+        logging.disable(level)
 
 
 def _modelopt() -> Callable[..., None]:
@@ -98,8 +113,6 @@ def _modelopt() -> Callable[..., None]:
         raise MissingDependency(
             f"FP8 and static INT8 need nvidia-modelopt ({error}): pip install 'dreamactor[quantise]'."
         ) from error
-    for name in ("modelopt", "modelopt.onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     return quantize  # type: ignore[no-any-return]
 
 

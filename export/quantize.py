@@ -17,6 +17,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask, inline
+from dreamactor.export.calibrate import quiet
 from dreamactor.export.onnxgraph import array, constants, fold_transposes, module_of, name_nodes, prune
 from dreamactor.export.precision import lower
 from dreamactor.export.recipe import Recipe
@@ -109,7 +110,8 @@ def quantize_dynamic(model: ModelProto, recipe: Recipe) -> ModelProto:
         source, result = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         large = prepared.ByteSize() > LARGE
         onnx.save(prepared, source, save_as_external_data=large)
-        quantize_in_place(
+        quiet(
+            quantize_in_place,
             source,
             result,
             nodes_to_quantize=names,
