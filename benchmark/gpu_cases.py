@@ -29,8 +29,9 @@ REFERENCE_TOKENS = 2400
 class Case:
     """One kernel at one shape.
 
-    From architecture `since` on. `run` takes a tile; `exact` and `same` give the sampled rows in float64 and by PyTorch in the same precision,
-    `sample` picks those rows from the kernel's result. `work` is FLOP (attention) or bytes (the rest).
+    `run` takes a tile; `exact` and `same` give the sampled rows in float64 and by PyTorch in the same precision,
+    `sample` picks those rows from the kernel's result. `work` is FLOP (attention) or bytes (the rest). Runs from
+    architecture `since` on.
     """
 
     kernel: str
