@@ -42,10 +42,10 @@ def run(preset: str, reference: Path | None, driving: Path | None) -> None:
 
     media = default_folder() / "media"
     trained = paths.checkpoint(preset) is not None
-    known = paths.SOURCE / "examples" / "puppet.png"
+    known = paths.SOURCE / "examples" / "puppet_face.png"
     reference = reference or (known if trained and known.exists() else media / "astronaut.png")
     driving = driving or media / "single_face.mp4"
-    engines = build_set(preset)
+    engines = build_set(preset)  # fp32 on the CPU, which every machine runs
     print(f"reference {reference.name}, driving clip {driving.name}, preset {preset}")
     started = time.monotonic()
     with Server.start(ServeOptions(engines, Listen(grpc_port=0, http_port=0, metrics_port=0))) as server:
