@@ -322,8 +322,10 @@ _GRIDS = (((5, 11, 13), 64), ((5, 11, 13), 128), ((67, 40, 60), 128))
 CHECKED: dict[str, list[Make]] = {
     "two_segment": [partial(attention, n, r, 2, d, dtype, False) for d in (128, 64) for n, r, dtype in _LENGTHS],
     "fp8_attention": [partial(fp8_attention, n, r, 2, False) for n, r in ((1000, 0), (4097, 130), (160000, 2400))],
-    "norm_rope": [partial(norm_rope, n, 3, d, False) for n in (1, 1001, 160000) for d in (64, 128)]
-    + [partial(norm_rope_fp8, n, 3, 128, False) for n in (1, 1001, 160000)],
+    "norm_rope": [
+        *(partial(norm_rope, n, 3, d, False) for n in (1, 1001, 160000) for d in (64, 128)),
+        *(partial(norm_rope_fp8, n, 3, 128, False) for n in (1, 1001, 160000)),
+    ],
     "face_attention": [partial(face_attention, f, p, 3, d, False) for f, p in ((1, 1), (19, 77)) for d in (64, 128)],
     "sparse_attention": [partial(sparse_attention, grid, 2, d, False) for grid, d in _GRIDS],
     "modulate_norm": [partial(modulate_norm, f, p, c, False) for f, p in ((1, 1), (19, 77)) for c in (96, 256, 4096)],
