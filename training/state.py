@@ -105,8 +105,7 @@ def load_state(
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it to begin anew.") from error
     found = json.loads(metadata["about"])
-    found.pop("clips", None)
-    if found != json.loads(json.dumps(about)):
+    if _essential(found) != _essential(json.loads(json.dumps(about))):
         raise InputError(
             f"{path} is of another run ({found['preset']['name']}, seed {found['seed']}); "
             "name another folder, or delete it to begin anew."
@@ -115,6 +114,12 @@ def load_state(
     average.values = {k[4:]: v.to(average.values[k[4:]].device) for k, v in tensors.items() if k.startswith("ema.")}
     moments = {k[4:]: v for k, v in tensors.items() if k.startswith("opt.")}
     return Position(**json.loads(metadata["position"])), moments
+
+
+def _essential(about: dict[str, Any]) -> dict[str, Any]:
+    """What must agree: the seed and the networks' sizes, not how they are sampled."""
+    sampled = ("steps", "guidance_scale", "timestep_shift")
+    return {"seed": about["seed"], **{k: v for k, v in about["preset"].items() if k not in sampled}}
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
