@@ -19,6 +19,17 @@ def tiny_engines() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_onnx() -> dict[str, Path]:
+    """The same networks' ONNX files as exported, before any runtime's own rewriting."""
+    from dreamactor.export.graphs import NETWORKS
+    from dreamactor.production.request import make_request
+    from dreamactor.production.stages import Stages
+
+    stages = Stages(make_request("tiny", "fp32", "cpu"), lambda what, done, total: None)
+    return {name: stages.onnx(name).paths[0] for name in NETWORKS}
+
+
+@pytest.fixture(scope="session")
 def portrait() -> bytes:
     """The reference photo: one person, upper body."""
     return (ASSETS / "media" / "astronaut.png").read_bytes()

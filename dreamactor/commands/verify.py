@@ -1,11 +1,11 @@
-"""`dreamactor verify`: every check of an engine set's manifest, files and machine, and what is in it."""
+"""`dreamactor verify`: a finished set, checked and run beside ONNX Runtime FP32 on stored inputs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "check an engine set: hashes, signature, versions, machine"
+HELP = "check an engine set and run each engine beside FP32"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from dreamactor.commands.common import read_file
-    from dreamactor.engines import open_engines
+    from dreamactor.production.verify import verify_set
 
     key = read_file(options.public_key, "public key") if options.public_key else None
-    with open_engines(options.engines, public_key=key) as engines:
-        for name, record in engines.manifest.networks.items():
-            size = sum(file.bytes for file in record.files)
-            print(
-                f"{name:20s} {record.precision:6s} {record.runtime} {record.runtime_version} {size / 1e6:8.1f} MB  ok"
-            )
-    return 0
+    passed, table = verify_set(options.engines, key)
+    print(table)
+    return 0 if passed else 1

@@ -15,9 +15,9 @@ from dreamactor.presets import preset
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_engines: Path) -> Callable[[str], onnx.ModelProto]:
+def tiny_model(tiny_onnx: dict[str, Path]) -> Callable[[str], onnx.ModelProto]:
     """The FP32 ONNX of a network, a fresh copy each time."""
-    return lambda name: onnx.load(tiny_engines / f"{name}.onnx")
+    return lambda name: onnx.load(tiny_onnx[name])
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ TINY = preset("tiny")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_parity_at_other_sizes(tiny_engines: Path, name: str) -> None:
-    networks, path = build(TINY), tiny_engines / f"{name}.onnx"
+def test_parity_at_other_sizes(tiny_onnx: dict[str, Path], name: str) -> None:
+    networks, path = build(TINY), tiny_onnx[name]
     onnx.checker.check_model(str(path))
     for sizes in [{}, *OTHER_SIZES[name]]:
         rows = check_parity(networks, name, path, **sizes)
@@ -26,14 +26,14 @@ def test_parity_at_other_sizes(tiny_engines: Path, name: str) -> None:
         assert all(row.relative <= RELATIVE_BOUND for row in rows)
 
 
-def test_parity_check_catches_other_weights(tiny_engines: Path) -> None:
+def test_parity_check_catches_other_weights(tiny_onnx: dict[str, Path]) -> None:
     other = build(TINY, seed=1)
-    rows = check_parity(other, "denoiser", tiny_engines / "denoiser.onnx")
+    rows = check_parity(other, "denoiser", tiny_onnx["denoiser"])
     assert not all(row.passed for row in rows)
 
 
-def test_denoiser_keeps_attention_whole(tiny_engines: Path) -> None:
-    model = onnx.load(tiny_engines / "denoiser.onnx")
+def test_denoiser_keeps_attention_whole(tiny_onnx: dict[str, Path]) -> None:
+    model = onnx.load(tiny_onnx["denoiser"])
     kinds = [node.op_type for node in model.graph.node if node.domain == "dreamactor"]
     depth = TINY.transformer.depth
     assert kinds.count("FlashAttention") == 2 * depth - 1  # the last block needs no reference output
@@ -42,8 +42,8 @@ def test_denoiser_keeps_attention_whole(tiny_engines: Path) -> None:
     assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", OPSET), ("dreamactor", 1)}
 
 
-def test_free_dimensions_are_free(tiny_engines: Path) -> None:
-    model = onnx.load(tiny_engines / "denoiser.onnx", load_external_data=False)
+def test_free_dimensions_are_free(tiny_onnx: dict[str, Path]) -> None:
+    model = onnx.load(tiny_onnx["denoiser"], load_external_data=False)
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in model.graph.input
