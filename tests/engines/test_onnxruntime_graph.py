@@ -18,28 +18,11 @@ TINY = preset("tiny")
 SIZES = [Size.of(TINY), Size(5, 32, 64, references=3), Size(17, 96, 64, references=1, batch=1)]
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The graphs as they were exported: those of the shared set, or fresh ones where that set is rewritten already."""
-    from dreamactor.export.fold import fold_weights
-    from dreamactor.export.onnx import export_all
-    from dreamactor.networks import build
-
-    folder, names = tmp_path_factory.mktemp("onnx"), ("denoiser", "pose_encoder")
-    if all(node.op_type != "FlashAttention" for node in onnx.load(tiny_engines / "denoiser.onnx").graph.node):
-        return export_all(build(TINY), folder, names)
-    for name in names:
-        model = ir.load(tiny_engines / f"{name}.onnx")
-        fold_weights(model)  # a set that an earlier version exported has them unfolded
-        ir.save(model, folder / f"{name}.onnx")
-    return {name: folder / f"{name}.onnx" for name in names}
-
-
 @pytest.mark.parametrize("name", ["denoiser", "pose_encoder"])
-def test_same_function_at_every_size(exported: dict[str, Path], name: str, tmp_path: Path) -> None:
-    counts = optimize(exported[name], tmp_path / "rewritten.onnx")
+def test_same_function_at_every_size(tiny_onnx: dict[str, Path], name: str, tmp_path: Path) -> None:
+    counts = optimize(tiny_onnx[name], tmp_path / "rewritten.onnx")
     onnx.checker.check_model(str(tmp_path / "rewritten.onnx"))
-    before = OnnxRuntimeSession(exported[name], name, threads=1)
+    before = OnnxRuntimeSession(tiny_onnx[name], name, threads=1)
     after = OnnxRuntimeSession(tmp_path / "rewritten.onnx", name, threads=1)
 
     assert before.inputs == after.inputs
@@ -51,10 +34,10 @@ def test_same_function_at_every_size(exported: dict[str, Path], name: str, tmp_p
             assert np.linalg.norm(found[key] - value) <= 2e-6 * np.linalg.norm(value)
 
 
-def test_denoiser_is_rewritten_everywhere(exported: dict[str, Path], tmp_path: Path) -> None:
+def test_denoiser_is_rewritten_everywhere(tiny_onnx: dict[str, Path], tmp_path: Path) -> None:
     depth = TINY.transformer.depth
 
-    counts = optimize(exported["denoiser"], tmp_path / "denoiser.onnx")
+    counts = optimize(tiny_onnx["denoiser"], tmp_path / "denoiser.onnx")
 
     kinds = [node.op_type for node in onnx.load(tmp_path / "denoiser.onnx").graph.node]
     assert counts["attention"] == kinds.count("MultiHeadAttention") == 2 * depth - 1

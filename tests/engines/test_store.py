@@ -144,11 +144,11 @@ def test_prune_keeps_the_most_recently_used(tmp_path: Path) -> None:
 def test_hit_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     Store(tmp_path).get("engine", KEY, writer())
     code = (
-        "import sys; from dreamactor.engines.store import Store\n"
+        "import sys, time; from dreamactor.engines.store import Store\n"
         f"assert Store(sys.argv[1]).find('engine', {KEY!r})\n"
-        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'modelopt', 'numpy.f2py') if m in sys.modules])"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'modelopt', 'numpy.f2py') if m in sys.modules], time.process_time())"
     )
-    started = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-    assert time.monotonic() - started < 2
+    heavy, _, seconds = result.stdout.strip().rpartition(" ")
+    assert heavy == "[]"
+    assert float(seconds) < 2  # of processor time: other work on the machine does not count
