@@ -42,7 +42,7 @@ class Settings:
     """What is evaluated: clips of each framing, steps and guidance (None: the preset's), seed."""
 
     clips: int = 8
-    drift_clips: int = 3
+    drift_clips: int = 2
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0

@@ -40,7 +40,7 @@ class Recipe:
     """All of a training run; the same on a GPU and on a CPU."""
 
     stages: tuple[Stage, ...]
-    clips: int = 1200
+    clips: int = 2000
     validation_clips: int = 48
     seed: int = 0
     ema: float = 0.998
@@ -61,13 +61,13 @@ class Recipe:
 
 PUPPET = Recipe(
     stages=(
-        Stage("vae", 1200, 2.5e-3, mix=((1, 24, 0.5), (2, 8, 0.3), (3, 4, 0.2)), trains=("vae.",), decay=0.35),
+        Stage("vae", 3000, 2.5e-3, mix=((1, 24, 0.5), (2, 8, 0.3), (3, 4, 0.2)), trains=("vae.",), decay=0.35),
         Stage(
-            "body", 1200, 2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
+            "body", 1500, 2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
             face=False, references=(0.9, 0.1, 0.0),
         ),
-        Stage("face", 250, 2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
-        Stage("all", 1300, 1.8e-3, mix=((1, 32, 0.38), (3, 12, 0.3), (7, 6, 0.32)), trains=ALL_MODULES, decay=0.3),
+        Stage("face", 400, 2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
+        Stage("all", 6000, 1.8e-3, mix=((1, 32, 0.38), (3, 12, 0.3), (7, 6, 0.32)), trains=ALL_MODULES, decay=0.3),
     ),
 )  # fmt: skip
 
