@@ -16,6 +16,7 @@ JUDGED = tuple(n for n in INDEX if n not in ("neck", "nose", "right_toe", "left_
 REACH = 0.14  # how far a joint is looked for, share of the height
 PATCH = 0.055  # half-side of the patch that is looked for
 OPENINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+MOUTH_RADIUS = 12  # pixels of head radius under which a mouth is too small to judge
 FACING = -0.75  # z of the face's direction from which its mouth is judged
 
 
@@ -89,8 +90,8 @@ class MouthRuler:
 
 
 def mouth_ruler(scene: Scene, frames: int) -> MouthRuler:
-    """Renders the scene at every opening. Frames are left out in which the face is turned away, the mouth is outside
-    the picture or a hand is before it."""
+    """Renders the scene at every opening. Frames are left out in which the face is turned away, the mouth is too
+    small or outside the picture, or a hand is before it."""
     performance, view = scene.performance, scene.view
     radius = scene.character.body.head * view.scale
     latitude = np.deg2rad(scene.character.face.mouth_height + 4)
@@ -106,7 +107,8 @@ def mouth_ruler(scene: Scene, frames: int) -> MouthRuler:
         rotation = performance.head[frame]
         x, y = view.project(performance.head_center[frame]) + (rotation @ place)[:2] * radius
         hands = view.project(performance.hands[frame].reshape(-1, 3))
-        hidden = -rotation[2, 2] > FACING or np.hypot(hands[:, 0] - x, hands[:, 1] - y).min() < 0.6 * radius
+        small = radius < MOUTH_RADIUS
+        hidden = small or -rotation[2, 2] > FACING or np.hypot(hands[:, 0] - x, hands[:, 1] - y).min() < 0.6 * radius
         left, top = round(float(x)) - half, round(float(y)) - half
         if hidden or min(left, top) < 0 or max(left, top) + 2 * half >= min(view.width, view.height):
             ruler.boxes.append(None)
