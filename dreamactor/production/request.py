@@ -40,8 +40,13 @@ def make_request(
     checkpoint: Path | None = None,
     output: Path | None = None,
     store: Path | None = None,
+    ranges: Ranges | None = None,
+    build: BuildOptions | None = None,
 ) -> Request:
-    """Raises InputError for names that do not exist and precisions that the target's GPU lacks."""
+    """Raises InputError for names that do not exist and precisions that the target's GPU lacks.
+
+    Without `ranges` the engines take the preset's picture size; without `build` they are as fast as they can be.
+    """
     target = parse_target(target_name)
     if target.architecture.startswith("sm") and int(target.architecture[2:]) < _LEAST.get(precision, 0):
         raise InputError(
@@ -57,4 +62,6 @@ def make_request(
         checkpoint or paths.checkpoint(preset_name),
         output or paths.engine_set(preset_name, precision, target.name),
         store or STORE,
+        ranges or Ranges(),
+        build or BuildOptions(),
     )
