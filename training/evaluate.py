@@ -183,15 +183,15 @@ def evaluate(
     latents = evaluation.preset.latent_frames
     rows: dict[str, list[dict[str, float]]] = {}
     pictures = []
-    for framing in FRAMINGS:
+    for number, framing in enumerate(FRAMINGS):
         for seed in range(settings.clips):
-            case = evaluation.case(1000 + seed, framing, max(FRAMES, video_frames(latents)))
+            case = evaluation.case(1000 * (number + 1) + seed, framing, max(FRAMES, video_frames(latents)))
             figures, made = evaluation.figures(case, latents)
             rows.setdefault(framing, []).append(figures)
             if seed < 4:
                 pictures.append(_row(case.clip, made))
             say(f"{framing} {seed}: psnr {figures['psnr']:.2f} (vae {figures['psnr_vae']:.2f})")
-    drifts = {f: [evaluation.drift(2000 + i, f) for i in range(settings.drift_clips)] for f in FRAMINGS}
+    drifts = {f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in FRAMINGS}
     report: dict[str, Any] = _mean([row for group in rows.values() for row in group])
     report["drift_db"] = (
         float(np.mean([d for group in drifts.values() for d in group])) if settings.drift_clips else None
