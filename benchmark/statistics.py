@@ -43,19 +43,19 @@ class Interval:
 def percentile(blocks: Blocks, rank: float, seed: int = 0) -> Interval:
     """The `rank`-th percentile (0..100) of all samples, with its bootstrap interval."""
     samples = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-    return _interval(float(np.percentile(samples, rank)), _draws(blocks, lambda x: np.percentile(x, rank), seed))
+    return _interval(float(np.percentile(samples, rank)), _draws(blocks, lambda rows: np.percentile(rows, rank, axis=1), seed))
 
 
 def mean(blocks: Blocks, seed: int = 0) -> Interval:
     samples = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-    return _interval(float(samples.mean()), _draws(blocks, np.mean, seed))
+    return _interval(float(samples.mean()), _draws(blocks, lambda rows: rows.mean(axis=1), seed))
 
 
 def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0) -> Interval:
     """Median over median of two independent sets of samples."""
     top = percentile(numerator, 50).value
     bottom = percentile(denominator, 50).value
-    draws = _draws(numerator, np.median, seed) / _draws(denominator, np.median, seed + 1)
+    draws = _draws(numerator, _medians, seed) / _draws(denominator, _medians, seed + 1)
     return _interval(top / bottom, draws)
 
 
@@ -64,7 +64,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], seed:
     if len(numerator) != len(denominator) or not numerator:
         raise ValueError(f"rounds do not pair: {len(numerator)} and {len(denominator)}")
     ratios = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
-    return _interval(float(np.median(ratios)), _draws([ratios.tolist()], np.median, seed))
+    return _interval(float(np.median(ratios)), _draws([ratios.tolist()], _medians, seed))
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
@@ -84,14 +84,21 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
     return Interval(slope, slope - margin, slope + margin)
 
 
+def _medians(rows: Floats) -> Floats:
+    found: Floats = np.median(rows, axis=1)
+    return found
+
+
 def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int) -> Floats:
+    """`statistic` (of rows) of DRAWS resampled sets: as many blocks as there are, an average block's samples of each."""
     generator = np.random.Generator(np.random.PCG64(seed))
     arrays = [np.asarray(block, np.float64) for block in blocks if len(block)]
-    result = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        chosen = generator.integers(0, len(arrays), len(arrays))
-        parts = [arrays[i][generator.integers(0, arrays[i].size, arrays[i].size)] for i in chosen]
-        result[draw] = statistic(np.concatenate(parts))
+    sizes = np.array([array.size for array in arrays])
+    table = np.stack([np.resize(array, sizes.max()) for array in arrays])
+    chosen = generator.integers(0, len(arrays), (DRAWS, len(arrays), 1))
+    within = generator.random((DRAWS, len(arrays), round(float(sizes.mean()))))
+    drawn = table[chosen, (within * sizes[chosen]).astype(np.int64)]
+    result: Floats = statistic(drawn.reshape(DRAWS, -1))
     return result
 
 

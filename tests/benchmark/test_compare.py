@@ -1,0 +1,75 @@
+"""Two reports of one build differ in nothing; a tenth slower is caught; a busier machine is not blamed on the build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dreamactor import cli
+from dreamactor.benchmark import schema
+from dreamactor.benchmark.compare import compare, read_report
+from dreamactor.benchmark.timing import Sample, Timing
+from dreamactor.errors import InputError
+
+
+def report(seed: int, factor: float = 1.0, machine: float = 1.0) -> dict[str, Any]:
+    """Three blocks of noisy samples; `factor` is the build's slowness, `machine` the moment's."""
+    generator = np.random.default_rng(seed)
+    found = schema.empty()
+    found["environment"] = {"processor": "test", "cores": 2, "gpu": None}
+    found["settings"] = {"preset": "tiny"}
+    for name, base in (("engine/denoiser/fp32", 0.1), ("pipeline/onnxruntime", 2.0)):
+        samples = tuple(
+            Sample(float(base * factor * machine * noise), 0.0, float(0.001 * machine * other), index % 3)
+            for index, (noise, other) in enumerate(generator.lognormal(0, 0.02, (24, 2)))
+        )
+        found["timings"][name] = Timing(name, samples).to_dict()
+    return found
+
+
+def verdicts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    return {row.verdict for row in compare(before, after)}
+
+
+def test_same_build_no_difference() -> None:
+    for seed in range(8):
+        assert verdicts(report(seed), report(seed + 100)) == {"no difference"}
+
+
+def test_a_tenth_slower_and_a_tenth_faster_are_seen() -> None:
+    for seed in range(4):
+        assert verdicts(report(seed), report(seed + 100, factor=1.1)) == {"slower"}
+        assert verdicts(report(seed, factor=1.1), report(seed + 100)) == {"faster"}
+
+
+def test_a_busy_machine_is_not_a_slow_build() -> None:
+    assert verdicts(report(1), report(2, machine=1.4)) == {"no difference"}
+    assert verdicts(report(1), report(2, factor=1.1, machine=1.05)) == {"slower"}
+
+
+def test_the_command_ends_with_one_past_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json", "slow.json")]
+    for path, content in zip(paths, (report(1), report(2), report(3, factor=1.1)), strict=True):
+        path.write_text(json.dumps(content))
+    a, b, slow = map(str, paths)
+
+    assert cli.main(["bench", "compare", a, b]) == 0
+    assert "2 no difference" in capsys.readouterr().out
+    assert cli.main(["bench", "compare", a, slow]) == 1
+    assert "slower         pipeline/onnxruntime" in capsys.readouterr().out
+    assert cli.main(["bench", "compare", a, slow, "--threshold", "20"]) == 0
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.json"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_report(path)
+    path.write_text(json.dumps({"schema": "dreamactor.benchmark/0"}))
+    with pytest.raises(InputError, match="run 'dreamactor bench' again"):
+        read_report(path)
+    assert cli.main(["bench", "compare", str(path), str(path)]) == 2
+    assert "dreamactor.benchmark/0" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""The harness end to end on the tiny preset: one report, one page, and a slow-down put in on purpose that is seen."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from dreamactor.benchmark import peers, schema
+from dreamactor.benchmark.html import write_html
+from dreamactor.benchmark.inputs import Size, media, network_inputs
+from dreamactor.benchmark.plain_server import PlainServer
+from dreamactor.benchmark.run import Settings, main
+from dreamactor.benchmark.statistics import paired_ratio
+from dreamactor.benchmark.timing import interleave
+from dreamactor.benchmark.trace import STAGES, traced
+from dreamactor.engines import Engines, open_engines
+from dreamactor.engines.session import Array
+from dreamactor.errors import InputError
+from dreamactor.pipeline import Animator, Options
+from dreamactor.presets import preset
+
+TINY = preset("tiny")
+SHORT = Options(max_frames=9, steps=2)
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_engines: Path) -> Engines:
+    return open_engines(tiny_engines)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    folder = tmp_path_factory.mktemp("bench")
+    assert main(Settings(engines=tiny_engines, output=folder, sections=("engine",), quick=True), say=print) == 0
+    return json.loads((folder / "report.json").read_text()), (folder / "report.html").read_text()
+
+
+def test_the_report_has_what_its_schema_says(report: tuple[dict[str, Any], str]) -> None:
+    found, _ = report
+    assert set(found) == set(schema.KEYS)
+    assert found["schema"] == schema.SCHEMA
+    assert tuple(found["summary"]) == schema.SUMMARY
+    assert found["summary"]["served_overhead"] is None
+    assert found["failed"] == {}
+    assert found["not_run"]["service"] == "not asked for"
+    for network in found["limits"]["networks"]:
+        timing = found["timings"][f"engine/{network}/fp32"]
+        assert timing["runs"] == 9
+        assert set(timing["block"]) == {0, 1, 2}
+        assert found["limits"]["networks"][network]["mfu"] > 0
+        assert found["profiles"][network]["parts"]
+
+
+def test_the_page_stands_alone_and_its_pictures_are_sound(report: tuple[dict[str, Any], str]) -> None:
+    _, page = report
+    assert not re.search(r"(src|href)=|@import|url\(", page)
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) >= 3
+    for picture in pictures:
+        root = ElementTree.fromstring(picture)
+        width, height = (float(root.attrib[key]) for key in ("width", "height"))
+        for box in root.iter("{http://www.w3.org/2000/svg}rect"):
+            assert 0 <= float(box.attrib["x"]) <= width
+            assert 0 <= float(box.attrib["y"]) <= height
+
+
+def test_an_empty_report_still_makes_a_page() -> None:
+    found = schema.empty() | {"environment": {"processor": "<x>", "cores": 1}, "settings": {"preset": "tiny"}}
+    page = write_html(found)
+    assert "&lt;x&gt;" in page
+    assert page.count("not run") == len(schema.SUMMARY)
+
+
+def test_unknown_sections_are_refused() -> None:
+    with pytest.raises(InputError, match="choose of engine"):
+        Settings(sections=("engines",))
+
+
+def test_a_trace_covers_the_clip(engines: Engines) -> None:
+    given = media()
+    plain = Animator(engines).animate([given.reference], given.driving, SHORT)
+
+    video, trace = traced(engines, [given.reference], given.driving, SHORT)
+
+    assert video == plain
+    assert set(trace.stage_seconds()) == set(STAGES)
+    assert len(trace.step_seconds()) == 2
+    assert 0.7 * trace.seconds < sum(trace.stage_seconds().values()) <= trace.seconds
+    calls = [span for span in trace.spans if span.kind == "engine"]
+    assert {span.name for span in calls} == set(engines.sessions)
+    assert all(span.bytes > 0 for span in calls)
+    assert trace.handed_on["denoise"] < trace.handed_on["encode"] < trace.handed_on["motion"]
+
+
+def test_pytorch_is_compared_only_where_it_agrees(engines: Engines) -> None:
+    eager = peers.torch_engines(engines, compiled=False, threads=1)
+    assert all(row.passed for row in peers.agreement(engines, eager, Size.of(TINY)))
+
+    inputs = network_inputs(TINY, "denoiser", Size.of(TINY), 0)
+    ours = engines.session("denoiser").run(inputs)
+    wrong = {key: value * 1.1 for key, value in ours.items()}
+    assert not peers.compare_outputs("denoiser", ours, wrong).passed
+    nan = {key: value * float("nan") for key, value in ours.items()}
+    assert not peers.compare_outputs("denoiser", ours, nan).passed
+
+
+class Slower:
+    """A session that takes half as long again as the one inside, in processor time."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        start = time.process_time()
+        outputs: dict[str, Array] = self.inner.run(inputs)
+        end = time.process_time() + 0.5 * (time.process_time() - start)
+        while time.process_time() < end:
+            pass
+        return outputs
+
+
+def test_a_slow_down_put_in_on_purpose_is_seen(engines: Engines) -> None:
+    session = engines.session("vae_decoder")
+    inputs = network_inputs(TINY, "vae_decoder", Size.of(TINY), 0)
+    cases = {"now": lambda: session.run(inputs), "then": lambda: Slower(session).run(inputs)}
+
+    timings = interleave(cases, rounds=40)
+
+    processor = {name: [s.processor for s in timing.samples] for name, timing in timings.items()}
+    assert paired_ratio(processor["then"], processor["now"]).low > 1.1
+
+
+@pytest.mark.slow
+def test_the_plain_server_gives_the_same_video(tiny_engines: Path, engines: Engines) -> None:
+    given = media()
+    expected = Animator(engines).animate([given.reference], given.driving, SHORT)
+    with PlainServer(tiny_engines) as server:
+        assert server.animate(given.reference, given.driving, SHORT) == expected
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_of_its_own(tiny_engines: Path) -> None:
+    from dreamactor.benchmark.memory import probe
+
+    few, many = probe(tiny_engines, 9, 1), probe(tiny_engines, 33, 1)
+    assert 20 << 20 < few.idle < few.peak < 4 << 30
+    assert many.grown > few.grown
