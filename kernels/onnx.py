@@ -50,8 +50,8 @@ def _node(
 def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
     """Nodes that quantise by blocks, `dreamactor::QuantizeBlocks` and `QuantizeValues`, and `FlashAttentionFP8`.
 
-    Shapes as `reference.fp8_attention`. For TensorRT with the kernels; TensorRT-RTX fuses FP8 attention from Q/DQ
-    around `Attention` instead, and would run these bodies in float32.
+    Shapes as `reference.fp8_attention`. For TensorRT with the kernels, and ONNX Runtime. Not for TensorRT-RTX, which
+    takes no Cast to FP8: it fuses FP8 attention from Q/DQ around `Attention` instead.
     """
     batch, heads, tokens, size = q.shape
     count = k.shape[2] + k_reference.shape[2]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
-from dreamactor.kernels import aot, sources, static, tiles
+from dreamactor.kernels import aot, face, fp8, modulate, sources, static, tiles
 from dreamactor.kernels.tiles import Tile
 
 ENTRIES = static.entries()
@@ -84,6 +85,33 @@ def test_quantising_kernels_do_not_spill(arch: int, size: int) -> None:
         compiled = aot.compile_kernel(source, arch)
         assert compiled.resources[1] == 0, compiled.name
         assert compiled.scratch == 0
+
+
+def strided(kernel: Any, pointers: dict[str, str], **constants: Any) -> aot.Source:
+    """A PyTorch entry with every stride an argument and a multiple of 16."""
+    names = [name for name in kernel.arg_names if name not in pointers and name not in constants]
+    types = {**pointers, **dict.fromkeys(names, "i32")}
+    strides = tuple(name for name in names if name.endswith(("_batch", "_head", "_row")))
+    return aot.Source(kernel, types, constants, 8, 2, strides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+def test_other_pytorch_entries_compile(arch: int) -> None:
+    """What only PyTorch launches: strided face attention, strided quantisation, modulation without a gate."""
+    half = dict.fromkeys(("p_q", "p_k", "p_v", "p_out"), "*bf16")
+    blocks = {"WINDOW": 1, "SCALE_LOG2": 0.1, "SIZE": 128, "BLOCK_M": 128, "BLOCK_N": 16}
+    found = [strided(face.face_kernel, half, **blocks)]
+    rows = {name: "*bf16" for name in modulate.modulate_kernel.arg_names if name.startswith("p_")}
+    found.append(strided(modulate.modulate_kernel, rows, EPS=1e-6, GATED=False, BLOCK_M=1, BLOCK_C=4096))
+    if arch >= 89:
+        quantised = {"p_x": "*bf16", "p_offset": "*fp32", "p_out": "*fp8e4nv", "p_scale": "*fp32"}
+        found += [
+            strided(fp8.quantize_kernel, quantised, OFFSET=offset, TRANSPOSE=not offset, SIZE=128)
+            for offset in (False, True)
+        ]
+    for source in found:
+        assert aot.compile_kernel(source, arch).resources[1] == 0
 
 
 @pytest.mark.slow
