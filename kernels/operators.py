@@ -113,7 +113,8 @@ def _two_segment_attention(
         return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
     from dreamactor.kernels import two_segment
 
-    return two_segment.launch(q, k, v, k_reference, v_reference, scale, tile)
+    with torch.cuda.device(q.device):
+        return two_segment.launch(q, k, v, k_reference, v_reference, scale, tile)
 
 
 @torch.library.custom_op("dreamactor::face_attention", mutates_args=())
@@ -125,7 +126,8 @@ def _face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, s
         return reference.face_attention(q, k, v, frames, window, scale)
     from dreamactor.kernels import face
 
-    return face.launch(q, k, v, frames, window, scale, tile)
+    with torch.cuda.device(q.device):
+        return face.launch(q, k, v, frames, window, scale, tile)
 
 
 @torch.library.custom_op("dreamactor::norm_rope", mutates_args=())
@@ -136,7 +138,8 @@ def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: i
     from dreamactor.kernels import rotary
 
     (x,) = _rows(x)
-    return rotary.launch(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, tile)
+    with torch.cuda.device(x.device):
+        return rotary.launch(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, tile)
 
 
 @torch.library.custom_op("dreamactor::norm_rope_fp8", mutates_args=())
@@ -150,7 +153,8 @@ def _norm_rope_fp8(
 
     (x,) = _rows(x)
     shift = None if offset is None else offset.float().contiguous()
-    return rotary.launch_fp8(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, shift)
+    with torch.cuda.device(x.device):
+        return rotary.launch_fp8(x, weight.contiguous(), cos.contiguous(), sin.contiguous(), num_heads, eps, shift)
 
 
 @torch.library.custom_op("dreamactor::modulate_norm", mutates_args=())
@@ -160,7 +164,8 @@ def _modulate_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
         return reference.modulate_norm(x, shift, scale, None, None, eps)[1].clone()
     from dreamactor.kernels import modulate
 
-    return modulate.launch(x, shift, scale, None, None, eps, tile)[1]
+    with torch.cuda.device(x.device):
+        return modulate.launch(x, shift, scale, None, None, eps, tile)[1]
 
 
 @torch.library.custom_op("dreamactor::gated_modulate_norm", mutates_args=())
@@ -172,7 +177,8 @@ def _gated_modulate_norm(
         return reference.modulate_norm(x, shift, scale, branch, gate, eps)
     from dreamactor.kernels import modulate
 
-    residual, normed = modulate.launch(x, shift, scale, branch, gate, eps, tile)
+    with torch.cuda.device(x.device):
+        residual, normed = modulate.launch(x, shift, scale, branch, gate, eps, tile)
     assert residual is not None
     return residual, normed
 
@@ -185,7 +191,8 @@ def _fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refer
         return reference.fp8_attention(q, k, v, k_reference, v_reference, scale)
     from dreamactor.kernels import fp8
 
-    return fp8.launch(q, k, v, k_reference, v_reference, scale, tile, dispatch.architecture(q.device))
+    with torch.cuda.device(q.device):
+        return fp8.launch(q, k, v, k_reference, v_reference, scale, tile, dispatch.architecture(q.device))
 
 
 @torch.library.custom_op("dreamactor::sparse_attention", mutates_args=())
@@ -200,7 +207,8 @@ def _sparse_attention(
         return reference.sparse_attention(q, k, v, k_reference, v_reference, *lists, scale)
     from dreamactor.kernels import sparse
 
-    return sparse.launch(q, k, v, k_reference, v_reference, *lists, scale, tile)
+    with torch.cuda.device(q.device):
+        return sparse.launch(q, k, v, k_reference, v_reference, *lists, scale, tile)
 
 
 def _merged(q: Tensor, *_: Any) -> Tensor:

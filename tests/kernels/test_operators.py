@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 from dreamactor import kernels
 from dreamactor.kernels import dispatch, operators, reference
 from dreamactor.kernels.sliding_tiles import sliding_tiles
+from dreamactor.kernels.tiles import Tile
 
 SCALE = 0.25
 LAYOUT = sliding_tiles((2, 4, 4), (2, 2, 2), (1, 1, 3))
@@ -129,6 +132,38 @@ def test_public_functions_compile_whole() -> None:
     q, k = heads(8, gradient=False), heads(4, gradient=False)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(q, k), layer(q, k))
+
+
+TILES = {
+    "two_segment": Tile(32, 16, 4, 1), "face_attention": Tile(16, 0, 4, 1), "norm_rope": Tile(8, 2, 4, 1),
+    "modulate_norm": Tile(4, 0, 4, 1), "fp8_attention": Tile(64, 64, 4, 1), "sparse_attention": Tile(32, 32, 4, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_launch_their_kernels(
+    name: str, interpreted: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way taken on a GPU, kernels interpreted: arguments arrive where they belong."""
+    launched = []
+
+    def pick(kernel: str, size: int, *tensors: Tensor) -> Tile:
+        launched.append(kernel)
+        return TILES[kernel]
+
+    monkeypatch.setattr(dispatch, "pick", pick)
+    monkeypatch.setattr(dispatch, "architecture", lambda device: 90)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    for module in ("face", "fp8", "modulate", "rotary", "sparse", "two_segment"):
+        monkeypatch.setattr(kernels, module, interpreted(module), raising=False)
+    operator, plain, make = CASES[name]
+    arguments = [a.detach() if isinstance(a, Tensor) else a for a in make()]
+    result, expected = operator(*arguments), plain(*arguments)
+    for found, wanted in zip(*((r if isinstance(r, tuple) else (r,)) for r in (result, expected)), strict=True):
+        assert found.shape == wanted.shape
+        assert found.dtype == wanted.dtype
+        torch.testing.assert_close(found.float(), wanted.float(), rtol=0.13, atol=0.02 if "fp8" in name else 1e-5)
+    assert launched
 
 
 def test_a_kernel_that_cannot_run_says_so_once(
