@@ -132,7 +132,8 @@ def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         bench.report["conditions"].append({"before": "end", **conditions()})
         bench.report["timings"] = {name: timing.to_dict() for name, timing in bench.timings.items()}
         bench.report["settings"]["seconds"] = time.monotonic() - started
-        return _finite(bench.report)
+        report: dict[str, Any] = _finite(bench.report)
+        return report
 
 
 def _folders(settings: Settings, say: Callable[[str], None]) -> dict[str, Path]:

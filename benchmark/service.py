@@ -19,7 +19,8 @@ SHORT = Options(max_frames=5, steps=2)  # a request of a load: queueing is what 
 def load_service(bench: Bench) -> None:
     """Starts both servers on the main set, compares whole clips, loads Triton, stops both."""
     from dreamactor.serving.client import animate
-    from dreamactor.serving.launcher import Listen, ServeOptions, Server
+    from dreamactor.serving.launcher import ServeOptions, Server
+    from dreamactor.serving.process import Listen
 
     media = inputs.media()
     options = Options(max_frames=bench.main.preset.segment_frames)

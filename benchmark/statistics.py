@@ -43,7 +43,8 @@ class Interval:
 def percentile(blocks: Blocks, rank: float, seed: int = 0) -> Interval:
     """The `rank`-th percentile (0..100) of all samples, with its bootstrap interval."""
     samples = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-    return _interval(float(np.percentile(samples, rank)), _draws(blocks, lambda rows: np.percentile(rows, rank, axis=1), seed))
+    draws = _draws(blocks, lambda rows: np.percentile(rows, rank, axis=1), seed)
+    return _interval(float(np.percentile(samples, rank)), draws)
 
 
 def mean(blocks: Blocks, seed: int = 0) -> Interval:
@@ -90,7 +91,7 @@ def _medians(rows: Floats) -> Floats:
 
 
 def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int) -> Floats:
-    """`statistic` (of rows) of DRAWS resampled sets: as many blocks as there are, an average block's samples of each."""
+    """`statistic` (of rows) of DRAWS resampled sets: as many blocks as there are, an average block's samples each."""
     generator = np.random.Generator(np.random.PCG64(seed))
     arrays = [np.asarray(block, np.float64) for block in blocks if len(block)]
     sizes = np.array([array.size for array in arrays])

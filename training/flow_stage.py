@@ -46,7 +46,7 @@ class FlowBatch:
         ratio = len(self.reference_controls) // len(self.latent)
         fields = {k: v[chosen] for k, v in vars(self).items() if isinstance(v, Tensor)}
         grouped = self.reference_controls.unflatten(0, (-1, ratio))[chosen].flatten(0, 1)
-        return replace(self, **{**fields, "reference_controls": grouped})  # type: ignore[arg-type]
+        return replace(self, **{**fields, "reference_controls": grouped})
 
 
 def flow_batch(
