@@ -14,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder (default: %(default)s)")
     parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
+    parser.add_argument("--minutes", type=float, default=12.0, help="begin nothing new after so long (%(default)s)")
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
     parser.set_defaults(run=_run)
     actions = parser.add_subparsers(title="also", metavar="compare", required=False)
@@ -35,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
     return main(
         Settings(
             preset=options.preset, precisions=precisions, engines=options.engines, output=options.output,
-            sections=sections, quick=options.quick, threads=options.threads,
+            sections=sections, quick=options.quick, minutes=options.minutes, threads=options.threads,
         )
     )  # fmt: skip
 

@@ -48,7 +48,8 @@ def wan_animate(preset: Preset, size: Size) -> Any:
         ) from error
     torch.set_num_threads(cores())
     config = preset.transformer
-    model = WanAnimateTransformer3DModel(
+    network: Any = WanAnimateTransformer3DModel  # untyped
+    model = network(
         num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim,
         ffn_dim=int(config.dim * config.ffn_ratio),

@@ -29,7 +29,10 @@ SECTIONS = ("engine", "peers", "trace", "service", "scaling", "outside")
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for. None means automatic: fp32 and whatever else is built, every section, every core."""
+    """What was asked for. None means automatic: fp32 and whatever else is built, every section, every core.
+
+    No section is begun after `minutes`; what is left out is noted in the report.
+    """
 
     preset: str = "puppet"
     precisions: tuple[str, ...] | None = None
@@ -37,6 +40,7 @@ class Settings:
     output: Path = Path("build/bench")
     sections: tuple[str, ...] | None = None
     quick: bool = False
+    minutes: float = 12.0
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -119,7 +123,11 @@ def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
             if not bench.wants(name):
                 bench.report["not_run"].setdefault(name, "not asked for")
                 continue
-            say(f"{time.monotonic() - started:5.0f} s  {title}")
+            passed = time.monotonic() - started
+            if passed > 60 * settings.minutes:
+                bench.report["not_run"][title] = f"{settings.minutes:g} minutes were over; --minutes gives it more"
+                continue
+            say(f"{passed:5.0f} s  {title}")
             bench.report["conditions"].append({"before": title, **conditions()})
             try:
                 work(bench)
