@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreamactor.errors import EngineError
+
+if TYPE_CHECKING:
+    from dreamactor.engines.builder import BuildOptions
 
 
 def build_set(
@@ -15,6 +19,7 @@ def build_set(
     checkpoint: Path | None = None,
     output: Path | None = None,
     log: Callable[[str], None] = print,
+    options: BuildOptions | None = None,
 ) -> Path:
     """Builds the engine set and returns its folder; one that is up to date is kept.
 
@@ -25,7 +30,7 @@ def build_set(
     from dreamactor.production.make import make_engines, up_to_date
     from dreamactor.production.request import make_request
 
-    request = make_request(preset, precision, target, checkpoint, output)
+    request = make_request(preset, precision, target, checkpoint, output, build=options)
     found = up_to_date(request)
     if found is None:
         with BuildProgress() as progress:

@@ -15,17 +15,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_preset(parser)
     add_precision(parser)
     add_checkpoint(parser)
-    parser.add_argument("--target", default="cpu", help="auto, cpu, cuda, tensorrt, sm75..sm120 (default: %(default)s)")
+    targets = "auto, cpu, cuda, tensorrt, rtx, sm75..sm121"
+    parser.add_argument("--target", default="cpu", help=f"{targets} (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the set (default: build/engines/...)")
     parser.add_argument("--print-path", action="store_true", help="print only the set's folder")
+    engine = parser.add_argument_group("TensorRT engines")
+    engine.add_argument("--strip", action="store_true", help="leave the weights out of the plan")
+    engine.add_argument("--refit", action="store_true", help="let weights be put in again")
+    engine.add_argument("--weight-streaming", action="store_true", help="weights may exceed the GPU's memory")
+    engine.add_argument("--version-compatible", action="store_true", help="run on later TensorRT versions too")
+    engine.add_argument(
+        "--hardware-compatibility", default="", choices=("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"), metavar="LEVEL",
+        help="AMPERE_PLUS or SAME_COMPUTE_CAPABILITY",
+    )  # fmt: skip
+    engine.add_argument("--attention-plugin", action="store_true", help="our Triton attention kernels as the plugin")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     from dreamactor.build import build_set
+    from dreamactor.engines.builder import BuildOptions
 
+    build = BuildOptions(
+        strip=options.strip, refit=options.refit, weight_streaming=options.weight_streaming,
+        version_compatible=options.version_compatible, hardware_compatibility=options.hardware_compatibility,
+        attention_plugin=options.attention_plugin,
+    )  # fmt: skip
     log = (lambda line: print(line, file=sys.stderr, flush=True)) if options.print_path else print
-    folder = build_set(options.preset, options.precision, options.target, options.checkpoint, options.output, log=log)
+    folder = build_set(
+        options.preset, options.precision, options.target, options.checkpoint, options.output, log, build
+    )
     if options.print_path:
         print(folder)
     return 0

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "what the engine store holds; prune what is old"
+HELP = "what the engine store holds; prune what is old; sign a set"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="list | prune")
+    actions = parser.add_subparsers(required=True, metavar="list | prune | sign")
     listing = actions.add_parser("list", help="sets, and what the store keeps for them")
     listing.set_defaults(run=run_list)
     prune = actions.add_parser("prune", help="remove the least recently used")
     prune.add_argument("--keep", type=int, default=0, help="entries to keep whatever their age (default: %(default)s)")
     prune.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="default: %(default)s")
     prune.set_defaults(run=run_prune)
+    sign = actions.add_parser("sign", help="sign a set's manifest with an Ed25519 key")
+    sign.add_argument("engines", type=Path, help="folder of the set")
+    sign.add_argument("--private-key", type=Path, required=True, help="PEM file")
+    sign.set_defaults(run=run_sign)
     for action in (listing, prune):
         action.add_argument("--store", type=Path, default=Path("build/engines/store"), help="default: %(default)s")
 
@@ -36,4 +40,14 @@ def run_prune(options: argparse.Namespace) -> int:
 
     removed = Store(options.store).prune(options.keep, options.older_than)
     print(f"removed {len(removed)} entries, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
+    return 0
+
+
+def run_sign(options: argparse.Namespace) -> int:
+    from dreamactor.commands.common import read_file
+    from dreamactor.engines.sets import read_manifest
+    from dreamactor.engines.trust import sign
+
+    read_manifest(options.engines)  # refuses a folder that is no set
+    print(sign(options.engines, read_file(options.private_key, "private key")))
     return 0
