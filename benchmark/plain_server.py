@@ -88,7 +88,7 @@ def _unpack(message: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _grpc() -> Any:
     try:
-        import grpc  # type: ignore[import-untyped]
+        import grpc
     except ImportError as error:
         raise MissingDependency("The gRPC peer needs grpcio: pip install 'dreamactor[serve]'.") from error
     return grpc
