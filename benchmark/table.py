@@ -14,6 +14,7 @@ def print_table(report: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     console, machine = Console(), report["environment"]
+    console.width = max(console.width, 112)  # names are not cut where there is no terminal
     table = Table(title=f"{report['settings']['preset']} on {machine['processor']}, {machine['cores']} cores")
     for column in ("what", "p50, ms", "95 % interval", "p90", "p99", "runs"):
         table.add_column(column, justify="left" if column == "what" else "right")

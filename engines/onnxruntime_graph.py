@@ -179,6 +179,9 @@ def _split_projection(graph: _Graph, node: ir.Node) -> bool:
     if linear is None:
         return False
     x, weight, bias = linear
+    origin = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if origin is not None:
+        node.metadata_props.update(origin.metadata_props)  # the exporter does not say where a split came from
     columns = weight.const_value.numpy(), bias.const_value.numpy()  # type: ignore[union-attr]
     parts = zip(*(np.split(values, 3, -1) for values in columns), node.outputs, "qkv", strict=True)
     for part_weight, part_bias, output, letter in parts:
