@@ -27,16 +27,12 @@ def build_set(
     Raises EngineError when a quality gate is missed, after the report is written.
     """
     from dreamactor.production.console import BuildProgress
-    from dreamactor.production.make import make_engines, up_to_date
+    from dreamactor.production.make import make_engines
     from dreamactor.production.request import make_request
 
     request = make_request(preset, precision, target, checkpoint, output, build=options)
-    found = up_to_date(request)
-    if found is None:
-        with BuildProgress() as progress:
-            found = make_engines(request, log, progress)
-    else:
-        log(f"{request.output} is up to date.\n{found.text}")
+    with BuildProgress() as progress:
+        found = make_engines(request, log, progress)
     if not found.passed:
         raise EngineError(f"{request.output} misses its quality gate: see the table and {request.output}/report.html.")
     return found.folder

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dreamactor.engines.runtimes import load_tensorrt
+from dreamactor.engines.runtimes import collecting_logger, load_tensorrt
 
 _FLAGS = {
     "strip": ("STRIP_PLAN",),
@@ -35,7 +35,7 @@ def say(**values: Any) -> None:
 def build(request: dict[str, Any]) -> dict[str, Any]:
     """Builds `request["onnx"]` into `request["output"]`; returns the report."""
     trt = load_tensorrt(request["runtime"])
-    logger, messages = _logger(trt)
+    logger, messages = collecting_logger(trt, "WARNING")
     if request["attention_plugin"]:
         _register_plugins(trt, request)
     builder = trt.Builder(logger)
@@ -114,20 +114,6 @@ def _check_layers(found: Counter[str], expected: dict[str, int]) -> None:
         wanted = ", ".join(f"{count} {kind}" for kind, count in missing.items())
         there = ", ".join(f"{found[kind]} {kind}" for kind in missing)
         raise BuildFailed(f"after parsing there should be at least {wanted} layers, and there are {there}.")
-
-
-def _logger(trt: ModuleType) -> tuple[Any, list[str]]:
-    messages: list[str] = []
-
-    class Collector(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity <= trt.ILogger.Severity.WARNING:
-                messages.append(text[:500])
-
-    return Collector(), messages
 
 
 def _monitor(trt: ModuleType) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from dreamactor.errors import InputError, MissingDependency
 
@@ -36,3 +37,19 @@ def runtime_version(runtime: str) -> str:
 
         return onnxruntime.version()
     return str(load_tensorrt(runtime).__version__)
+
+
+def collecting_logger(trt: ModuleType, severity: str) -> tuple[Any, list[str]]:
+    """A TensorRT logger and the list it fills with messages of `severity` ("ERROR", "WARNING") or worse."""
+    messages: list[str] = []
+    least = getattr(trt.ILogger.Severity, severity)
+
+    class Collector(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= least:
+                messages.append(text[:500])
+
+    return Collector(), messages

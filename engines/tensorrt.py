@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dreamactor.engines.cuda import Buffer, Cuda
-from dreamactor.engines.runtimes import load_tensorrt
+from dreamactor.engines.runtimes import collecting_logger, load_tensorrt
 from dreamactor.engines.session import Array, TensorSpec, check_inputs
 from dreamactor.errors import EngineError, InputError
 
@@ -23,7 +23,7 @@ class TensorRTSession:
     def __init__(self, plan: bytes, name: str, runtime: str) -> None:
         trt = load_tensorrt(runtime)
         self._name, self._cuda = name, Cuda()
-        self._logger, self._messages = _logger(trt)
+        self._logger, self._messages = collecting_logger(trt, "ERROR")
         self._runtime: Any = trt.Runtime(self._logger)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -116,17 +116,3 @@ def _specs(trt: ModuleType, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[
         dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
         found[engine.get_tensor_mode(name)].append(TensorSpec(name, dtype, tuple(engine.get_tensor_shape(name))))
     return tuple(found[trt.TensorIOMode.INPUT]), tuple(found[trt.TensorIOMode.OUTPUT])
-
-
-def _logger(trt: ModuleType) -> tuple[Any, list[str]]:
-    messages: list[str] = []
-
-    class Collector(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                messages.append(text[:500])
-
-    return Collector(), messages
