@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -22,14 +22,24 @@ from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX, PoseSequence
 from dreamactor.motion.retarget import choose_scale, only
 from dreamactor.training.performance import perform
-from dreamactor.training.scene import Scene, Stage, face_crop, pose_sequence, render_frame
+from dreamactor.training.scene import (
+    Scene,
+    Stage,
+    face_crop,
+    faces_camera,
+    mouth_places,
+    pose_sequence,
+    render_frame,
+)
+from dreamactor.training.signals import Expression
 
 FRAMES = 33  # a 25-frame segment at three offsets
 REFERENCES = 6
 STORED_FACE = 112  # half the encoder's size: doubled when read
 FACE_MARGIN = 1.15  # the stored crops show this much more than the encoder's
 LIMITED = 0.6  # how often a clip has only the limbs of its framing
-HEAD_FIELDS = 3  # centre x, y and radius, in pixels
+PLACE_FIELDS = 3  # x, y and radius, in pixels
+EXPRESSIONS = len(fields(Expression))
 
 Bytes = NDArray[np.uint8]
 
@@ -37,7 +47,8 @@ Bytes = NDArray[np.uint8]
 @dataclass(frozen=True)
 class Clip:
     """frames u8 [T,H,W,3]; controls u8 [T,H,W,6]; faces u8 [T,112,112,3]; references u8 [R,H,W,3];
-    reference_controls u8 [R,H,W,6]; heads f32 [T,3]: x, y and radius in pixels."""
+    reference_controls u8 [R,H,W,6]; heads and mouths f32 [T,3]: x, y and radius in pixels (a mouth's is 0 where the
+    face is turned away); expressions f32 [T,8]: the fields of `Expression`, NaN where the face is turned away."""
 
     frames: Bytes
     controls: Bytes
@@ -45,6 +56,8 @@ class Clip:
     references: Bytes
     reference_controls: Bytes
     heads: NDArray[np.float32]
+    mouths: NDArray[np.float32]
+    expressions: NDArray[np.float32]
 
 
 def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None = None) -> Clip:
@@ -71,7 +84,16 @@ def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None
         references=references,
         reference_controls=reference_controls,
         heads=np.concatenate([poses.head_center, poses.head_radius[:, None]], axis=1).astype(np.float32),
+        mouths=mouth_places(scene),
+        expressions=visible_expressions(scene),
     )
+
+
+def visible_expressions(scene: Scene) -> NDArray[np.float32]:
+    """The fields of the expression [T,8], NaN where the face is turned away."""
+    values = scene.performance.expression.values().astype(np.float32)
+    values[~faces_camera(scene)] = np.nan
+    return values
 
 
 def draw_clip_controls(
@@ -132,7 +154,9 @@ def _shapes(count: int, height: int, width: int) -> dict[str, tuple[tuple[int, .
         "faces": ((count, FRAMES, STORED_FACE, STORED_FACE, 3), "u1"),
         "references": ((count, REFERENCES, height, width, 3), "u1"),
         "reference_controls": ((count, REFERENCES, height, width, 6), "u1"),
-        "heads": ((count, FRAMES, HEAD_FIELDS), "f4"),
+        "heads": ((count, FRAMES, PLACE_FIELDS), "f4"),
+        "mouths": ((count, FRAMES, PLACE_FIELDS), "f4"),
+        "expressions": ((count, FRAMES, EXPRESSIONS), "f4"),
     }
 
 
@@ -157,6 +181,8 @@ class ClipStore:
     references: Bytes
     reference_controls: Bytes
     heads: NDArray[np.float32]
+    mouths: NDArray[np.float32]
+    expressions: NDArray[np.float32]
 
 
 def prepare(
@@ -166,7 +192,8 @@ def prepare(
     height, width = size
     about = {"split": split, "count": count, "height": height, "width": width, "fps": fps, "frames": FRAMES}
     marker = folder / "clips.json"
-    if marker.is_file() and json.loads(marker.read_text()) == about:
+    complete = all((folder / f"{name}.npy").is_file() for name in _shapes(0, 0, 0))
+    if complete and marker.is_file() and json.loads(marker.read_text()) == about:
         return ClipStore(folder)
     Stage(split, mocap, height, width, fps)  # fails early when the motion data is missing
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from dreamactor.training.recipe import Stage
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 0.7, 1.1  # of the logit; 1 is noise
 CARRIED_NOISE = 0.06  # what a carried latent is off in use
-HEAD_WEIGHT = 3.0
+HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def flow_batch(
             latent.append(latents.video[clip, :, offset : offset + frames])
         stop = start + video_frames(frames)
         controls.append(store.controls[clip, lead:stop])
-        weights.append(_latent_weight(store.heads[clip, start:stop:4], store.height, store.width))
+        seen = slice(start, stop, 4)
+        weights.append(latent_weight(store.heads[clip, seen], store.mouths[clip, seen], store.height, store.width))
         if stage.face:
             faces.append(augment_faces(store.faces[clip, start:stop], rng))
         chosen = choose_references(rng, number)
@@ -135,10 +136,18 @@ def augment_faces(faces: NDArray[np.uint8], rng: np.random.Generator) -> NDArray
     return np.stack(out).astype(np.uint8)
 
 
-def _latent_weight(heads: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    y, x = np.mgrid[0 : height // 8, 0 : width // 8]
-    distance = np.hypot(8 * x + 3.5 - heads[:, 0, None, None], 8 * y + 3.5 - heads[:, 1, None, None])
-    return np.where(distance < 1.1 * heads[:, 2, None, None] + 2, HEAD_WEIGHT, 1.0).astype(np.float32)
+def latent_weight(
+    heads: NDArray[np.float32], mouths: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.float32]:
+    """[F,h,w]: `MOUTH_WEIGHT` in the cells that a mouth touches, `HEAD_WEIGHT` in the head's others, 1 elsewhere."""
+    y, x = np.mgrid[0 : height // 8, 0 : width // 8] * 8 + 3.5
+
+    def near(places: NDArray[np.float32], share: float, more: float) -> NDArray[np.bool_]:
+        at_x, at_y, radius = places.T[:, :, None, None]
+        return np.asarray((radius > 0) & (np.hypot(x - at_x, y - at_y) < share * radius + more))
+
+    weight = np.where(near(heads, 1.1, 2), HEAD_WEIGHT, 1.0)
+    return np.where(near(mouths, 1.0, 3), MOUTH_WEIGHT, weight).astype(np.float32)
 
 
 def conditions(networks: Networks, batch: FlowBatch) -> dict[str, Tensor]:

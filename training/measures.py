@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.motion.pose import INDEX, PoseSequence
-from dreamactor.training.scene import Scene, render_frame
+from dreamactor.training.scene import MOUTH_SIZE, Scene, faces_camera, mouth_places, render_frame
 
 Frames = NDArray[np.uint8]
 JUDGED = tuple(n for n in INDEX if n not in ("neck", "nose", "right_toe", "left_toe"))
@@ -94,9 +94,8 @@ def mouth_ruler(scene: Scene, frames: int) -> MouthRuler:
     small or outside the picture, or a hand is before it."""
     performance, view = scene.performance, scene.view
     radius = scene.character.body.head * view.scale
-    latitude = np.deg2rad(scene.character.face.mouth_height + 4)
-    place = np.array([0, np.sin(latitude), -scene.character.face.depth * np.cos(latitude)])
-    half = max(3, round(0.32 * radius))
+    places, facing = mouth_places(scene), faces_camera(scene, FACING)
+    half = max(3, round(MOUTH_SIZE * radius))
     openings = [np.full(len(performance), level) for level in OPENINGS]
     scenes = [
         replace(scene, performance=replace(performance, expression=replace(performance.expression, mouth_open=level)))
@@ -104,11 +103,10 @@ def mouth_ruler(scene: Scene, frames: int) -> MouthRuler:
     ]
     ruler = MouthRuler([], [])
     for frame in range(frames):
-        rotation = performance.head[frame]
-        x, y = view.project(performance.head_center[frame]) + (rotation @ place)[:2] * radius
+        x, y, _ = places[frame]
         hands = view.project(performance.hands[frame].reshape(-1, 3))
         small = radius < MOUTH_RADIUS
-        hidden = small or -rotation[2, 2] > FACING or np.hypot(hands[:, 0] - x, hands[:, 1] - y).min() < 0.6 * radius
+        hidden = small or not facing[frame] or np.hypot(hands[:, 0] - x, hands[:, 1] - y).min() < 0.6 * radius
         left, top = round(float(x)) - half, round(float(y)) - half
         if hidden or min(left, top) < 0 or max(left, top) + 2 * half >= min(view.width, view.height):
             ruler.boxes.append(None)

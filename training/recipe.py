@@ -1,4 +1,4 @@
-"""What is trained when: the paper's stages (arXiv 2504.01724, section 4.1) after the VAE, as plain data."""
+"""What is trained when, as plain data: VAE, face encoder, then the paper's stages (arXiv 2504.01724, section 4.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALL_MODULES = ("pose_encoder.", "face_encoder.", "transformer.")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `mix` has (latent frames, clips a step, weight): each step draws one of them.
+    """One stage. `mix` has (latent frames, or faces of a clip; clips a step; weight): each step draws one of them.
 
     `trains` names parameters by parts of their names. `decay` is the share of the steps, at the end, over which the
     learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
@@ -31,8 +31,9 @@ class Stage:
     dropout: float = 0.08
 
     @property
-    def is_vae(self) -> bool:
-        return self.name == "vae"
+    def on_latents(self) -> bool:
+        """Whether it is flow matching, under the frozen VAE; "vae" and "expression" read pictures."""
+        return self.name not in ("vae", "expression")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Recipe:
 
 PUPPET = Recipe(
     stages=(
-        Stage("vae", 3000, 2.5e-3, mix=((1, 24, 0.5), (2, 8, 0.3), (3, 4, 0.2)), trains=("vae.",), decay=0.35),
+        Stage("vae", 3000, 2.5e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.",), decay=0.4),
+        Stage("expression", 800, 2e-3, mix=((4, 16, 1.0),), trains=("face_encoder.",), decay=0.4),
         Stage(
             "body", 1500, 2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
             face=False, references=(0.9, 0.1, 0.0),
@@ -74,6 +76,7 @@ PUPPET = Recipe(
 TINY = Recipe(
     stages=(
         Stage("vae", 8, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.",)),
+        Stage("expression", 4, 1e-3, mix=((2, 4, 1.0),), trains=("face_encoder.",)),
         Stage("body", 4, 1e-3, mix=((1, 4, 1.0),), trains=("pose_encoder.", "transformer."), face=False),
         Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
         Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),

@@ -24,6 +24,8 @@ from dreamactor.training.paint_body import draw_person
 from dreamactor.training.performance import FRAMINGS, Performance, Score, make_score, perform
 
 SUPERSAMPLE = 2
+MOUTH_SIZE = 0.32  # half-side of the region round a mouth, in head radii
+SHOWS_FACE = -0.4  # z of the face's direction from which its expression can be seen
 SPLIT_SEEDS = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 
 
@@ -134,6 +136,22 @@ def face_crop(
     canvas = np.asarray(cv2.resize(scene.backdrop, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
     draw_person(canvas, view, scene.character, scene.performance, frame)
     return canvas
+
+
+def mouth_places(scene: Scene) -> NDArray[np.float32]:
+    """Where the mouth is [T, 3]: x, y and half-side in pixels; the half-side is 0 where the face is turned away."""
+    performance, view, face = scene.performance, scene.view, scene.character.face
+    radius = scene.character.body.head * view.scale
+    latitude = np.deg2rad(face.mouth_height + 4)
+    place = np.array([0, np.sin(latitude), -face.depth * np.cos(latitude)])
+    middle = view.project(performance.head_center) + (performance.head @ place)[:, :2] * radius
+    half = np.where(faces_camera(scene), MOUTH_SIZE * radius, 0)
+    return np.concatenate([middle, half[:, None]], axis=1).astype(np.float32)
+
+
+def faces_camera(scene: Scene, limit: float = SHOWS_FACE) -> NDArray[np.bool_]:
+    """[T]: whether the face is turned to the camera, up to `limit` (-1: straight at it, 0: a profile)."""
+    return np.asarray(-scene.performance.head[:, 2, 2] < limit)
 
 
 def pose_sequence(scene: Scene) -> PoseSequence:

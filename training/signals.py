@@ -38,6 +38,10 @@ class Expression:
     gaze_x: Array
     gaze_y: Array
 
+    def values(self) -> Array:
+        """[T, 8], in the order of the fields."""
+        return np.stack([getattr(self, name) for name in self.__dataclass_fields__], axis=1)
+
     def at(self, frame: int) -> dict[str, float]:
         return {name: float(getattr(self, name)[frame]) for name in self.__dataclass_fields__}
 

@@ -26,6 +26,7 @@ from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.data import prepare
+from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
 from dreamactor.training.optimizer import Muon, is_matrix
@@ -101,24 +102,24 @@ class Run:
         self.saved = self.drawn = time.monotonic()
 
     def _compile(self) -> None:
-        """Compiles in place what flow matching trains; batches come in a dozen shapes, each compiled once."""
+        """Compiles the transformer's block in place: once for every shape of batch, not once more for every block."""
         torch._dynamo.config.recompile_limit = 64
-        for part in (self.networks.transformer, self.networks.pose_encoder, self.networks.face_encoder):
-            part.compile(dynamic=False)
+        for block in self.networks.transformer.blocks:
+            block.compile(dynamic=False)
 
     def go(self, deadline: float) -> None:
         """Trains until the recipe or the time is over."""
         for index, stage in enumerate(self.recipe.stages):
             if index < self.position.stage:
                 continue
-            if not stage.is_vae:
+            if stage.on_latents:
                 self._freeze_vae()
             if not self._train_stage(index, stage, deadline):
                 self.say(f"stopped in stage '{stage.name}' at step {self.position.step}; the same command goes on")
                 return
             self.position = Position(index + 1, 0, self.position.seconds)
             self.moments = {}
-            if stage.is_vae:
+            if stage.name == "vae":
                 self.average.copy_to(self.networks, "vae.")
                 set_statistics(self.networks, self.store)
                 self.average.reset(self.networks, "vae.")
@@ -182,9 +183,12 @@ class Run:
         self, stage: Stage, rng: np.random.Generator, generator: torch.Generator, frames: int, count: int
     ) -> tuple[Tensor, dict[str, float]]:
         share = self.processes.share(count)
-        if stage.is_vae:
+        if stage.name == "vae":
             video, weight = vae_batch(self.store, rng, frames, count)
             return vae_loss(self.networks, video[share].to(self.device), weight[share].to(self.device), rng, generator)
+        if stage.name == "expression":
+            faces, expressions = expression_batch(self.store, rng, frames, count)
+            return expression_loss(self.networks, faces[share].to(self.device), expressions[share].to(self.device))
         assert self.latents is not None
         batch = flow_batch(self.store, self.latents, rng, stage, frames, count)
         return flow_loss(self.networks, batch.rows(share).to(self.device), generator)

@@ -15,7 +15,7 @@ from dreamactor.training.data import ClipStore
 KL_WEIGHT = 2e-4
 EDGE_WEIGHT = 0.5
 MOTION_WEIGHT = 0.5
-HEAD_WEIGHT = 3.0
+HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 8.0
 CARRIED = 0.3  # how often the first latent is left out, so that the decoder starts on a group of four, too
 
 
@@ -25,8 +25,9 @@ def vae_batch(store: ClipStore, rng: np.random.Generator, latents: int, count: i
     videos, weights = [], []
     for _ in range(count):
         clip, start = int(rng.integers(store.count)), int(rng.integers(store.frames.shape[1] - frames + 1))
-        video = store.frames[clip, start : start + frames]
-        weight = head_mask(store.heads[clip, start : start + frames], store.height, store.width)
+        window = slice(start, start + frames)
+        video = store.frames[clip, window]
+        weight = face_mask(store.heads[clip, window], store.mouths[clip, window], store.height, store.width)
         if rng.random() < 0.5:
             video, weight = video[:, :, ::-1], weight[:, :, ::-1]
         if rng.random() < 0.6:
@@ -41,11 +42,16 @@ def to_video(frames: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(frames)).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
 
 
-def head_mask(heads: NDArray[np.float32], height: int, width: int, inside: float = HEAD_WEIGHT) -> NDArray[np.float32]:
-    """[T,H,W]: `inside` within the head's circle, 1 elsewhere. heads [T,3] are x, y and radius in pixels."""
+def face_mask(heads: NDArray[np.float32], mouths: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """[T,H,W]: `MOUTH_WEIGHT` round the mouth, `HEAD_WEIGHT` in the rest of the head's circle, 1 elsewhere.
+
+    heads and mouths [T,3] are x, y and radius in pixels; a mouth of radius 0 does not show.
+    """
     mask = np.ones((len(heads), height, width), np.float32)
-    for frame, (x, y, radius) in zip(mask, heads, strict=True):
-        cv2.circle(frame, (round(float(x)), round(float(y))), round(float(radius) * 1.15), (inside,), -1)
+    for frame, head, mouth in zip(mask, heads, mouths, strict=True):
+        for (x, y, radius), weight in ((head * (1, 1, 1.15), HEAD_WEIGHT), (mouth, MOUTH_WEIGHT)):
+            if radius > 0:
+                cv2.circle(frame, (round(float(x)), round(float(y))), round(float(radius)), (weight,), -1)
     return mask
 
 

@@ -124,6 +124,7 @@ class Transformer(nn.Module):
         patch_area = config.patch * config.patch
         self.patchify = nn.Linear((LATENT_CHANNELS + pose_channels) * patch_area, config.dim)
         self.reference_embedding = nn.Parameter(torch.zeros(config.dim))
+        self.face_norm = nn.RMSNorm(motion_channels, eps=1e-6, elementwise_affine=False)  # zeros stay zeros
         self.face_in = nn.Linear(motion_channels, config.dim)
         self.face_position = nn.Parameter(torch.zeros(TEMPORAL_STRIDE, config.dim))
         self.time_in = nn.Sequential(
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
     def _face_tokens(self, motion: Tensor) -> Tensor:
         """motion [B,4(F-1)+1,c] -> [B,4F,C]: the first frame fills its group alone."""
         groups = torch.cat([motion[:, :1].expand(-1, TEMPORAL_STRIDE - 1, -1), motion], 1)
-        tokens = self.face_in(groups).unflatten(1, (-1, TEMPORAL_STRIDE)) + self.face_position
+        tokens = self.face_in(self.face_norm(groups)).unflatten(1, (-1, TEMPORAL_STRIDE)) + self.face_position
         out: Tensor = tokens.flatten(1, 2)
         return out
 

@@ -82,6 +82,14 @@ def test_every_condition_reaches_the_velocity(networks: Networks, name: str) -> 
     assert (networks.transformer(**inputs) - changed).abs().max() > 1e-4
 
 
+def test_motion_counts_by_direction_and_no_face_stays_nothing(networks: Networks) -> None:
+    """Tokens are normalised: an encoder whose outputs are small is read as well as one whose outputs are large."""
+    inputs = conditions()
+    small = networks.transformer(**{**inputs, "motion": inputs["motion"] / 50})
+    torch.testing.assert_close(networks.transformer(**inputs), small, atol=1e-4, rtol=1e-3)
+    assert not networks.transformer.face_norm(torch.zeros_like(inputs["motion"])).any()
+
+
 def test_face_reaches_only_the_frames_around_it_in_one_block() -> None:
     config = TINY.transformer
     from dreamactor.networks.transformer import FaceAttention
