@@ -152,10 +152,12 @@ class Landmarker:
         neither body nor face is found.
         """
         fresh = last is None
-        if fresh and where.body is not None and where.face is not None:
-            where = self._agreeing(picture, where)
+        face = self._face.observe(picture, where.face) if where.face else None
         body = self._observe_body(picture, where, fresh)
-        face = self._observe_face(picture, where, body, last)
+        if fresh and where.body is not None and face is not None and (body is None or _far_apart(body, face)):
+            where = replace(where, body=None)  # what is found there is not the body of the face
+            body = self._observe_body(picture, where, fresh)
+        face = self._observe_face(picture, where, body, face, fresh)
         if body is not None and face is not None and _far_apart(body, face):
             body, face = (None, face) if where.body is None else (body, None)
         if body is None and face is None:
@@ -215,9 +217,11 @@ class Landmarker:
                 body = again
         return body
 
-    def _observe_face(self, picture: Picture, where: Candidate, body: Body | None, last: Seen | None) -> Face | None:
-        face = self._face.observe(picture, where.face) if where.face else None
-        if face is not None and last is None:
+    def _observe_face(
+        self, picture: Picture, where: Candidate, body: Body | None, face: Face | None, fresh: bool
+    ) -> Face | None:
+        """`face`, which was seen at `where`, looked at again if that place was rough; else the one on the body."""
+        if face is not None and fresh:
             face = self._face.observe(picture, face.next_region) or face
         if face is not None and not (body is not None and _far_apart(body, face)):
             return face
@@ -231,13 +235,6 @@ class Landmarker:
             face = self._face.observe(picture, faces.region_of_detection(found))
             return face and (self._face.observe(picture, face.next_region) or face)
         return None
-
-    def _agreeing(self, picture: Picture, where: Candidate) -> Candidate:
-        """Without the body's region if what is found there is not the body of the face."""
-        body = self._observe_body(picture, where, fresh=True)
-        face = self._face.observe(picture, where.face) if where.face else None
-        astray = face is not None and (body is None or _far_apart(body, face))
-        return replace(where, body=None) if astray else where
 
     def _certain_body(self, picture: Picture, body: Body | None) -> bool:
         """Whether a body just found is one: drawings of letters come this far, but are not found a second time."""

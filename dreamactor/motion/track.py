@@ -69,7 +69,8 @@ def follow(
 
     `on_frame(done)` is called once a frame and may raise to stop. Raises InputError when there is nobody.
     """
-    start, first, others = _choose(landmarker, frames, name)
+    known, start, others = _choose(landmarker, frames, name)
+    first = known[start]
     look = appearance(frames[start], first)
     seen: list[Seen | None] = [None] * len(frames)
     seen[start] = first
@@ -78,9 +79,12 @@ def follow(
         last, missing = first, 0
         current: Seen | None = first
         for index in order:
-            current = _next(
-                landmarker, frames[index], current, last, missing / fps, index % THOROUGH == 0, others == 0, look
-            )
+            if current and others == 0 and index in known and _near(known[index].candidate, current.candidate, JUMP):
+                current = known[index]
+            else:
+                current = _next(
+                    landmarker, frames[index], current, last, missing / fps, index % THOROUGH == 0, others == 0, look
+                )
             seen[index] = current
             last, missing = (current, 0) if current else (last, missing + 1)
             done += 1
@@ -125,16 +129,19 @@ def _next(
     return None
 
 
-def _near(one: Candidate | None, other: Candidate, reach: float) -> bool:
-    if one is None:
+def _near(one: Candidate | None, other: Candidate | None, reach: float) -> bool:
+    if one is None or other is None:
         return False
     size = max(one.size, other.size)
     alike = 0.4 < one.size / other.size < 2.5
     return alike and float(np.hypot(one.x - other.x, one.y - other.y)) < reach * size
 
 
-def _choose(landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8], name: str) -> tuple[int, Seen, int]:
-    """Where to begin, what is seen of the main person there, and how many others were met in one frame at most."""
+def _choose(
+    landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8], name: str
+) -> tuple[dict[int, Seen], int, int]:
+    """What is seen of the main person in the frames looked at, in which of them to begin, and how many others were met
+    in one frame at most."""
     people: list[_Person] = []
     others = 0
     looked = 0
@@ -150,7 +157,7 @@ def _choose(landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8
         raise _nobody(name, looked, len(frames))
     person = max(people, key=lambda one: one.area)
     best = int(np.argmax([seen.score for seen in person.seen]))
-    return person.frames[best], person.seen[best], others
+    return dict(zip(person.frames, person.seen, strict=True)), person.frames[best], others
 
 
 def _nobody(name: str, looked: int, frames: int) -> InputError:
