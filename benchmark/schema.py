@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = "dreamactor.benchmark/1"
+SCHEMA = "dreamactor.benchmark/2"
 SUMMARY = ("pipeline_speedup_over_eager", "pipeline_speedup_over_compile", "served_overhead", "memory_exponent")
 KEYS = {
     "schema": "name and version of this format",

@@ -6,7 +6,7 @@ import time
 
 from dreamactor.benchmark.environment import conditions, environment
 from dreamactor.benchmark.statistics import paired_ratio, percentile
-from dreamactor.benchmark.timing import Timing, interleave, measure
+from dreamactor.benchmark.timing import Timing, Yardstick, interleave, measure
 
 
 def busy(seconds: float) -> None:
@@ -41,6 +41,15 @@ def test_times_are_those_of_the_work() -> None:
     assert percentile(three.blocks("processor"), 50).value >= 0.012
     assert paired_ratio(three.seconds, one.seconds).value > 1
     assert all(sample.yardstick > 0 for sample in one.samples)
+
+
+def test_the_yardstick_leaves_the_other_cores_alone() -> None:
+    yardstick = Yardstick()
+    whole, own = time.process_time(), time.thread_time()
+    for _ in range(10):
+        yardstick.run()
+    own = time.thread_time() - own
+    assert time.process_time() - whole < 1.3 * own
 
 
 def test_json_round_trip_keeps_every_sample_and_block() -> None:
