@@ -30,20 +30,21 @@ def contact_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Byt
     return np.concatenate(strips)
 
 
-def job_sheet(reference: Bytes, driving: Bytes, controls: Bytes, output: Bytes, count: int = 6) -> Bytes:
-    """The sheet of one job: reference [H,W,3]; driving, output [T,H,W,3]; controls [T,H,W,6]; `count` moments."""
+def job_sheet(reference: Bytes, driving: Bytes | None, controls: Bytes, output: Bytes, count: int = 6) -> Bytes:
+    """The sheet of one job: reference [H,W,3]; driving, output [T,H,W,3]; controls [T,H,W,6]; `count` moments.
+
+    Without driving frames nobody but the reference's person is on it.
+    """
     frames = np.linspace(0, len(output) - 1, count).round().astype(int)
     drawn = np.maximum(controls[..., :3], controls[..., 3:])
-    driving_frames = (frames * len(driving) / len(output)).astype(int)
-    return contact_sheet(
-        [f"frame {index}" for index in frames],
-        [
-            ("reference", [reference]),
-            ("driving", list(driving[driving_frames])),
-            ("controls", list(drawn[np.minimum(frames, len(drawn) - 1)])),
-            ("output", list(output[frames])),
-        ],
-    )
+    rows = [
+        ("reference", [reference]),
+        ("controls", list(drawn[np.minimum(frames, len(drawn) - 1)])),
+        ("output", list(output[frames])),
+    ]
+    if driving is not None:
+        rows.insert(1, ("driving", list(driving[(frames * len(driving) / len(output)).astype(int)])))
+    return contact_sheet([f"frame {index}" for index in frames], rows)
 
 
 def save_png(path: Path, picture: Bytes) -> None:

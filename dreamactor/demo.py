@@ -20,16 +20,17 @@ def main() -> int:
     parser.add_argument("--preset", default="puppet")
     parser.add_argument("--reference", type=Path, help="photo (default: a character the shipped checkpoint knows)")
     parser.add_argument("--driving", type=Path, help="clip (default: the short demo clip)")
+    parser.add_argument("--hide-driver", action="store_true", help="a contact sheet without the clip's frames")
     options = parser.parse_args()
     try:
-        run(options.preset, options.reference, options.driving)
+        run(options.preset, options.reference, options.driving, options.hide_driver)
     except DreamActorError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(preset: str, reference: Path | None, driving: Path | None) -> None:
+def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: bool = False) -> None:
     """Builds what is missing, serves it, calls it, and draws the contact sheet."""
     from dreamactor.build import build_set
     from dreamactor.motion.assets import default_folder
@@ -56,7 +57,7 @@ def run(preset: str, reference: Path | None, driving: Path | None) -> None:
         print(f"animated over gRPC in {time.monotonic() - started:.1f} s")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / "output.mp4").write_bytes(video)
-    _draw_sheet(reference.read_bytes(), driving.read_bytes(), video, find_preset(preset))
+    _draw_sheet(reference.read_bytes(), driving.read_bytes(), video, find_preset(preset), hide_driver)
     print(f"wrote {OUTPUT / 'output.mp4'} and {OUTPUT / 'contact_sheet.png'}")
     if not trained:
         print(
@@ -64,7 +65,7 @@ def run(preset: str, reference: Path | None, driving: Path | None) -> None:
         )
 
 
-def _draw_sheet(reference: bytes, driving: bytes, video: bytes, preset: Preset) -> None:
+def _draw_sheet(reference: bytes, driving: bytes, video: bytes, preset: Preset, hide_driver: bool) -> None:
     from dreamactor.contact_sheet import job_sheet, save_png
     from dreamactor.motion.media import Limits, decode_clip
     from dreamactor.motion.prepare import prepare
@@ -72,7 +73,8 @@ def _draw_sheet(reference: bytes, driving: bytes, video: bytes, preset: Preset) 
     inputs = prepare([reference], driving, preset.height, preset.width, preset.fps, Limits())
     clip = decode_clip(driving, preset.fps, Limits())
     output = decode_clip(video, preset.fps, Limits())
-    save_png(OUTPUT / "contact_sheet.png", job_sheet(inputs.references[0], clip.frames, inputs.controls, output.frames))
+    driver = None if hide_driver else clip.frames
+    save_png(OUTPUT / "contact_sheet.png", job_sheet(inputs.references[0], driver, inputs.controls, output.frames))
 
 
 if __name__ == "__main__":

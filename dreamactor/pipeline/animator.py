@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dreamactor.engines import Engines, open_engines
+from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.media import Limits
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.events import Event, OnProgress, ignore
@@ -21,6 +22,7 @@ class Animator:
     def __init__(self, engines: Engines, limits: Limits | None = None) -> None:
         self.engines = engines
         self.limits = limits or Limits()
+        self._landmarker: Landmarker | None = None  # opened with the first clip
 
     @classmethod
     def open(cls, engine_dir: Path | str, threads: int | None = None, limits: Limits | None = None) -> Animator:
@@ -41,7 +43,8 @@ class Animator:
         """
         options, on_progress = options or Options(), on_progress or ignore
         preset, sessions = self.engines.preset, self.engines.sessions
-        clip = prepare(sessions, preset, references, driving, options, self.limits, on_progress)
+        self._landmarker = self._landmarker or Landmarker()
+        clip = prepare(sessions, preset, references, driving, options, self.limits, on_progress, self._landmarker)
         finisher = Finisher(sessions["vae_decoder"], clip.framing, driving)
         try:
             for denoised in denoise(sessions["denoiser"], preset, clip, options):

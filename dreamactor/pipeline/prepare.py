@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.engines.session import Session
+from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.media import Limits
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.motion.prepare import prepare as prepare_motion
@@ -58,8 +59,12 @@ def prepare(
     options: Options,
     limits: Limits | None = None,
     on_progress: OnProgress = ignore,
+    landmarker: Landmarker | None = None,
 ) -> PreparedClip:
-    """Decodes, finds the person, draws the controls and encodes them. Raises InputError naming what cannot be used."""
+    """Decodes, finds the person, draws the controls and encodes them. Raises InputError naming what cannot be used.
+
+    `landmarker` spares opening its models again; it must be this thread's own.
+    """
 
     def report(done: float, message: str = "") -> None:
         on_progress(Event("prepare", fraction=PREPARE_SHARE * done, message=message))
@@ -67,7 +72,7 @@ def prepare(
     report(0.0)
     inputs = prepare_motion(
         references, driving, preset.height, preset.width, preset.fps, limits or Limits(), options.max_frames,
-        options.scale, on_progress=lambda done: report(0.7 * done),
+        options.scale, on_progress=lambda done: report(0.7 * done), landmarker=landmarker,
     )  # fmt: skip
     for note in inputs.notes:
         report(0.7, note)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamactor.errors import Cancelled
-from dreamactor.motion.assets import models_folder
+from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Event
 from dreamactor.pipeline.events import PREPARE_SHARE
 from dreamactor.pipeline.prepare import prepare
@@ -16,7 +16,7 @@ from dreamactor.serving.wire import Prepared, Request
 
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
-        models_folder()  # said at start-up, not at the first request
+        self.landmarker = Landmarker()  # if its models are missing, that is said at start-up
         self.settings = Settings.from_args(args)
         manifest = self.settings.manifest()
         self.preset, self.sessions, self.jobs = manifest.preset, sessions(manifest), shared_jobs()
@@ -40,6 +40,13 @@ class TritonPythonModel:
                 sender.send(response(Prepared(event, job).to_arrays()))
 
             clip = prepare(
-                self.sessions, self.preset, asked.references, asked.driving, asked.options, self.settings.limits, report
+                self.sessions,
+                self.preset,
+                asked.references,
+                asked.driving,
+                asked.options,
+                self.settings.limits,
+                report,
+                self.landmarker,
             )
         return Prepared(Event("prepare", fraction=PREPARE_SHARE), job, asked.options, asked.driving, clip)
