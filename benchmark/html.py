@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dreamactor.benchmark.plots import charts
+from dreamactor.benchmark.plots import report_charts
 
 Report = Mapping[str, Any]
 _STYLE = """
@@ -22,7 +22,7 @@ _CARDS = {
     "pipeline_speedup_over_eager": ("times as fast as PyTorch eager", "{:.2f}×"),
     "pipeline_speedup_over_compile": ("times as fast as torch.compile", "{:.2f}×"),
     "served_overhead": ("served, over in process", "{:+.1%}"),
-    "memory_exponent": ("memory grows as frames to the", "{:.2f}"),
+    "memory_exponent": ("power of the frames that memory grows with", "{:.2f}"),
 }
 
 
@@ -31,8 +31,8 @@ def write_html(report: Report) -> str:
     machine, settings = report["environment"], report["settings"]
     title = f"dreamactor bench: {settings.get('preset')} on {machine.get('processor')}, {machine.get('cores')} cores"
     body = [f"<h1>{html.escape(title)}</h1>", f"<p>{_subtitle(report)}</p>", _cards(report["summary"])]
-    for heading, caption, picture in charts(report):
-        body.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(caption)}</p>{picture}")
+    for chart in report_charts(report):
+        body.append(f"<h2>{html.escape(chart.title)}</h2><p>{html.escape(chart.caption)}</p>{chart.drawing.svg()}")
     for heading, head, rows in _tables(report):
         body.append(f"<h2>{html.escape(heading)}</h2>{table(head, rows)}")
     return (
@@ -61,8 +61,13 @@ def _subtitle(report: Report) -> str:
 
 def _cards(summary: Mapping[str, Any]) -> str:
     cards = []
-    for key, (label, form) in _CARDS.items():
-        found = summary.get(key)
+    for key, found in summary.items():
+        base = next((known for known in _CARDS if key.startswith(known)), None)
+        if base is None:
+            continue
+        label, form = _CARDS[base]
+        precision = key.removeprefix(base).strip("_")
+        label = f"{label}, in {precision}" if precision else label
         if found is None:
             cards.append(f'<div class="card"><b>not run</b>{label}</div>')
             continue
@@ -103,6 +108,9 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
              *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"])
             for load in loads
         ]  # fmt: skip
+    step = _twice(report)
+    if step:
+        yield "A step of the denoiser, measured twice", ("where", "p50, ms"), step
     if report["scaling"].get("longest_clip"):
         longest = report["scaling"]["longest_clip"]
         yield "The longest clip that fits", ("bound", "frames"), [
@@ -112,3 +120,13 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
         yield "FAILED", ("what", "error"), list(report["failed"].items())
     if report["not_run"]:
         yield "Not run", ("what", "why"), list(report["not_run"].items())
+
+
+def _twice(report: Report) -> list[Sequence[object]]:
+    """The same network by itself, on inputs drawn fresh, and within whole clips: both should agree."""
+    engine = f"engine/denoiser/{report['settings'].get('precisions', ['fp32'])[0]}"
+    names = {"by itself, other networks in between": engine, "within a clip, step after step": "step/denoiser"}
+    timings = report["timings"]
+    if not set(names.values()) <= set(timings):
+        return []
+    return [(where, f"{timings[name]['p50']['value'] * 1e3:.1f}") for where, name in names.items()]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 
 from dreamactor.engines.session import Array
@@ -55,6 +58,28 @@ def media(folder: Path = MEDIA) -> Media:
         raise MissingDependency(
             f"{error.filename} is missing; fetch the demo media with: python -m dreamactor.motion.assets"
         ) from error
+
+
+def lengthened(clip: bytes, seconds: float) -> bytes:
+    """The video of an encoded clip, over and over until it lasts `seconds` or more, as MP4 without sound.
+
+    The packets are copied, not encoded anew.
+    """
+    target = io.BytesIO()
+    with av.open(io.BytesIO(clip), "r") as source, av.open(target, "w", format="mp4") as output:
+        stream = source.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        once = stream.duration or 1
+        for turn in range(math.ceil(seconds / float(once * (stream.time_base or 1)))):
+            source.seek(0)
+            for packet in source.demux(stream):
+                if packet.pts is None or packet.dts is None:
+                    continue  # the demuxer's last, empty one
+                packet.pts += turn * once
+                packet.dts += turn * once
+                packet.stream = copy
+                output.mux(packet)
+    return target.getvalue()
 
 
 def network_inputs(preset: Preset, name: str, size: Size, seed: int) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """Peak memory of a whole clip, in a process of its own so that nothing else counts.
 
-`python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS` prints what one run needed, as JSON.
+`python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS` prints what one run needed, as JSON. The demo clip
+is played over and over where it is shorter than that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Peak:
 
 
 def probe(engines: Path, frames: int, steps: int, timeout: float = 600) -> Peak:
-    """Animates the demo clip's first `frames` frames in a fresh process."""
+    """Animates `frames` frames of the demo clip in a fresh process."""
     command = [sys.executable, "-m", "dreamactor.benchmark.memory", str(engines), str(frames), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode:
@@ -45,17 +46,18 @@ def probe(engines: Path, frames: int, steps: int, timeout: float = 600) -> Peak:
 
 def run(engines: Path, frames: int, steps: int) -> Peak:
     """The same in this process."""
-    from dreamactor.benchmark.inputs import media
+    from dreamactor.benchmark.inputs import lengthened, media
     from dreamactor.pipeline import Animator, Options
 
     given = media()
     with Animator.open(engines) as animator:
-        animator.animate([given.reference], given.driving, Options(steps=1, max_frames=5))  # every lazy part is loaded
+        driving = lengthened(given.driving, frames / animator.engines.preset.fps)
+        animator.animate([given.reference], driving, Options(steps=1, max_frames=5))  # every lazy part is loaded
         idle = _status("VmRSS")
         _reset_peak()
         device = _DevicePeak()
         start = time.perf_counter()
-        animator.animate([given.reference], given.driving, Options(steps=steps, max_frames=frames))
+        animator.animate([given.reference], driving, Options(steps=steps, max_frames=frames))
         seconds = time.perf_counter() - start
         return Peak(frames, idle, _status("VmHWM"), seconds, device.stop())
 

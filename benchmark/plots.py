@@ -1,78 +1,92 @@
-"""The report's charts, each made from the report alone. Returns (title, what one sees, SVG)."""
+"""The report's charts, each made from the report alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from dreamactor.benchmark import svg
+from dreamactor.benchmark import charts
+from dreamactor.benchmark.drawing import COLOURS, Drawing
+from dreamactor.benchmark.profiles import PARTS
 
 Report = Mapping[str, Any]
-Chart = tuple[str, str, str]
-_ROWS = {"stage": svg.COLOURS[0], "engine": svg.COLOURS[1]}
+_BARS = (
+    ("pipeline", "Whole clip, against PyTorch"),
+    ("networks", "The networks of a clip, without landmarks and MP4, against PyTorch"),
+    ("service", "Whole clip, in process and served"),
+    ("stage", "Stages of a clip"),
+    ("engine", "Engines: one segment"),
+    ("peer", "Networks, against PyTorch"),
+)
+_KINDS = ("onnxruntime", "eager", "compile", "triton", "plain gRPC", "fp16", "bf16", "int8", "fp8")
+_SPANS = {"stage": COLOURS[0], "engine": COLOURS[1]}
 
 
-def charts(report: Report) -> Iterator[Chart]:
+@dataclass(frozen=True)
+class Chart:
+    """A picture, its heading, and what one sees in it; `name` is fit for a file."""
+
+    name: str
+    title: str
+    caption: str
+    drawing: Drawing
+
+
+def report_charts(report: Report) -> Iterator[Chart]:
     """Every chart there is data for."""
-    for group, title in (
-        ("engine", "Engines: one segment"), ("stage", "Stages of a clip"), ("pipeline", "Whole clip, against PyTorch"),
-        ("networks", "The networks of a clip, without landmarks and MP4, against PyTorch"),
-        ("service", "Whole clip, in process and served"), ("peer", "Networks, against PyTorch"),
-    ):  # fmt: skip
+    for group, title in _BARS:
         rows = latency_bars(report, group)
         if rows:
-            yield title, "Median with its 95 % interval; the ticks are p90 and p99.", svg.bars(rows)
+            caption = "Median; the dark line is its 95 % interval, the ticks are p90 and p99."
+            yield Chart(group, title, caption, charts.bars(rows))
     if report["trace"]:
-        yield "Where a clip's time goes", "Two segments; hover for what each stretch is.", waterfall(report)
+        caption = "A clip of two segments: the pipeline's stages, and the engine calls within them."
+        yield Chart("waterfall", "Where a clip's time goes", caption, waterfall(report))
     if report["profiles"]:
         parts = {name: profile["parts"] for name, profile in report["profiles"].items()}
-        yield "Where a network's time goes", "ONNX Runtime's profile folded into parts.", svg.stacked(parts)
+        caption = "One run of each network, the runtime's own profile folded into parts."
+        drawing = charts.stacked(parts, (*PARTS, "scheduling"))
+        yield Chart("parts", "Where a network's time goes", caption, drawing)
     if report["limits"]:
-        yield "How far from the limit", "Roof measured in the same run; share of it per network.", roofline(report)
-    curves = report["scaling"].get("curves", {})
-    for unit, label in (("s", "seconds"), ("bytes", "bytes")):
-        for axis in dict.fromkeys(curve["axis"] for curve in curves.values() if curve["unit"] == unit):
-            chosen = [
-                svg.Series(name.split(" / ")[0], tuple(zip(curve["sizes"], curve["values"], strict=True)), _fit(curve))
-                for name, curve in curves.items() if curve["axis"] == axis and curve["unit"] == unit
-            ]  # fmt: skip
-            yield (
-                f"{label.capitalize()} against {axis}",
-                "Exponent of the fit beside the name.",
-                svg.lines(chosen, axis, label),
-            )
+        caption = f"Share of the roof, which was measured in the same run: {report['limits']['peaks']['how']}."
+        yield Chart("roofline", "How far from the limit", caption, roofline(report))
+    yield from _curves(report["scaling"].get("curves", {}))
+    if report["scaling"].get("memory"):
+        yield Chart("memory", "Memory against length", *memory(report["scaling"]))
     if report["service"].get("loads"):
-        yield "Under load", "Latency against requests answered a second.", load_curve(report)
+        caption = "At the points: callers of the closed loop, requests a second offered to the open one."
+        yield Chart("load", "Under load", caption, load_curve(report))
 
 
-def latency_bars(report: Report, group: str) -> list[svg.Bar]:
-    """Bars of the timings called `group/...`, in milliseconds."""
+def latency_bars(report: Report, group: str) -> list[charts.Bar]:
+    """Bars of the timings called `group/...`, in milliseconds, those of one network together."""
     rows = []
     for name, timing in report["timings"].items():
-        if not name.startswith(group + "/"):
+        kind, _, label = name.partition("/")
+        if kind != group:
             continue
-        label = name.removeprefix(group + "/")
-        median = timing["p50"]
+        median, ranks = timing["p50"], (timing["p90"]["value"], timing["p99"]["value"])
+        shown = f"{median['value'] * 1e3:.1f} ms"
         rows.append(
-            svg.Bar(
-                label, median["value"], median["low"], median["high"], f"{median['value'] * 1e3:.1f} ms",
-                (timing["p90"]["value"], timing["p99"]["value"]), _colour(label),
+            charts.Bar(
+                label, median["value"], median["low"], median["high"], shown, ranks, _colour(label),
+                label.partition("/")[0] if "/" in label else "",
             )
         )  # fmt: skip
-    return rows
+    order = list(dict.fromkeys(row.group for row in rows))
+    return sorted(rows, key=lambda row: order.index(row.group))
 
 
-def waterfall(report: Report) -> str:
+def waterfall(report: Report) -> Drawing:
     trace = report["trace"]
     blocks = [
-        svg.Block(
-            span["name"], span["start"], span["seconds"], _ROWS[span["kind"]],
-            _span_title(span),
-        )
+        charts.Block(span["name"], span["start"], span["seconds"], _SPANS[span["kind"]], _span_title(span))
         for span in sorted(trace["spans"], key=lambda span: (span["kind"] == "engine", span["start"]))
-        if span["kind"] in _ROWS
-    ]  # fmt: skip
-    return svg.waterfall(blocks, trace["seconds"])
+        if span["kind"] in _SPANS
+    ]
+    key = [("stages", _SPANS["stage"]), ("engine calls", _SPANS["engine"])]
+    return charts.waterfall(blocks, trace["seconds"], key)
 
 
 def _span_title(span: Mapping[str, Any]) -> str:
@@ -80,21 +94,55 @@ def _span_title(span: Mapping[str, Any]) -> str:
     return f"{span['name']}, segment {span['segment'] or 1}: {took}, {moved}"
 
 
-def roofline(report: Report) -> str:
+def roofline(report: Report) -> Drawing:
     peaks, networks = report["limits"]["peaks"], report["limits"]["networks"]
     points = {name: (row["intensity"], row["achieved"]) for name, row in networks.items()}
-    return svg.roofline((peaks["operations"], peaks["bytes"]), points)
+    return charts.roofline((peaks["operations"], peaks["bytes"]), points)
 
 
-def load_curve(report: Report) -> str:
+def load_curve(report: Report) -> Drawing:
     series = []
-    for kind in ("closed", "open"):
+    for kind, colours in (("closed", COLOURS[:2]), ("open", COLOURS[2:4])):
         loads = sorted((load for load in report["service"]["loads"] if load["kind"] == kind and "p50" in load),
                        key=lambda load: load["offered"])  # fmt: skip
-        for rank in ("p50", "p99"):
+        for rank, colour in zip(("p50", "p99"), colours, strict=True):
             points = tuple((load["throughput"], load[rank]["value"]) for load in loads)
-            series.append(svg.Series(f"{kind} loop {rank}", points))
-    return svg.lines(series, "requests answered a second", "seconds", logarithmic=False)
+            labels = tuple(f"{load['offered']:.2g}" for load in loads) if rank == "p99" else ()
+            series.append(charts.Series(f"{kind} loop, {rank}", points, labels=labels, colour=colour))
+    return charts.lines(series, "requests answered a second", "seconds to the answer", logarithmic=False)
+
+
+def memory(scaling: Mapping[str, Any]) -> tuple[str, Drawing]:
+    """Caption and chart of the peak memory with its fit."""
+    fit, peaks = scaling["memory"], scaling["peaks"]
+    points = tuple((float(peak["frames"]), peak["peak"] / 1e6) for peak in peaks)
+    last = max(x for x, _ in points)
+    curve = tuple(
+        (x, (fit["idle"] + fit["constant"] + fit["factor"] * x ** fit["exponent"]["value"]) / 1e6)
+        for x in (fit["from"] + (last - fit["from"]) * i / 40 for i in range(41))
+    )
+    series = [
+        charts.Series("fit", curve, f"(n^{fit['exponent']['value']:.2f})", dots=False, colour=COLOURS[1]),
+        charts.Series("peak of a clip", points, joined=False, colour=COLOURS[0]),
+        charts.Series("engines open, idle", tuple((float(p["frames"]), p["idle"] / 1e6) for p in peaks),
+                      colour=COLOURS[7]),
+    ]  # fmt: skip
+    caption = (
+        f"Each length in a process of its own; fitted from {fit['from']:g} frames on, "
+        "where the clip and not the engines' working memory sets the peak."
+    )
+    return caption, charts.lines(series, "frames", "MB of host memory", logarithmic=False)
+
+
+def _curves(curves: Mapping[str, Mapping[str, Any]]) -> Iterator[Chart]:
+    for axis in dict.fromkeys(curve["axis"] for curve in curves.values()):
+        chosen = [
+            charts.Series(name.split(" / ")[0], tuple(zip(curve["sizes"], curve["values"], strict=True)), _fit(curve))
+            for name, curve in curves.items() if curve["axis"] == axis
+        ]  # fmt: skip
+        wide = max(max(curve["sizes"]) / min(curve["sizes"]) for curve in curves.values() if curve["axis"] == axis) > 4
+        caption = f"{'Both axes logarithmic' if wide else 'Both axes from zero'}; beside the name the fitted exponent."
+        yield Chart(f"time_{axis}", f"Time against {axis}", caption, charts.lines(chosen, axis, "seconds", wide))
 
 
 def _fit(curve: Mapping[str, Any]) -> str:
@@ -104,5 +152,4 @@ def _fit(curve: Mapping[str, Any]) -> str:
 
 def _colour(label: str) -> str:
     """Ours in one colour, each rival in its own."""
-    kinds = ("onnxruntime", "eager", "compile", "triton", "plain gRPC", "fp16", "bf16", "int8", "fp8")
-    return next((svg.COLOURS[i % 8] for i, kind in enumerate(kinds) if kind in label.split("/")), svg.COLOURS[0])
+    return next((COLOURS[i % 8] for i, kind in enumerate(_KINDS) if kind in label.split("/")), COLOURS[0])

@@ -1,6 +1,6 @@
 """A whole run of the harness: sections in turn, one report. What `dreamactor bench` calls.
 
-    main(Settings(preset="puppet"))   # writes build/bench/report.json and report.html, prints the table
+    main(Settings(preset="puppet"))   # writes build/bench/report.json, report.html and plots/, prints the table
 
 A section that cannot run here (no torch, no server environment) is noted in `not_run` with its reason; others go on.
 """
@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,16 +96,28 @@ def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
     Raises InputError or EngineError when there is nothing to measure.
     """
     report = run(settings, say or _say)
-    from dreamactor.benchmark.html import write_html
     from dreamactor.benchmark.table import print_table
 
-    folder = settings.output
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    _replace(folder / "report.html", write_html(report))
+    write(report, settings.output)
     print_table(report)
-    print(f"{folder / 'report.json'}  {folder / 'report.html'}")
+    print("  ".join(str(settings.output / name) for name in ("report.json", "report.html", "plots/")))
     return 1 if report["failed"] else 0
+
+
+def write(report: Mapping[str, Any], folder: Path) -> None:
+    """`report.json`, `report.html` and the page's charts as `plots/*.png` in `folder`; earlier plots are removed."""
+    from dreamactor.benchmark.html import write_html
+    from dreamactor.benchmark.plots import report_charts
+    from dreamactor.benchmark.png import png
+
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "report.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    _replace(folder / "report.html", write_html(report).encode())
+    for old in plots.glob("*.png"):
+        old.unlink()
+    for chart in report_charts(report):
+        _replace(plots / f"{chart.name}.png", png(chart.drawing, chart.title, chart.caption))
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -171,10 +183,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,34 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dreamactor.benchmark import memory
 from dreamactor.benchmark.environment import available_memory
 from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.benchmark.statistics import Interval, exponent
+from dreamactor.benchmark.statistics import Growth, Interval, exponent, exponent_of_rounds, growth
 from dreamactor.benchmark.timing import interleave
 from dreamactor.engines import Engines
 from dreamactor.motion.limits import Limits
+from dreamactor.presets import Preset
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over sizes; `unit` of the values, `axis` says what the sizes are."""
+    """Seconds over sizes, `samples` round by round for each size; `axis` says what the sizes are."""
 
     name: str
     axis: str
-    unit: str
     sizes: tuple[float, ...]
-    values: tuple[float, ...]
+    samples: tuple[tuple[float, ...], ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The median at each size."""
+        return tuple(median(rounds) for rounds in self.samples)
 
     @property
     def exponent(self) -> Interval:
+        """Of the rounds' noise where there are rounds, else of the residuals."""
+        if len(self.samples[0]) > 1:
+            return exponent_of_rounds(self.sizes, self.samples)
         return exponent(self.sizes, self.values)
 
     def to_dict(self) -> dict[str, Any]:
-        values = {"axis": self.axis, "unit": self.unit, "sizes": list(self.sizes), "values": list(self.values)}
-        return {**values, "exponent": self.exponent.to_dict() if len(self.sizes) > 1 else None}
+        values = {"axis": self.axis, "sizes": list(self.sizes), "values": list(self.values)}
+        return {**values, "samples": list(map(list, self.samples)), "exponent": self.exponent.to_dict()}
 
 
 def engine_curves(engines: Engines, rounds: int, quick: bool) -> list[Curve]:
@@ -53,40 +62,57 @@ def engine_curves(engines: Engines, rounds: int, quick: bool) -> list[Curve]:
 def steps_curve(run: Callable[[int], object], steps: Sequence[int], rounds: int) -> Curve:
     """Seconds of a whole clip against denoising steps."""
     cases = {str(count): (lambda count=count: run(count)) for count in steps}
-    timings = interleave(cases, rounds, warmup=0)
-    values = tuple(timings[str(count)].median().value for count in steps)
-    return Curve("pipeline time", "steps", "s", tuple(map(float, steps)), values)
+    timings = interleave(cases, rounds)
+    samples = tuple(tuple(timings[str(count)].seconds) for count in steps)
+    return Curve("pipeline", "steps", tuple(map(float, steps)), samples)
 
 
 @dataclass(frozen=True)
 class ClipScaling:
-    """Peak memory and time of whole clips against their length, in fresh processes."""
+    """Peak memory and time of whole clips against their length, in fresh processes.
+
+    A short clip's peak is the engines' working memory, the same for every segment. Only from `fitted_from` frames on is
+    it what grows with the clip (its decoded frames, above all), so only these lengths tell how it grows.
+    """
 
     peaks: tuple[memory.Peak, ...]
+    fitted_from: int
 
-    def curves(self) -> list[Curve]:
-        frames = tuple(float(peak.frames) for peak in self.peaks)
-        return [
-            Curve("pipeline memory", "frames", "bytes", frames, tuple(float(peak.grown) for peak in self.peaks)),
-            Curve("pipeline time", "frames", "s", frames, tuple(peak.seconds for peak in self.peaks)),
-        ]
+    def time(self) -> Curve:
+        frames, seconds = zip(*((float(peak.frames), (peak.seconds,)) for peak in self.peaks), strict=True)
+        return Curve("pipeline", "frames", frames, seconds)
 
-    def longest(self) -> dict[str, Any]:
-        """Frames of the longest clip that fits: by memory, on a line through the first and last point, and by the caps
-        on input."""
-        first, last = self.peaks[0], self.peaks[-1]
-        each = max((last.grown - first.grown) / max(last.frames - first.frames, 1), 1.0)
-        free = available_memory()
+    def memory(self) -> Growth:
+        """Bytes on top of the idle process, its engines and models open, ~ constant + factor * frames**exponent."""
+        long = [peak for peak in self.peaks if peak.frames >= self.fitted_from]
+        return growth([peak.frames for peak in long], [peak.grown for peak in long])
+
+    def longest(self, fps: float) -> dict[str, Any]:
+        """Frames of the longest clip that fits: by memory, on a line through the longest two, and by the caps on input
+        at `fps` frames a second."""
+        last, before = self.peaks[-1], self.peaks[-2]
+        each = max((last.peak - before.peak) / max(last.frames - before.frames, 1), 1.0)
+        free, limits = available_memory(), Limits()
         fits = None if free is None else int(last.frames + max(free - last.peak, 0) / each)
-        return {"bytes_per_frame": each, "frames_by_memory": fits, "frames_by_cap": Limits().clip_frames}
+        cap = min(limits.clip_frames, round(limits.clip_seconds * fps))
+        return {"bytes_per_frame": each, "frames_by_memory": fits, "frames_by_cap": cap}
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"peaks": [vars(peak) for peak in self.peaks], "longest_clip": self.longest()}
+    def to_dict(self, fps: float) -> dict[str, Any]:
+        peaks = [vars(peak) for peak in self.peaks]
+        idle = median(peak.idle for peak in self.peaks)
+        fit = {**self.memory().to_dict(), "idle": idle, "from": self.fitted_from}
+        return {"peaks": peaks, "memory": fit, "longest_clip": self.longest(fps)}
 
 
-def clip_scaling(engines: Path, frames: Sequence[int], steps: int = 1) -> ClipScaling:
-    """Probes each length once in a process of its own."""
-    return ClipScaling(tuple(memory.probe(engines, count, steps) for count in frames))
+def clip_scaling(engines: Path, preset: Preset, quick: bool) -> ClipScaling:
+    """Probes clips of so many segments, each once in a process of its own, with one denoising step."""
+    short, long = ((1, 4), (12, 18, 24)) if quick else ((1, 2, 4), (12, 15, 18, 22, 28))
+
+    def frames(segments: int) -> int:
+        return min(segments * (preset.segment_frames - 1) + 1, Limits().clip_frames)
+
+    lengths = sorted({frames(segments) for segments in (*short, *long)})
+    return ClipScaling(tuple(memory.probe(engines, count, steps=1) for count in lengths), frames(long[0]))
 
 
 def _square(size: Size, side: int) -> Size:
@@ -101,5 +127,5 @@ def _curve(
     inputs = [network_inputs(preset, network, size, seed=2) for size in sizes]
     cases = {str(label): (lambda given=given: session.run(given)) for label, given in zip(labels, inputs, strict=True)}
     timings = interleave(cases, rounds)
-    values = tuple(timings[str(label)].median().value for label in labels)
-    return Curve(f"{network} time", axis, "s", tuple(map(float, labels)), values)
+    samples = tuple(tuple(timings[str(label)].seconds) for label in labels)
+    return Curve(network, axis, tuple(map(float, labels)), samples)

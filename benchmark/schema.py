@@ -17,10 +17,11 @@ KEYS = {
     "limits": "measured peaks, and network -> operations, bytes, share of the peak",
     "peers": "agreement and speed of what one would use instead",
     "service": "loads on the server, its own statistics, the plain gRPC server beside it",
-    "scaling": "curves with fitted exponents, peak memory, the longest clip that fits",
+    "scaling": "curves with fitted exponents, peak memory and its fit, the longest clip that fits",
     "not_run": "section -> why it was not run",
     "failed": "section -> the error that ended it; empty in a sound report",
-    "summary": f"{', '.join(SUMMARY)}: value, low and high each, or null where not run",
+    "summary": f"{', '.join(SUMMARY)}: value, low and high each, or null where not run; the speedups of another "
+    "precision under their names and the precision's, such as pipeline_speedup_over_eager_int8",
 }
 
 

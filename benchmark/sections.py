@@ -9,25 +9,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from dreamactor.benchmark import inputs, peers, scaling
+from dreamactor.benchmark import inputs, scaling
 from dreamactor.benchmark.count import count
 from dreamactor.benchmark.limits import measure_peaks, placed
 from dreamactor.benchmark.profiles import profile
+from dreamactor.benchmark.rivals import compare_peers
 from dreamactor.benchmark.run import Bench
 from dreamactor.benchmark.service import load_service
-from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import Case, Sample, Timing, interleave
 from dreamactor.benchmark.trace import Trace, traced
-from dreamactor.engines import Engines
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.engines.session import Array
 from dreamactor.errors import DreamActorError
-from dreamactor.motion.limits import Limits
-from dreamactor.motion.prepare import MotionInputs
-from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline import Animator, Options
-from dreamactor.pipeline.denoise import denoise
-from dreamactor.pipeline.prepare import encode
 
 
 def engines(bench: Bench, block: int) -> None:
@@ -66,52 +60,6 @@ def limits(bench: Bench) -> None:
     bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "networks": rows}
 
 
-def peer_pipelines(bench: Bench) -> None:
-    """PyTorch eager and compiled against the engines: each network, then the whole pipeline, interleaved."""
-    ours, preset, found = bench.main, bench.main.preset, bench.report["peers"]
-    frames, size = preset.segment_frames, inputs.Size.of(preset)
-    rivals: dict[str, Engines] = {}
-    for name, compiled in (("eager", False), ("compile", True)):
-        rival = peers.torch_engines(ours, compiled, bench.settings.threads)
-        seconds = peers.compile_for(rival, peers.pipeline_sizes(preset, frames))
-        rows = peers.agreement(ours, rival, size)
-        found[name] = {"first_run_seconds": seconds, "agreement": [vars(row) for row in rows]}
-        if all(row.passed for row in rows):
-            rivals[name] = rival
-        else:
-            bad = ", ".join(row.network for row in rows if not row.passed)
-            bench.report["not_run"][f"peer {name}"] = f"its outputs differ from the engines' in {bad}: no figure"
-    for network in ours.sessions:
-        given = inputs.network_inputs(preset, network, size, 4)
-        cases = {"onnxruntime": partial(ours.session(network).run, given)}
-        cases |= {name: partial(rival.session(network).run, given) for name, rival in rivals.items()}
-        for name, timing in interleave(cases, bench.settings.rounds).items():
-            bench.add(Timing(f"peer/{network}/{name}", timing.samples))
-    media = inputs.media()
-    options = Options(max_frames=frames)
-    pipelines = {name: Animator(opened) for name, opened in {"onnxruntime": ours, **rivals}.items()}
-    runs: dict[str, Case] = {
-        name: partial(animator.animate, [media.reference], media.driving, options)
-        for name, animator in pipelines.items()
-    }
-    timings = interleave(runs, bench.settings.clips)
-    for name, timing in timings.items():
-        bench.add(Timing(f"pipeline/{name}", timing.samples))
-    given_clip = prepare_motion(
-        [media.reference], media.driving, preset.height, preset.width, preset.fps, Limits(), frames
-    )
-    every = {"onnxruntime": ours, **rivals}
-    between = {name: partial(_networks_only, opened, given_clip, options) for name, opened in every.items()}
-    networks = interleave(between, bench.settings.clips)
-    for name, timing in networks.items():
-        bench.add(Timing(f"networks/{name}", timing.samples))
-    for name in rivals:
-        speedup = paired_ratio(timings[name].seconds, timings["onnxruntime"].seconds)
-        bench.report["summary"][f"pipeline_speedup_over_{name}"] = speedup.to_dict()
-        alone = paired_ratio(networks[name].seconds, networks["onnxruntime"].seconds)
-        found[name]["networks_speedup"] = alone.to_dict()  # the clip without landmarks and MP4, which are the same code
-
-
 def stages(bench: Bench) -> None:
     """Stage by stage, over clips of one segment; the last trace of a clip of two segments is kept whole."""
     preset, media = bench.main.preset, inputs.media()
@@ -128,22 +76,19 @@ def stages(bench: Bench) -> None:
 
 def growth(bench: Bench) -> None:
     """Curves over sizes; peak memory of whole clips in fresh processes."""
-    quick, media = bench.settings.quick, inputs.media()
-    curves = scaling.engine_curves(bench.main, 2 if quick else 4, quick)
-    with_steps = [2, 4] if quick else [2, 4, 8]
+    quick, preset, media = bench.settings.quick, bench.main.preset, inputs.media()
+    curves = scaling.engine_curves(bench.main, 3 if quick else 5, quick)
     animator = Animator(bench.main)
 
     def clip(steps: int) -> object:
         return animator.animate([media.reference], media.driving, Options(steps=steps, max_frames=13))
 
-    curves.append(scaling.steps_curve(clip, with_steps, 1 if quick else 2))
-    segment = bench.main.preset.segment_frames
-    lengths = [n * (segment - 1) + 1 for n in ((1, 2, 4) if quick else (1, 2, 4, 8))]
-    clips = scaling.clip_scaling(bench.main_folder, lengths)
-    curves += clips.curves()
-    bench.report["scaling"] = {"curves": {f"{c.name} / {c.axis}": c.to_dict() for c in curves}, **clips.to_dict()}
-    memory = next(curve for curve in curves if curve.name == "pipeline memory")
-    bench.report["summary"]["memory_exponent"] = memory.exponent.to_dict()
+    curves.append(scaling.steps_curve(clip, [2, 4] if quick else [2, 4, 8], 2 if quick else 3))
+    clips = scaling.clip_scaling(bench.main_folder, preset, quick)
+    curves.append(clips.time())
+    named = {f"{curve.name} / {curve.axis}": curve.to_dict() for curve in curves}
+    bench.report["scaling"] = {"curves": named, **clips.to_dict(preset.fps)}
+    bench.report["summary"]["memory_exponent"] = clips.memory().exponent.to_dict()
 
 
 def outside(bench: Bench) -> None:
@@ -151,15 +96,6 @@ def outside(bench: Bench) -> None:
     from dreamactor.benchmark.outside import compare_with_wan
 
     bench.report["peers"]["WanAnimateTransformer3DModel"] = compare_with_wan(bench.main, bench.settings.rounds)
-
-
-def _networks_only(opened: Engines, given: MotionInputs, options: Options) -> None:
-    """Everything between the landmarks and the MP4: encoders, denoising, decoder."""
-    sessions, preset = opened.sessions, opened.preset
-    clip = encode(sessions, preset, given)
-    for part in denoise(sessions["denoiser"], preset, clip, options):
-        if part.latent is not None:
-            sessions["vae_decoder"].run({"latent": part.latent[None]})
 
 
 def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -> object:
@@ -176,7 +112,7 @@ def _timing(name: str, seconds: list[float]) -> Timing:
 PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
     ("engine", "engines, first block", partial(engines, block=0)),
     ("engine", "limits and profiles", limits),
-    ("peers", "PyTorch eager and compiled", peer_pipelines),
+    ("peers", "other precisions, PyTorch eager and compiled", compare_peers),
     ("trace", "stages", stages),
     ("engine", "engines, second block", partial(engines, block=1)),
     ("service", "service over gRPC", load_service),

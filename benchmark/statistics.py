@@ -81,8 +81,67 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
         return Interval(slope, -math.inf, math.inf)
     residual = y - y.mean() - slope * (x - x.mean())
     error = math.sqrt(float((residual**2).sum()) / degrees / spread)
-    margin = error * (_STUDENT_975[degrees - 1] if degrees <= len(_STUDENT_975) else 1.96)
+    margin = error * _student(degrees)
     return Interval(slope, slope - margin, slope + margin)
+
+
+def exponent_of_rounds(sizes: Sequence[float], samples: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """p of values ~ sizes**p on average over these sizes, from samples[size][round] that were taken in turn.
+
+    The interval is the noise of the measurement (rounds drawn anew), not how far the curve is from a power.
+    """
+    table = np.asarray(samples, np.float64)
+    x = np.log(np.asarray(sizes, np.float64))
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = generator.integers(0, table.shape[1], (DRAWS, table.shape[1]))
+    draws: Floats = weights @ np.log(np.median(table[:, chosen], axis=2))
+    return _interval(float(weights @ np.log(np.median(table, axis=1))), draws)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """values ~ constant + factor * sizes**exponent; constant and factor in the values' unit."""
+
+    constant: float
+    factor: float
+    exponent: Interval
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"constant": self.constant, "factor": self.factor, "exponent": self.exponent.to_dict()}
+
+
+def growth(sizes: Sequence[float], values: Sequence[float]) -> Growth:
+    """Least squares of `Growth`; what does not grow with the size is its constant, not a smaller exponent.
+
+    The interval holds the exponents whose best fit an F test at 95 % does not tell from the best of all; the whole line
+    where three numbers are fitted to no more than three values.
+    """
+    x, y = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
+    candidates = np.linspace(0.05, 4, 791)
+    fits = [_linear((x / x.max()) ** power, y) for power in candidates]
+    errors = np.array([error for _, _, error in fits])
+    best = int(errors.argmin())
+    constant, factor, _ = fits[best]
+    power, degrees = float(candidates[best]), len(x) - 3
+    low, high = -math.inf, math.inf
+    if degrees > 0:
+        kept = candidates[errors <= errors[best] * (1 + _student(degrees) ** 2 / degrees) + 1e-18 * float((y**2).sum())]
+        low = float(kept[0]) if kept[0] > candidates[0] else low
+        high = float(kept[-1]) if kept[-1] < candidates[-1] else high
+    return Growth(constant, factor / float(x.max()) ** power, Interval(power, low, high))
+
+
+def _linear(x: Floats, y: Floats) -> tuple[float, float, float]:
+    """Constant and factor of y ~ constant + factor * x, and the sum of squares that is left."""
+    centred = x - x.mean()
+    factor = float(centred @ y) / float(centred @ centred)
+    constant = float(y.mean()) - factor * float(x.mean())
+    return constant, factor, float(((y - constant - factor * x) ** 2).sum())
+
+
+def _student(degrees: int) -> float:
+    return _STUDENT_975[degrees - 1] if degrees <= len(_STUDENT_975) else 1.96
 
 
 def _medians(rows: Floats) -> Floats:

@@ -82,7 +82,7 @@ class Yardstick:
     from the sample that follows.
     """
 
-    size: int = 320
+    size: int = 256
     _left: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -10,19 +11,25 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import av
+import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 from dreamactor.benchmark import peers, schema
+from dreamactor.benchmark.drawing import COLOURS
 from dreamactor.benchmark.html import write_html
-from dreamactor.benchmark.inputs import Size, media, network_inputs
+from dreamactor.benchmark.inputs import Size, lengthened, media, network_inputs
 from dreamactor.benchmark.plain_server import PlainServer
-from dreamactor.benchmark.run import Settings, main
+from dreamactor.benchmark.rivals import run_networks, video_psnr
+from dreamactor.benchmark.run import Settings, main, write
 from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import interleave
 from dreamactor.benchmark.trace import STAGES, traced
 from dreamactor.engines import Engines, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError
+from dreamactor.motion.prepare import prepare
 from dreamactor.pipeline import Animator, Options
 from dreamactor.presets import preset
 
@@ -71,6 +78,25 @@ def test_the_page_stands_alone_and_its_pictures_are_sound(report: tuple[dict[str
             assert 0 <= float(box.attrib["y"]) <= height
 
 
+def test_the_plots_are_there_as_pictures_too(
+    report: tuple[dict[str, Any], str], tiny_engines: Path, tmp_path: Path
+) -> None:
+    found, page = report
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "of_an_earlier_run.png").write_bytes(b"")
+
+    write(found, tmp_path)
+
+    pictures = sorted((tmp_path / "plots").iterdir())
+    assert {"engine.png", "parts.png", "roofline.png"} <= {path.name for path in pictures}
+    assert len(pictures) == page.count("<svg")
+    for path in pictures:
+        with Image.open(path) as picture:
+            colours = picture.convert("RGB").getcolors(picture.width * picture.height)
+        assert colours is not None
+        assert len({colour for _, colour in colours} & {ImageColor.getrgb(name) for name in COLOURS}) >= 1
+
+
 def test_an_empty_report_still_makes_a_page() -> None:
     found = schema.empty() | {"environment": {"processor": "<x>", "cores": 1}, "settings": {"preset": "tiny"}}
     page = write_html(found)
@@ -109,6 +135,34 @@ def test_pytorch_is_compared_only_where_it_agrees(engines: Engines) -> None:
     assert not peers.compare_outputs("denoiser", ours, wrong).passed
     nan = {key: value * float("nan") for key, value in ours.items()}
     assert not peers.compare_outputs("denoiser", ours, nan).passed
+
+
+def test_a_clips_networks_give_its_frames(engines: Engines) -> None:
+    given = media()
+    inputs = prepare([given.reference], given.driving, TINY.height, TINY.width, TINY.fps, max_frames=9)
+
+    frames = run_networks(engines, inputs, SHORT)
+
+    assert frames.shape == (9, 3, TINY.height, TINY.width)
+    assert video_psnr(frames, run_networks(engines, inputs, SHORT)) == 100
+    brighter = np.minimum(frames, 245) + 10
+    assert video_psnr(np.minimum(frames, 245), brighter) == pytest.approx(28.13, abs=0.01)
+
+
+def test_a_clip_is_lengthened_by_playing_it_again() -> None:
+    clip = media().driving
+    once, longer = packets(clip), packets(lengthened(clip, 45))
+    assert [size for _, size in longer] == 3 * [size for _, size in once]
+    seconds = [at for at, _ in longer]
+    assert 45 < max(seconds) < 75
+    assert seconds == sorted(set(seconds))
+
+
+def packets(clip: bytes) -> list[tuple[float, int]]:
+    """When each packet of the video is to be decoded, in seconds, and how many bytes it has."""
+    with av.open(io.BytesIO(clip), "r") as container:
+        found = [packet for packet in container.demux(video=0) if packet.dts is not None]
+        return [(float(packet.dts * packet.time_base), packet.size) for packet in found]
 
 
 class Slower:

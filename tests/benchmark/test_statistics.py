@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dreamactor.benchmark.statistics import exponent, mean, paired_ratio, percentile, ratio
+from dreamactor.benchmark.statistics import exponent, exponent_of_rounds, growth, mean, paired_ratio, percentile, ratio
 
 
 def noisy(seed: int, count: int, centre: float = 1.0) -> list[float]:
@@ -51,3 +51,24 @@ def test_exponents() -> None:
     assert quadratic.high - quadratic.low < 1e-6
     assert exponent(sizes, [3.0, 7.9, 14.9, 30.0]).value == pytest.approx(1, abs=0.05)
     assert exponent([1, 2], [1, 2]).high == math.inf
+
+
+def test_what_does_not_grow_is_no_smaller_exponent() -> None:
+    sizes, generator = [289.0, 361.0, 433.0, 529.0, 673.0], np.random.default_rng(0)
+    linear = [120 + 0.98 * size + generator.normal(0, 1) for size in sizes]
+    quadratic = [120 + 0.003 * size**2 + generator.normal(0, 1) for size in sizes]
+
+    found = growth(sizes, linear)
+    assert found.exponent.low < 1 < found.exponent.high < 1.5
+    assert found.constant + found.factor * 433**found.exponent.value == pytest.approx(linear[2], rel=0.01)
+    assert growth(sizes, quadratic).exponent.low > 1.5
+    assert exponent(sizes, linear).high < 1
+    assert growth(sizes[:3], linear[:3]).exponent.high == math.inf
+
+
+def test_an_exponent_of_rounds_has_the_rounds_noise() -> None:
+    sizes = [1.0, 2.0, 4.0]
+    samples = [noisy(seed, 9, 3 * size**0.5) for seed, size in enumerate(sizes)]
+    found = exponent_of_rounds(sizes, samples)
+    assert found.low < 0.5 < found.high < found.low + 0.2
+    assert exponent_of_rounds(sizes, [[3.0] * 4, [6.0] * 4, [12.0] * 4]).value == pytest.approx(1)
