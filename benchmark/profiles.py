@@ -15,11 +15,12 @@ from typing import Any
 
 from dreamactor.engines.session import Array
 
+Scopes = Mapping[str, str]  # node name -> module it was exported from
 PARTS = (
     "attention", "face attention", "projections", "feed-forward", "convolution", "norm and modulation", "rotary",
     "embedding", "element-wise", "layout",
 )  # fmt: skip
-_ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "Softmax"}
+_ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "Softmax", "FlashAttention", "FaceAttention"}
 _PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 _CONVOLUTIONS = {"Conv", "FusedConv", "ConvInteger", "ConvTranspose", "NhwcFusedConv"}
 _NORMS = {
@@ -86,11 +87,10 @@ def profile(
         for _ in range(runs + 1):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text())
-    scopes = module_scopes(model)
-    return fold(network, events, scopes, runs)
+    return fold(network, events, {name: scope for name, (_, scope) in graph_nodes(model).items()}, runs)
 
 
-def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Mapping[str, str], runs: int) -> Profile:
+def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs: int) -> Profile:
     """The mean of the last `runs` runs in ONNX Runtime's trace events (microseconds)."""
     whole = sorted((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"])[-runs:]
     first = whole[0]["ts"]
@@ -107,14 +107,15 @@ def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Mapping[str,
     return Profile(network, nodes, sum(e["dur"] for e in whole) / 1e6 / len(whole))
 
 
-def module_scopes(model: Path) -> dict[str, str]:
-    """Node name -> dotted name of the module it was exported from, as far as the file tells; {} without `onnx`."""
+def graph_nodes(model: Path) -> dict[str, tuple[str, str]]:
+    """Node name -> its operator and the dotted name of the module it was exported from, "" where the file does not
+    tell; {} without `onnx`."""
     try:
         import onnx
     except ImportError:
         return {}
     loaded = onnx.load(str(model), load_external_data=False)
-    return {node.name: _module(node.metadata_props) for node in loaded.graph.node}
+    return {node.name: (node.op_type, _module(node.metadata_props)) for node in loaded.graph.node}
 
 
 def part_of(operator: str, scope: str) -> str:
@@ -136,7 +137,7 @@ def part_of(operator: str, scope: str) -> str:
     return "feed-forward" if ".ffn" in scope else "element-wise"
 
 
-def _scope(name: str, scopes: Mapping[str, str]) -> str:
+def _scope(name: str, scopes: Scopes) -> str:
     """The scope of a node, or of the longest node name that ONNX Runtime made this one from."""
     if name in scopes:
         return scopes[name]

@@ -16,11 +16,13 @@ from dreamactor.benchmark.profiles import profile
 from dreamactor.benchmark.rivals import compare_peers
 from dreamactor.benchmark.run import Bench
 from dreamactor.benchmark.service import load_service
+from dreamactor.benchmark.tensorrt_profiles import profile_engine, source_model
 from dreamactor.benchmark.timing import Case, Sample, Timing, interleave
 from dreamactor.benchmark.trace import Trace, traced
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.engines.session import Array
 from dreamactor.errors import DreamActorError
+from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Animator, Options
 
 
@@ -49,10 +51,12 @@ def limits(bench: Bench) -> None:
     size, rows = inputs.Size.of(preset), {}
     for network in opened.sessions:
         record = opened.manifest.network(network)
-        if record.runtime != "onnxruntime":
-            bench.report["not_run"][f"profile of {network}"] = f"{record.runtime} engine: counted from its ONNX only"
-            continue
         path, given = folder / record.files[0].path, inputs.network_inputs(preset, network, size, 3)
+        if record.runtime != "onnxruntime":
+            model = source_model(folder, record)
+            bench.report["profiles"][network] = profile_engine(folder, record, given, model).to_dict()
+            bench.report["not_run"][f"limit of {network}"] = "the peak measured here is the processor's: make gpu-check"
+            continue
         seconds = bench.timings[f"engine/{network}/{opened.manifest.precision}"].median().value
         rows[network] = placed(count(path, given), seconds, peaks)
         options = partial(session_options, bench.settings.threads)
@@ -62,16 +66,16 @@ def limits(bench: Bench) -> None:
 
 def stages(bench: Bench) -> None:
     """Stage by stage, over clips of one segment; the last trace of a clip of two segments is kept whole."""
-    preset, media = bench.main.preset, inputs.media()
+    preset, media, landmarker = bench.main.preset, inputs.media(), Landmarker()
     kept: list[Trace] = []
     for index in range(bench.settings.clips):
         options = Options(max_frames=preset.segment_frames, seed=index)
-        kept.append(traced(bench.main, [media.reference], media.driving, options)[1])
+        kept.append(traced(bench.main, [media.reference], media.driving, options, landmarker)[1])
     for stage in kept[0].stage_seconds():
         bench.add(_timing(f"stage/{stage}", [trace.stage_seconds()[stage] for trace in kept]))
     bench.add(_timing("step/denoiser", [seconds for trace in kept for seconds in trace.step_seconds()]))
     options = Options(max_frames=2 * preset.segment_frames - 1)
-    bench.report["trace"] = traced(bench.main, [media.reference], media.driving, options)[1].to_dict()
+    bench.report["trace"] = traced(bench.main, [media.reference], media.driving, options, landmarker)[1].to_dict()
 
 
 def growth(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dreamactor.engines import Engines, Session, TensorSpec
 from dreamactor.engines.session import Array
+from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.limits import Limits
 from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline import Options
@@ -111,14 +112,24 @@ class Recorder:
         return self.trace
 
 
-def traced(engines: Engines, references: Sequence[bytes], driving: bytes, options: Options) -> tuple[bytes, Trace]:
-    """What `Animator.animate` does, stage by stage; the video and the trace."""
+def traced(
+    engines: Engines,
+    references: Sequence[bytes],
+    driving: bytes,
+    options: Options,
+    landmarker: Landmarker | None = None,
+) -> tuple[bytes, Trace]:
+    """What `Animator.animate` does, stage by stage; the video and the trace.
+
+    The landmark models are opened within the trace unless they are given.
+    """
     recorder, preset = Recorder(), engines.preset
     sessions = {name: TracedSession(session, recorder) for name, session in engines.sessions.items()}
     with recorder.span("motion", "stage"):
         inputs = prepare_motion(
-            references, driving, preset.height, preset.width, preset.fps, Limits(), options.max_frames, options.scale
-        )
+            references, driving, preset.height, preset.width, preset.fps, Limits(), options.max_frames, options.scale,
+            landmarker=landmarker,
+        )  # fmt: skip
     with recorder.span("encode", "stage"):
         clip = encode(sessions, preset, inputs)
     recorder.trace.handed_on = {
