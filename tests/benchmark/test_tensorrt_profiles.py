@@ -1,4 +1,4 @@
-"""TensorRT's layers in parts of the network: on metadata its real parser gives, and on fused layers as documented.
+"""TensorRT's layers in parts of the network: on metadata its real parser gives, and on fused layers as documented."""
 
 from __future__ import annotations
 
