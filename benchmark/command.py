@@ -11,14 +11,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="puppet", help="tiny, puppet or m1 (default: %(default)s)")
     parser.add_argument("--precision", action="append", help="repeatable (default: fp32 and every one that is built)")
     parser.add_argument("--engines", type=Path, help="engine set to measure instead of the preset's")
-    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/bench"),
+        help="folder for report.json, report.html and plots/ (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
-    parser.add_argument("--minutes", type=float, default=12.0, help="begin nothing new after so long (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=12.0,
+        help="begin no section after so many minutes, building not counted (default: %(default)g)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
     parser.set_defaults(run=_run)
-    actions = parser.add_subparsers(title="also", metavar="compare", required=False)
-    compare = actions.add_parser("compare", help="two reports: faster, slower or no difference")
+    actions = parser.add_subparsers(
+        title="also", metavar="compare A.json B.json", required=False, help="two reports: faster, slower, no difference"
+    )
+    compare = actions.add_parser("compare")
     compare.add_argument("before", type=Path, metavar="A.json")
     compare.add_argument("after", type=Path, metavar="B.json")
     compare.add_argument(

@@ -1,0 +1,85 @@
+"""ONNX Runtime's settings for a session, one against the other in turn: what `engines/onnxruntime.py` chose, and why.
+
+`python -m dreamactor.benchmark.session_settings ENGINES [NETWORK] [ROUNDS]` prints how many times as fast a run is with
+each, beside the session as it is, with the 95 % interval. Only a quiet machine tells: a pool that spins loses most of
+all where another job wants the cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamactor.benchmark.inputs import Size, network_inputs
+from dreamactor.benchmark.statistics import Interval, paired_ratio
+from dreamactor.benchmark.timing import Case, interleave
+from dreamactor.engines import open_engines
+from dreamactor.engines.onnxruntime import session_options
+from dreamactor.engines.session import Array
+from dreamactor.engines.trust import check_file
+
+SPIN, STOP = "session.intra_op.allow_spinning", "session.force_spinning_stop"
+ENTRIES: dict[str, dict[str, str]] = {
+    "the same again": {},
+    "spinning between operators, not between runs": {SPIN: "1", STOP: "1"},
+    "spinning so for 200 us": {SPIN: "1", STOP: "1", "session.intra_op.spin_duration_us": "200"},
+    "spinning so for 50 us": {SPIN: "1", STOP: "1", "session.intra_op.spin_duration_us": "50"},
+    "work shared out in shrinking blocks": {"session.dynamic_block_base": "4"},
+    "denormals as zero": {"session.set_denormal_as_zero": "1"},
+}
+
+
+def compare(engines: Path, network: str, rounds: int) -> dict[str, Interval]:
+    """Speed of each setting over the session as it is (above 1: faster), from `rounds` runs of each in turn."""
+    with open_engines(engines, networks=[network]) as opened:
+        ours = opened.session(network)
+        path = check_file(engines, opened.manifest.network(network).files[0])
+        given = network_inputs(opened.preset, network, Size.of(opened.preset), seed=1)
+        cases: dict[str, Case] = {"as it is": partial(ours.run, given)}
+        for name, entries in ENTRIES.items():
+            cases[name] = partial(_session(path, entries).run, None, given)
+        cases["no memory arena"] = partial(_session(path, {}, arena=False).run, None, given)
+        cases["inputs and outputs bound once"] = _bound(_session(path, {}), given, ours.run(given))
+        timings = interleave(cases, rounds, warmup=2)
+    base = timings.pop("as it is").seconds
+    return {name: paired_ratio(base, timing.seconds) for name, timing in timings.items()}
+
+
+def _session(path: Path, entries: Mapping[str, str], arena: bool = True) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # it warns of every entry that is set anew
+    options = session_options()
+    options.enable_cpu_mem_arena = arena
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _bound(session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Case:
+    """A run that copies nothing: inputs and outputs lie where they are, as a loop could at best have them."""
+    from onnxruntime import OrtValue
+
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(value))
+    for name, value in outputs.items():
+        binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(np.empty_like(value)))
+    return partial(session.run_with_iobinding, binding)
+
+
+def main(arguments: list[str]) -> int:
+    network = arguments[1] if len(arguments) > 1 else "denoiser"
+    rounds = int(arguments[2]) if len(arguments) > 2 else 30
+    for name, speed in compare(Path(arguments[0]), network, rounds).items():
+        print(f"{network}  {name:46s} {speed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
