@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto
 from safetensors.numpy import load_file, save_file
 
 from dreamactor.errors import EngineError, MissingDependency
-from dreamactor.export.onnxgraph import array, constants
+from dreamactor.export.onnxgraph import constants
+from dreamactor.export.weights import array, is_large, load, save
 
 Feed = dict[str, np.ndarray]
 Ranges = dict[str, float]
@@ -76,8 +76,7 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
     quantize = _modelopt()
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "model.onnx", Path(folder) / "ranges.onnx"
-        large = model.ByteSize() > 2**30
-        onnx.save(model, source, save_as_external_data=large)
+        save(model, source)
         quiet(
             quantize,
             str(source),
@@ -87,12 +86,11 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
             calibration_eps=["cpu"],
             high_precision_dtype="fp32",
             nodes_to_quantize=list(nodes),
-            use_external_data_format=large,
+            use_external_data_format=is_large(model),
             output_path=str(result),
             log_level="CRITICAL",
         )
-        calibrated = onnx.load(result)
-    return _ranges(calibrated, _LARGEST[form])
+        return _ranges(load(result), _LARGEST[form])
 
 
 def quiet(function: Callable[..., None], *arguments: Any, **options: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
+Fold = Callable[[ir.Node, Sequence[Array]], Array]
 
 
 def fold_weights(model: ir.Model) -> int:
@@ -27,11 +28,10 @@ def fold_weights(model: ir.Model) -> int:
             continue
         if inputs[0].is_graph_input() or not _is_float(inputs[0]):
             continue
-        tensors = [value.const_value.numpy() for value in inputs if value.const_value is not None]
         result, source = node.outputs[0], inputs[0]
         name = str(source.name if len(source.uses()) == 1 else result.name)  # a weight keeps its name
-        constant = ir.Tensor(np.ascontiguousarray(make(node, tensors)), name=name)
-        weight = ir.Value(name=name, shape=ir.Shape(constant.shape), type=ir.TensorType(constant.dtype))
+        constant = _folded(name, make, node, inputs)
+        weight = ir.Value(name=name, shape=constant.shape, type=ir.TensorType(constant.dtype))
         weight.const_value = constant
         ir.convenience.replace_all_uses_with(result, weight)
         model.graph.remove(node, safe=True)
@@ -42,6 +42,19 @@ def fold_weights(model: ir.Model) -> int:
         if not value.uses():
             del model.graph.initializers[name]
     return folded
+
+
+def _folded(name: str, make: Fold, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.LazyTensor:
+    """The weight as it will be written: its values are made then, one tensor at a time, and not kept."""
+    tensors = [value.const_value for value in inputs if value.const_value is not None]
+
+    def values() -> Array:
+        return make(node, [tensor.numpy() for tensor in tensors])
+
+    shape = ir.Shape(values().shape)  # a view: nothing is copied yet
+    return ir.LazyTensor(
+        lambda: ir.Tensor(np.ascontiguousarray(values()), name=name), dtype=tensors[0].dtype, shape=shape, name=name
+    )
 
 
 def _is_float(value: ir.Value) -> bool:
@@ -63,7 +76,7 @@ def _squeeze(node: ir.Node, tensors: Sequence[Array]) -> Array:
     return tensors[0].squeeze(None if len(tensors) < 2 else tuple(int(axis) for axis in tensors[1]))
 
 
-_FOLDS: dict[str, Callable[[ir.Node, Sequence[Array]], Array]] = {
+_FOLDS: dict[str, Fold] = {
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Squeeze": _squeeze,

@@ -10,22 +10,25 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from dreamactor.export.graphs import NETWORKS, graph
 from dreamactor.networks import Networks
 
 OPSET = 23
-EXTERNAL_DATA_FROM = 2**30  # bytes of weights; protobuf itself ends at 2 GiB
+# What an exported graph says about its nodes; the rest is the exporter's own, with source paths of this machine.
+METADATA = ("namespace", "pkg.torch.onnx.name_scopes")
 
 
 def export_network(networks: Networks, name: str, path: Path) -> Path:
-    """Writes network `name` to `path` and returns it; weights above 1 GiB go to `<path>.data` beside it.
+    """Writes network `name` to `path` and returns it; weights above 256 MiB go to `<path>.data` beside it.
 
     The file passes `onnx.checker`; attention is the operator `dreamactor::FlashAttention` with a function body of
-    standard operators, so every runtime can run it.
+    standard operators, so every runtime can run it. Nodes say which module they came from and nothing of this machine.
     """
     from dreamactor.export.fold import fold_weights
+    from dreamactor.export.weights import LARGE
     from dreamactor.kernels.onnx import attach_functions
 
     item = graph(networks, name)
@@ -45,10 +48,23 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
         assert program is not None
         attach_functions(program)
         fold_weights(program.model)
+        strip_metadata(program.model)
         size = sum(p.numel() * p.element_size() for p in item.module.parameters())
-        program.save(str(path), external_data=size > EXTERNAL_DATA_FROM)
+        program.save(str(path), external_data=size > LARGE)
     onnx.checker.check_model(str(path))
     return path
+
+
+def strip_metadata(model: ir.Model) -> None:
+    """Drops, in place, all that the exporter noted but METADATA."""
+    for part in (model.graph, *model.functions.values()):
+        values = [*part.inputs, *part.outputs, *(value for node in part for value in node.outputs)]
+        if isinstance(part, ir.Graph):
+            values += part.initializers.values()
+        for item in (model, part, *values, *part):
+            item.doc_string = None
+            for key in [key for key in item.metadata_props if key not in METADATA]:
+                del item.metadata_props[key]
 
 
 def export_all(

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from dreamactor.export.weights import array
+
 HEAVY = {"MatMul", "Gemm", "Conv", "Attention", "FlashAttention", "FaceAttention"}
 
 
@@ -40,10 +42,6 @@ def consumers(model: ModelProto) -> dict[str, list[NodeProto]]:
 def constants(model: ModelProto) -> dict[str, onnx.TensorProto]:
     """Initializers by name, as protos."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
-
-
-def array(tensor: onnx.TensorProto) -> np.ndarray:
-    return numpy_helper.to_array(tensor)
 
 
 def reachable(start: Iterable[NodeProto], step: Callable[[NodeProto], Iterable[NodeProto]]) -> dict[str, NodeProto]:

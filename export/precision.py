@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dreamactor.export.onnxgraph import HEAVY, array, constants, consumers, module_of, producers, reachable
+from dreamactor.export.onnxgraph import HEAVY, constants, consumers, module_of, producers, reachable
+from dreamactor.export.weights import array
 
 FLOAT = int(TensorProto.FLOAT)
 LOW: dict[str, int] = {"fp16": int(TensorProto.FLOAT16), "bf16": int(TensorProto.BFLOAT16)}

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorProto, helper
 
+from dreamactor.export.dynamic import dynamic_layers, quantize_dynamic
 from dreamactor.export.onnxgraph import HEAVY, module_of
 from dreamactor.export.precision import lower, simulated
-from dreamactor.export.quantize import LARGE, Layer, layers, quantize
+from dreamactor.export.quantize import Layer, layers, quantize
 from dreamactor.export.recipe import Recipe
+from dreamactor.export.weights import load, overflows, save, serialize
 
 Arrays = dict[str, np.ndarray]
 PERFECT = 200.0  # dB, reported where nothing differs
@@ -41,7 +41,7 @@ def run_model(model: ModelProto | Path, feed: Mapping[str, np.ndarray], extra: I
     """Outputs of an ONNX in ONNX Runtime on the CPU, and the tensors named in `extra`; BF16 is simulated."""
     import onnxruntime
 
-    model = onnx.load(model) if isinstance(model, Path) else model
+    model = load(model) if isinstance(model, Path) else model
     if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer):
         model = simulated(model)
     if extra:
@@ -49,22 +49,17 @@ def run_model(model: ModelProto | Path, feed: Mapping[str, np.ndarray], extra: I
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    with _as_source(model) as source:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
-
-
-@contextlib.contextmanager
-def _as_source(model: ModelProto) -> Iterator[bytes | str]:
-    """What ONNX Runtime loads: the bytes, or a file with the weights beside it where they are too large."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE:
-        yield model.SerializeToString()
-        return
     with tempfile.TemporaryDirectory() as folder:
-        onnx.save(model, Path(folder) / "model.onnx", save_as_external_data=True, location="weights")
-        yield str(Path(folder) / "model.onnx")
-        onnx.load_external_data_for_model(model, folder)  # saving took them out of the model
+        if overflows(model):  # protobuf has no room for it
+            save(model, Path(folder) / "model.onnx")
+            model = load(Path(folder) / "model.onnx")
+        content, beside = serialize(model)
+        if beside:  # mapped where they lie, and not packed: that would be a copy
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", beside)
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
 
 
 def layer_quality(
@@ -90,9 +85,16 @@ class Sensitivity:
 
 def apply(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> ModelProto:
     """`prepared` in the recipe's precision, whichever kind of recipe it is."""
+    if recipe.dynamic:
+        return quantize_dynamic(prepared, recipe)
     if recipe.quantized:
         return quantize(prepared, recipe, ranges)
     return lower(prepared, recipe.high, recipe.keep_fp32) if recipe.high != "fp32" else prepared
+
+
+def chosen_layers(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> tuple[Layer, ...]:
+    """What `apply` quantises."""
+    return dynamic_layers(prepared, recipe) if recipe.dynamic else layers(prepared, recipe, ranges)
 
 
 def sensitivities(
@@ -123,7 +125,7 @@ def keep_high(recipe: Recipe, modules: Iterable[str]) -> Recipe:
 def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> dict[str, int]:
     """Modules that the recipe lowers and their parameters, each weight counted once."""
     if recipe.quantized:
-        chosen = layers(prepared, recipe, ranges)
+        chosen = chosen_layers(prepared, recipe, ranges)
         weights = {(layer.module, layer.weight): layer.parameters for layer in chosen}
     else:
         heavy = [node for node in prepared.graph.node if node.op_type in HEAVY and module_of(node)]

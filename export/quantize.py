@@ -5,25 +5,21 @@ Strongly typed runtimes take Q/DQ at its word, so what is written here is what r
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask, inline
-from dreamactor.export.calibrate import quiet
-from dreamactor.export.onnxgraph import array, constants, fold_transposes, module_of, name_nodes, prune
+from dreamactor.export.onnxgraph import constants, fold_transposes, module_of, name_nodes, prune
 from dreamactor.export.precision import lower
 from dreamactor.export.recipe import Recipe
+from dreamactor.export.weights import array
 
 SMALLEST_SCALE = 2.0**-14  # the smallest normal FP16 number: scales are FP16 where the rest is
-LARGE = 2**30  # bytes from which weights lie beside the model
 MIN_CHANNELS = 16  # below this an 8-bit layer is slower than a half-precision one
 
 
@@ -93,34 +89,6 @@ def quantize(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) 
             writer.layer(chosen[node.name])
     writer.finish()
     return lower(model, recipe.high, recipe.keep_fp32) if recipe.high != "fp32" else model
-
-
-def quantize_dynamic(model: ModelProto, recipe: Recipe) -> ModelProto:
-    """The CPU's INT8: per-channel weights, activation scales found at run time, integer matrix products.
-
-    Convolutions stay FP32: no INT8 form of them was faster in ONNX Runtime (measured on AVX512-VNNI and AMX).
-    """
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization import quantize_dynamic as quantize_in_place
-
-    prepared = prepare(inline(model), recipe)
-    names = [layer.node for layer in layers(prepared, recipe) if layer.operator != "Conv"]
-    del prepared.graph.value_info[:]
-    with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-        large = prepared.ByteSize() > LARGE
-        onnx.save(prepared, source, save_as_external_data=large)
-        quiet(
-            quantize_in_place,
-            source,
-            result,
-            nodes_to_quantize=names,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=large,
-        )
-        return onnx.load(result)
 
 
 def calibration_model(prepared: ModelProto) -> ModelProto:

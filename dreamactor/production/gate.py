@@ -47,8 +47,11 @@ class Lowered:
 def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
     """Every network in the recipe's precision; those that spoil the video are repaired until it passes the gate."""
     networks = stages.request.networks
-    for name in networks:
-        stages.onnx(name)
+    try:
+        for name in networks:
+            stages.onnx(name)
+    finally:
+        stages.exporter.close()
     if stages.records:
         stages.samples()
     lowered = Lowered({name: stages.precision(name) for name in networks}, dict.fromkeys(networks, ()))

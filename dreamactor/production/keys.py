@@ -25,9 +25,10 @@ Key = dict[str, Any]
 _EXPORT = ("dreamactor/networks/*.py", "kernels/onnx.py", "kernels/operators.py", "export/graphs.py", "export/onnx.py")
 _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
-    "export/calibrate.py",
+    "export/calibrate.py", "export/dynamic.py", "export/weights.py",
 )  # fmt: skip
-_BUILD = ("engines/build_worker.py", "engines/builder.py", "engines/shapes.py", "engines/onnxruntime_graph.py")
+_BUILD = ("engines/build_worker.py", "engines/builder.py", "engines/shapes.py")
+_REWRITE = ("engines/onnxruntime_graph.py",)
 _CAPTURE = ("dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/pipeline/*.py")
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 
@@ -49,7 +50,7 @@ class Keys:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        groups = {"export": _EXPORT, "lower": _LOWER, "build": _BUILD, "capture": _CAPTURE}
+        groups = {"export": _EXPORT, "lower": _LOWER, "rewrite": _REWRITE, "build": _BUILD, "capture": _CAPTURE}
         return {name: _source_hash(patterns) for name, patterns in groups.items()}
 
     def onnx(self, network: str) -> Key:
@@ -65,6 +66,14 @@ class Keys:
         }  # fmt: skip
 
     @property
+    def rewrites(self) -> bool:
+        """Whether the graph is first rewritten for ONNX Runtime: not where a precision is only tried out on the CPU."""
+        return self.request.target.name == "cpu" and (self.recipe.name == "fp32" or self.recipe.dynamic)
+
+    def source(self, network: str) -> Key:
+        return {"onnx": digest(self.onnx(network)), "code": self.code["rewrite"]} if self.rewrites else {}
+
+    @property
     def expands(self) -> bool:
         """Whether attention is written out for the builder's sake."""
         return self.request.target.runtime == "tensorrt_rtx" and self.recipe.high in RTX_ATTENTION
@@ -76,10 +85,13 @@ class Keys:
         }  # fmt: skip
 
     def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Key:
-        return {**self.ranges(network), "expands": self.expands, "put_back": list(put_back)}
+        return {
+            **self.ranges(network), "source": self.source(network), "expands": self.expands,
+            "put_back": list(put_back),
+        }  # fmt: skip
 
     def sensitivity(self, network: str) -> Key:
-        return {**self.ranges(network), "what": "sensitivity"}
+        return {**self.ranges(network), "source": self.source(network), "what": "sensitivity"}
 
     def engine(self, network: str, precision: Key, runtime_version: str) -> Key:
         request = self.request

@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
     from dreamactor.production.stages import Stages
 
-LARGE = 2**30
 MAX_LAYERS_REPORTED = 400
 
 
 def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """Writes `folder/<network>.onnx` and returns its facts: SNR whole and per layer, what was put back, sizes."""
-    from dreamactor.export.quality import keep_high, run_model, worst
+    from dreamactor.export.quality import apply, keep_high, run_model, worst
+    from dreamactor.export.weights import load, save
 
     prepared, ranges, feed = stages.ingredients(network)
     recipe = stages.keys.recipe
     reference = run_model(prepared, feed) if recipe.name != "fp32" else {}
-    restored = list(put_back)
+    restored, path = list(put_back), folder / f"{network}.onnx"
 
     def attempt() -> tuple[Any, float]:
-        low = _apply(prepared, keep_high(recipe, restored), ranges)
+        save(apply(prepared, keep_high(recipe, restored), ranges), path)
+        low = load(path)
         return low, (worst(reference, run_model(low, feed)) if reference else float("inf"))
 
     low, decibels = attempt()
@@ -40,7 +41,6 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
         step *= 2
         low, decibels = attempt()
     final = keep_high(recipe, restored)
-    _save(low, folder / f"{network}.onnx")
     return {
         "snr_db": _finite(decibels), "snr_before_repair_db": _finite(first), "put_back": restored,
         "passed": decibels >= recipe.snr_gate or not reference,
@@ -49,39 +49,25 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
     }  # fmt: skip
 
 
-def _apply(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> ModelProto:
-    from dreamactor.export.quality import apply
-    from dreamactor.export.quantize import quantize_dynamic
-
-    return quantize_dynamic(prepared, recipe) if recipe.dynamic else apply(prepared, recipe, ranges)
-
-
 def _layers(
     prepared: ModelProto, low: ModelProto, recipe: Recipe, ranges: Mapping[str, float], feed: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if not recipe.quantized or recipe.dynamic:
+    if not recipe.quantized:
         return {}
-    from dreamactor.export.quality import layer_quality
+    from dreamactor.export.quality import chosen_layers, layer_quality
     from dreamactor.export.quantize import layers
 
-    wanted, chosen = layers(prepared, recipe), layers(prepared, recipe, ranges)
+    wanted, chosen = layers(prepared, recipe), chosen_layers(prepared, recipe, ranges)
     left = sorted({layer.module for layer in wanted} - {layer.module for layer in chosen})
     if not chosen:
-        return {"quantized_layers": 0, "left_by_modelopt": left}
+        return {"quantized_layers": 0, "left_high": left}
     quality = layer_quality(prepared, low, chosen[:MAX_LAYERS_REPORTED], feed)
     modules = {layer.node: layer.module for layer in chosen}
     return {
         "quantized_layers": len(chosen),
-        "left_by_modelopt": left,
+        "left_high": left,
         "layer_snr_db": {f"{modules[node]} ({node})": _finite(value) for node, value in quality.items()},
     }
-
-
-def _save(model: ModelProto, path: Path) -> None:
-    import onnx
-
-    large = model.ByteSize() > LARGE
-    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
 def _finite(decibels: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,10 +93,9 @@ def _set_key(request: Request) -> str:
 
 def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
     entry = lowered.entries[network]
-    key = stages.keys.precision(network, lowered.put_back[network])
     if stages.request.target.is_onnx:
-        return stages.runtime_graph(network, entry, key)
-    return stages.engine(network, entry, key)
+        return entry
+    return stages.engine(network, entry, stages.keys.precision(network, lowered.put_back[network]))
 
 
 def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manifest:
@@ -105,7 +104,7 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manif
         inputs, outputs = _specs(stages, name, entry)
         record = NetworkRecord(
             name=name,
-            precision=request.precision,
+            precision=_precision(stages, lowered, name),
             runtime=request.target.runtime,
             runtime_version=runtime_version(request.target.runtime),
             architecture=request.target.architecture,
@@ -114,7 +113,7 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manif
             outputs=outputs,
             source_sha256=str(stages.onnx(name).facts["sha256"]),
             weights_sha256=stages.keys.weights,
-            notes=_notes(lowered, name),
+            notes=_notes(stages, lowered, name),
         )
         files.append(EngineFiles(record, entry.paths))
     return write_set(request.output, request.preset, request.precision, request.target.name, files)
@@ -133,13 +132,22 @@ def _specs(stages: Stages, name: str, entry: Entry) -> tuple[tuple[TensorSpec, .
         session.close()
 
 
+def _precision(stages: Stages, lowered: Lowered, name: str) -> str:
+    """What the network really is: one that the recipe quantises nothing of stays what the rest of it is."""
+    nothing = lowered.entries[name].facts.get("quantized_layers") == 0
+    return stages.keys.recipe.high if nothing else stages.request.precision
+
+
 def _put_back(lowered: Lowered, name: str) -> tuple[str, ...]:
     return tuple(lowered.entries[name].facts["put_back"])
 
 
-def _notes(lowered: Lowered, name: str) -> tuple[str, ...]:
+def _notes(stages: Stages, lowered: Lowered, name: str) -> tuple[str, ...]:
+    from dreamactor.engines.onnxruntime_graph import describe
+
     modules = _put_back(lowered, name)
-    return (f"put back to high precision: {', '.join(modules)}",) if modules else ()
+    put_back = [f"put back to high precision: {', '.join(modules)}"] if modules else []
+    return (*put_back, *describe(stages.source(name).facts.get("rewrites", {})))
 
 
 def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None) -> list[Row]:
@@ -158,7 +166,7 @@ def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict
         rows.append(
             Row(
                 network=name,
-                precision=request.precision,
+                precision=_precision(stages, lowered, name),
                 bytes=entry.bytes,
                 onnx_bytes=lowered.entries[name].bytes,
                 source_bytes=source.bytes,
@@ -167,12 +175,18 @@ def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict
                 snr_db=snr,
                 video_psnr_db=None if verdict is None else verdict.alone[name],
                 passed=request.precision == "fp32" or (snr is not None and snr >= gate and bool(facts["passed"])),
-                note=f"not run here: {compared.problem.removeprefix(name + ' was ')}" if compared.problem else "",
+                note=_note(compared.problem.removeprefix(f"{name} was "), facts),
                 put_back=_put_back(lowered, name),
                 facts={**facts, "build_seconds": round(entry.seconds, 1)},
             )
         )
     return rows
+
+
+def _note(problem: str, facts: Mapping[str, Any]) -> str:
+    if problem:
+        return f"not run here: {problem}"
+    return "convolutions are no faster in 8 bits here: FP32" if facts.get("quantized_layers") == 0 else ""
 
 
 def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[str, Any]:

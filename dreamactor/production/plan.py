@@ -35,6 +35,8 @@ def plan(stages: Stages) -> list[Step]:
     if stages.records:
         add("samples", "all", keys.samples())
     for network in request.networks:
+        if keys.rewrites:
+            add("source", network, keys.source(network))
         if recipe.quantized and not recipe.dynamic:
             add("ranges", network, keys.ranges(network))
         add("precision", network, keys.precision(network))
@@ -64,6 +66,7 @@ def describe(steps: list[Step]) -> list[str]:
 _TITLES = {
     "onnx": "export",
     "samples": "record",
+    "source": "rewrite",
     "ranges": "calibrate",
     "precision": "lower",
     "engine": "build",

@@ -15,8 +15,8 @@ class Row:
 
     `bytes` of the engine, `onnx_bytes` and `source_bytes` of the ONNX in this precision and in FP32: a TensorRT-RTX
     engine also holds the kernels it may need, the ONNX shows how the weights are stored. `latency_ms` is None where the
-    engine cannot run, and `note` says why; `snr_db` of its worst output against FP32 on recorded inputs;
-    `video_psnr_db` with only this network lowered.
+    engine cannot run, and `note` says why; `ran` is False where that leaves it unverified; `snr_db` of its worst
+    output against FP32 on recorded inputs; `video_psnr_db` with only this network lowered.
     """
 
     network: str
@@ -32,6 +32,7 @@ class Row:
     note: str = ""
     put_back: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    ran: bool = True
 
 
 HEAD = ("network", "precision", "engine", "ONNX", "of FP32", "latency", "FP32", "SNR", "video PSNR", "")
@@ -48,7 +49,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _number(row.reference_ms, "ms"),
         _number(row.snr_db, "dB"),
         _number(row.video_psnr_db, "dB"),
-        "pass" if row.passed else "FAIL",
+        "not run" if not row.ran else "pass" if row.passed else "FAIL",
     )
 
 
@@ -75,7 +76,7 @@ def to_html(summary: dict[str, Any], rows: Sequence[Row]) -> str:
     """One page that needs nothing else."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in HEAD)
     body = "".join(
-        f"<tr class='{'ok' if row.passed else 'bad'}'>"
+        f"<tr class='{'ok' if row.passed and row.ran else 'bad'}'>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row))
         + "</tr>"
         for row in rows

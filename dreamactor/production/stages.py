@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
 from dreamactor.engines.store import Entry, Store
 from dreamactor.errors import EngineError
-from dreamactor.presets import Preset
+from dreamactor.production.exporting import Exporter
 from dreamactor.production.keys import Key, Keys
 from dreamactor.production.request import Request
 
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
     from dreamactor.engines.session import Session
     from dreamactor.export.calibrate import Samples
     from dreamactor.motion.prepare import MotionInputs
-    from dreamactor.networks import Networks
     from dreamactor.pipeline.options import Options
 
 OnProgress = Callable[[str, int, int], None]
 """What is being done, how far, of how much (0 where that is not known)."""
 
 CLIPS = 3
-LARGE = 2**30
 
 
 class Stages:
@@ -39,16 +38,16 @@ class Stages:
         self.request, self.on_progress = request, on_progress
         self.keys = Keys(request)
         self.store = Store(request.store)
-        self._networks: Networks | None = None
+        self.exporter = Exporter(request.checkpoint, request.preset)
 
     def onnx(self, network: str) -> Entry:
         """The FP32 ONNX."""
 
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.engines.trust import sha256
-            from dreamactor.export.onnx import export_network
 
-            path = export_network(self._load(), network, folder / f"{network}.onnx")
+            path = folder / f"{network}.onnx"
+            self.exporter.export(network, path)
             return {"sha256": sha256(path), "bytes": sum(file.stat().st_size for file in folder.iterdir())}
 
         return self._get("onnx", self.keys.onnx(network), f"exporting {network}", make)
@@ -78,13 +77,12 @@ class Stages:
         """Activation ranges of the layers that the recipe quantises."""
 
         def make(folder: Path) -> Mapping[str, Any]:
-            import onnx
-
             from dreamactor.export.calibrate import activation_ranges
             from dreamactor.export.quantize import calibration_model, layers, prepare
+            from dreamactor.export.weights import load
 
             recipe = self.keys.recipe
-            prepared = prepare(onnx.load(self.onnx(network).paths[0]), recipe)
+            prepared = prepare(load(self.onnx(network).paths[0]), recipe)
             nodes = [layer.node for layer in layers(prepared, recipe)]
             found = (
                 activation_ranges(
@@ -159,17 +157,18 @@ class Stages:
 
         return self._get("engine", self.engine_key(network, key), f"building {network} for {target.name}", make)
 
-    def runtime_graph(self, network: str, precision: Entry, key: Key) -> Entry:
-        """`precision` as ONNX Runtime runs it fastest on this CPU; itself where that gains nothing."""
-        if self.request.target.name != "cpu" or self.keys.recipe.name not in ("fp32", "int8"):
-            return precision
+    def source(self, network: str) -> Entry:
+        """The FP32 ONNX that is lowered: as ONNX Runtime runs it fastest where it is to run on this CPU."""
+        plain = self.onnx(network)
+        if not self.keys.rewrites:
+            return plain
 
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.engines.onnxruntime_graph import optimize
 
-            return {"rewrites": optimize(precision.paths[0], folder / precision.paths[0].name)}
+            return {"rewrites": optimize(plain.paths[0], folder / plain.paths[0].name)}
 
-        return self._get("runtime_graph", self.engine_key(network, key), f"rewriting {network} for ONNX Runtime", make)
+        return self._get("source", self.keys.source(network), f"rewriting {network} for ONNX Runtime", make)
 
     def engine_key(self, network: str, precision: Key) -> Key:
         return self.keys.engine(network, precision, runtime_version(self.request.target.runtime))
@@ -200,12 +199,11 @@ class Stages:
 
     def ingredients(self, network: str) -> tuple[Any, dict[str, float], dict[str, np.ndarray]]:
         """The prepared FP32 model, activation ranges and one recorded input (none for FP32): what lowering works on."""
-        import onnx
-
         from dreamactor.export.attention import expand_attention
         from dreamactor.export.quantize import prepare
+        from dreamactor.export.weights import load
 
-        model = onnx.load(self.onnx(network).paths[0])
+        model = load(self.source(network).paths[0])
         prepared = prepare(expand_attention(model) if self.keys.expands else model, self.keys.recipe)
         static = self.keys.recipe.quantized and not self.keys.recipe.dynamic
         ranges = json.loads(self.ranges(network).paths[0].read_text()) if static else {}
@@ -225,18 +223,6 @@ class Stages:
 
         return clips(self.request.preset, CLIPS, self.request.preset.segment_frames)
 
-    def _load(self) -> Networks:
-        if self._networks is None:
-            from dreamactor import networks
-
-            request = self.request
-            self._networks = (
-                networks.load(request.checkpoint, request.preset)
-                if request.checkpoint
-                else networks.build(request.preset)
-            )
-        return self._networks
-
     def _get(self, kind: str, key: Key, label: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
         def announced(folder: Path) -> Mapping[str, Any]:
             self.on_progress(label, 0, 0)
@@ -253,16 +239,12 @@ def open_onnx(path: Path, name: str) -> Session:
     try:
         return OnnxRuntimeSession(content, name)
     except EngineError:
-        import onnx
-
         from dreamactor.export.precision import simulated
+        from dreamactor.export.weights import load, save
 
-        return OnnxRuntimeSession(simulated(onnx.load(path)).SerializeToString(), name)
-
-
-def memory_needed(preset: Preset, weights: int) -> int:
-    """Bytes of memory that export, quantisation and build need at most: 2.5 times the FP32 weights, and 1 GiB."""
-    return int(2.5 * weights) + 2**30
+        with tempfile.TemporaryDirectory() as folder:
+            save(simulated(load(path)), Path(folder) / path.name)
+            return OnnxRuntimeSession(Path(folder) / path.name, name)
 
 
 def _options() -> Options:

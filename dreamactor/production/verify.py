@@ -1,50 +1,108 @@
-"""`dreamactor verify`: a finished set against the FP32 networks and inputs it was made from."""
+"""`dreamactor verify`: a finished set against the FP32 networks and inputs it was made from.
+
+Not Polygraphy's comparator: it opens engines by path, past the checks that come before a deserialiser, and compares
+element by element against tolerances, where the gates here are signal-to-noise in decibels.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dreamactor.engines import trust
+from dreamactor.engines.manifest import Manifest
+from dreamactor.engines.session import Array
 from dreamactor.engines.sets import read_manifest
+from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.engines.verify import verify_engine
 from dreamactor.errors import EngineError
 from dreamactor.export.recipes import recipe
 from dreamactor.production.make import REPORT_JSON
 from dreamactor.production.report import Row, table
 
+INPUTS = 2  # stored inputs that each engine runs on
+FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 10 bits
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set's FP32 networks and recorded inputs lie; `samples` is None where none were recorded."""
+
+    onnx: dict[str, Path]
+    samples: Path | None
+
 
 def verify_set(folder: Path, public_key: bytes | None = None) -> tuple[bool, str]:
-    """Checks every file of the set, runs each engine beside ONNX Runtime FP32, and returns whether all passed and the
-    table. Raises EngineError when a check before loading fails, or the set's report is missing."""
+    """Checks every file of the set, runs each engine beside ONNX Runtime FP32, and returns whether all ran and passed,
+    and the table. An engine that cannot run on this machine has not passed, and the table says why.
+
+    Raises EngineError when a check before loading fails, or what the set was made from is not there any more.
+    """
     manifest = read_manifest(folder, public_key)
+    for record in manifest.networks.values():
+        for file in record.files:
+            trust.check_file(folder, file)
+    rows, source = _report(folder)
+    found = [_verified(folder, manifest, row, source) for row in rows]
+    idle = [row.network for row in found if not row.ran]
+    files = sum(len(record.files) for record in manifest.networks.values())
+    lines = [table(found), f"all {files} files are those of the manifest"]
+    if idle:
+        lines.append(f"NOT VERIFIED: {len(idle)} of {len(found)} engines cannot run here; SNR and PSNR are the build's")
+    return all(row.passed for row in found) and not idle, "\n".join(lines)
+
+
+def _report(folder: Path) -> tuple[list[Row], Source]:
     try:
         report = json.loads((folder / REPORT_JSON).read_text())
-        store, rows = report["store"], [_row(values) for values in report["networks"]]
-    except (OSError, ValueError, KeyError) as error:
+        rows = [Row(**{**values, "put_back": tuple(values["put_back"])}) for values in report["networks"]]
+        store = report["store"]
+        root = Path(store["root"])
+        onnx = {name: root / "onnx" / digest / f"{name}.onnx" for name, digest in store["onnx"].items()}
+        samples = root / "samples" / store["samples"] if store["samples"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{folder} has no readable {REPORT_JSON}: build it again with 'make engines'.") from error
-    gate = recipe(manifest.precision, manifest.target).snr_gate
-    found = [_verified(folder, row, store, gate) for row in rows]
-    return all(row.passed for row in found), table(found)
+    missing = [path for path in (*onnx.values(), samples) if path is not None and not path.exists()]
+    if missing:
+        raise EngineError(
+            f"{missing[0]} is not there any more, and {folder} is verified against it: build the set again."
+        )
+    return rows, Source(onnx, samples)
 
 
-def _row(values: dict[str, Any]) -> Row:
-    return Row(**{**values, "put_back": tuple(values["put_back"])})
+def _verified(folder: Path, manifest: Manifest, row: Row, source: Source) -> Row:
+    feeds = _recorded(source.samples, row.network) if source.samples else _drawn(manifest, row.network)
+    compared = verify_engine(folder, row.network, source.onnx[row.network], feeds)
+    if compared.problem:
+        note = f"not run here: {compared.problem.removeprefix(row.network + ' was ')}"
+        return replace(row, latency_ms=None, ran=False, note=note)
+    gate = FP32_GATE if row.precision == "fp32" else recipe(manifest.precision, manifest.target).snr_gate
+    passed = compared.snr_db is not None and compared.snr_db >= gate
+    return replace(
+        row, latency_ms=compared.latency_ms, reference_ms=compared.reference_ms, snr_db=compared.snr_db, passed=passed,
+        note="",
+    )  # fmt: skip
 
 
-def _verified(folder: Path, row: Row, store: dict[str, Any], gate: float) -> Row:
+def _recorded(folder: Path, network: str) -> list[dict[str, Array]]:
     from dreamactor.export.calibrate import load_samples
 
-    if not store["samples"]:  # FP32 on the CPU is what the others are compared with
-        return row
-    root = Path(store["root"])
-    samples = load_samples(root / "samples" / store["samples"], row.network)
-    source = root / "onnx" / store["onnx"][row.network] / f"{row.network}.onnx"
-    compared = verify_engine(folder, row.network, source, list(samples.feeds())[:2])
-    if compared.problem:
-        return replace(row, note=f"not run here: {compared.problem.removeprefix(row.network + ' was ')}")
-    passed = compared.snr_db is not None and (row.precision == "fp32" or compared.snr_db >= gate)
-    return replace(
-        row, latency_ms=compared.latency_ms, reference_ms=compared.reference_ms, snr_db=compared.snr_db, passed=passed
-    )
+    return list(load_samples(folder, network).feeds())[:INPUTS]
+
+
+def _drawn(manifest: Manifest, network: str) -> Iterator[dict[str, Any]]:
+    """Noise of the preset's size, the same each time: an FP32 set on the CPU records no inputs."""
+    draw, preset = np.random.default_rng(0), manifest.preset
+    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width))
+    for _ in range(INPUTS):
+        yield {
+            spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
+            if spec.dtype == "uint8"
+            else draw.standard_normal(shapes[spec.name], np.float32)
+            for spec in manifest.network(network).inputs
+        }

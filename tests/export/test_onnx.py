@@ -8,10 +8,12 @@ import onnx
 import pytest
 
 from dreamactor.export.graphs import NETWORKS, example_inputs
-from dreamactor.export.onnx import OPSET
+from dreamactor.export.onnx import METADATA, OPSET
+from dreamactor.export.onnxgraph import module_of
 from dreamactor.export.parity import OTHER_SIZES, RELATIVE_BOUND, check_parity, format_parity
 from dreamactor.networks import build
 from dreamactor.presets import preset
+from tests.conftest import ROOT
 
 TINY = preset("tiny")
 
@@ -52,3 +54,14 @@ def test_free_dimensions_are_free(tiny_onnx: dict[str, Path]) -> None:
     assert set(shapes) == set(example)
     free = [isinstance(size, str) for size in shapes["reference_latent"]]
     assert free == [True, True, False, True, True]
+
+
+def test_files_say_nothing_of_the_machine_they_were_made_on(tiny_onnx: dict[str, Path]) -> None:
+    for path in tiny_onnx.values():
+        content = path.read_bytes()
+        for trace in (str(ROOT), 'File "', "stack_trace", ".py"):
+            assert trace.encode() not in content, f"{path.name} has {trace}"
+        model = onnx.load(path)
+        kept = {item.key for node in model.graph.node for item in node.metadata_props}
+        assert kept == set(METADATA)
+    assert any(module_of(node) == "transformer.blocks.0.attention.qkv" for node in model.graph.node)

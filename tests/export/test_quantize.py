@@ -11,14 +11,16 @@ import pytest
 from onnx import TensorProto
 
 from dreamactor.errors import InputError
-from dreamactor.export import quality
 from dreamactor.export import quantize as quantization
+from dreamactor.export import weights
 from dreamactor.export.calibrate import Samples, activation_ranges, load_samples
-from dreamactor.export.onnxgraph import array, constants, producers
+from dreamactor.export.dynamic import quantize_dynamic
+from dreamactor.export.onnxgraph import constants, producers
 from dreamactor.export.quality import apply, keep_high, layer_quality, run_model, sensitivities, worst
-from dreamactor.export.quantize import FORMATS, Format, calibration_model, layers, prepare, quantize, quantize_dynamic
+from dreamactor.export.quantize import FORMATS, Format, calibration_model, layers, prepare, quantize
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
+from dreamactor.export.weights import array
 
 Model = Callable[[str], onnx.ModelProto]
 Feed = Callable[..., dict[str, np.ndarray]]
@@ -101,10 +103,23 @@ def test_weights_use_the_whole_of_fp8() -> None:
 def test_cpu_int8_is_smaller_and_close(tiny_model: Model, tiny_feed: Feed) -> None:
     chosen, feed = recipe("int8", "cpu"), tiny_feed("denoiser")
     model = tiny_model("denoiser")
-    low = quantize_dynamic(model, chosen)
+    low = quantize_dynamic(prepare(model, chosen), chosen)
     assert low.ByteSize() < 0.8 * model.ByteSize()
     assert any(node.op_type == "MatMulInteger" for node in low.graph.node)
     assert worst(run_model(model, feed), run_model(low, feed)) > 30
+
+
+def test_cpu_int8_is_repaired_module_by_module_too(tiny_model: Model, tiny_feed: Feed) -> None:
+    chosen, feed = recipe("int8", "cpu"), tiny_feed("denoiser")
+    prepared = prepare(tiny_model("denoiser"), chosen)
+    reference = run_model(prepared, feed)
+    order = sensitivities(prepared, chosen, {}, feed)
+    assert "transformer.blocks.0.ffn.0" in {item.module for item in order}
+    assert "transformer.final" not in {item.module for item in order}
+    without = keep_high(chosen, [item.module for item in order[: len(order) // 2]])
+    assert worst(reference, run_model(apply(prepared, without, {}), feed)) > worst(
+        reference, run_model(apply(prepared, chosen, {}), feed)
+    )
 
 
 @pytest.fixture
@@ -163,8 +178,8 @@ def test_weights_too_large_for_one_file_run_the_same(
 ) -> None:
     model, feed = tiny_model("vae_decoder"), tiny_feed("vae_decoder")
     expected = run_model(model, feed)
-    monkeypatch.setattr(quality, "LARGE", 1)
-    for _ in range(2):  # the model must be whole again afterwards
+    monkeypatch.setattr(weights, "LARGE", 1)
+    for _ in range(2):  # the model is as it was
         np.testing.assert_array_equal(run_model(model, feed)["video"], expected["video"])
 
 
