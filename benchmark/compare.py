@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dreamactor.benchmark.schema import SCHEMA
@@ -19,6 +20,7 @@ from dreamactor.benchmark.timing import Timing
 from dreamactor.errors import InputError
 
 THRESHOLD = 0.05
+BUSY = 0.6  # share of the cores below which something else was using them
 _ENVIRONMENT = ("processor", "cores", "gpu")
 
 
@@ -63,7 +65,28 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     found = [f"{key} differs: {a.get(key)} and {b.get(key)}." for key in _ENVIRONMENT if _name(a, key) != _name(b, key)]
     if before.get("settings", {}).get("preset") != after.get("settings", {}).get("preset"):
         found.append("The presets differ: these are not the same networks.")
+    for name, report in (("first", before), ("second", after)):
+        share = _cores_used(report)
+        if share is not None and share < BUSY:
+            found.append(f"The machine was busy in the {name} run: its engines had {share:.0%} of the cores.")
     return found
+
+
+def finest(rows: list[Difference]) -> float:
+    """The relative change that these runs could just tell, at the median over `rows`: half the interval's width."""
+    return median(math.sqrt(row.ratio.high / row.ratio.low) for row in rows) - 1
+
+
+def _cores_used(report: Mapping[str, Any]) -> float | None:
+    """Share of the cores that CPU engines had while they ran, at the median; far below 1 on a machine that is busy."""
+    cores = report.get("settings", {}).get("threads") or report["environment"].get("cores") or 1
+    engines = [timing for name, timing in report["timings"].items() if name.startswith("engine/")]
+    shares = [
+        processor / seconds / cores
+        for timing in engines
+        for processor, seconds in zip(timing["processor"], timing["samples"], strict=True)
+    ]
+    return median(shares) if shares and not report["environment"].get("gpu") else None
 
 
 def _name(environment: Mapping[str, Any], key: str) -> Any:
@@ -93,6 +116,7 @@ def format_differences(rows: list[Difference], notes: list[str]) -> str:
         lines.append(f"{row.verdict:14s} {row.name:44s} {change}   {interval}")
     count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in order}
     lines.append(", ".join(f"{number} {verdict}" for verdict, number in count.items()))
+    lines.append(f"These runs tell changes beyond about {finest(rows):.1%}.")
     return "\n".join(lines)
 
 

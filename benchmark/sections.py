@@ -115,7 +115,6 @@ def _timing(name: str, seconds: list[float]) -> Timing:
 
 PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
     ("engine", "engines, first block", partial(engines, block=0)),
-    ("engine", "limits and profiles", limits),
     ("peers", "other precisions, PyTorch eager and compiled", compare_peers),
     ("trace", "stages", stages),
     ("engine", "engines, second block", partial(engines, block=1)),
@@ -123,4 +122,5 @@ PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
     ("scaling", "scaling", growth),
     ("outside", "diffusers' network of equal size", outside),
     ("engine", "engines, third block", partial(engines, block=2)),
+    ("engine", "limits and profiles", limits),
 )

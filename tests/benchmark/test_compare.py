@@ -11,7 +11,7 @@ import pytest
 
 from dreamactor import cli
 from dreamactor.benchmark import schema
-from dreamactor.benchmark.compare import compare, read_report
+from dreamactor.benchmark.compare import compare, finest, read_report, warnings
 from dreamactor.benchmark.timing import Sample, Timing
 from dreamactor.errors import InputError
 
@@ -62,6 +62,17 @@ def test_the_command_ends_with_one_past_the_threshold(tmp_path: Path, capsys: py
     assert cli.main(["bench", "compare", a, slow]) == 1
     assert "slower         pipeline/onnxruntime" in capsys.readouterr().out
     assert cli.main(["bench", "compare", a, slow, "--threshold", "20"]) == 0
+
+
+def test_it_says_how_fine_it_sees_and_when_the_machine_was_busy() -> None:
+    quiet, other, busy = report(1), report(2), report(3)
+    for timing in (*quiet["timings"].values(), *other["timings"].values()):
+        timing["processor"] = [1.9 * seconds for seconds in timing["samples"]]
+    for timing in busy["timings"].values():
+        timing["processor"] = [0.5 * seconds for seconds in timing["samples"]]
+    assert warnings(quiet, other) == []
+    assert warnings(quiet, busy) == ["The machine was busy in the second run: its engines had 25% of the cores."]
+    assert 0.002 < finest(compare(quiet, other)) < 0.03
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
