@@ -4,42 +4,63 @@ The paper starts from a face encoder that was pre-trained on expressions (arXiv 
 a start the encoder's tokens shrink to nothing before the transformer has learnt to read them. Here the first channels
 of a token are taught to be the expression, whoever wears it and whichever camera sees it; the rest is free, and the
 later stages move all of them.
+
+What is judged is how the expression changes within a clip: who is seen drops out of the difference, which would else
+drown the little that a mouth changes in a picture. Clean crops come first, for the same reason, then disturbed ones.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.training.data import EXPRESSIONS, ClipStore
-from dreamactor.training.flow_stage import augment_faces, to_faces
+from dreamactor.training.flow_stage import augment_faces, enlarge_faces, to_faces
+
+CLEAN_UNTIL, MOST_DISTURBED = 0.3, 0.9  # share of the stage; share of the clips at its end
 
 
-def expression_batch(store: ClipStore, rng: np.random.Generator, frames: int, count: int) -> tuple[Tensor, Tensor]:
-    """(faces [B,T,3,224,224], expressions [B,T,8] in standard deviations, NaN where the face is turned away)."""
+def expression_batch(
+    store: ClipStore, rng: np.random.Generator, frames: int, count: int, progress: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(faces [B,T,3,224,224], expressions [B,T,8] in standard deviations, NaN where the face is turned away).
+
+    `progress` through the stage, 0..1, decides how many clips are disturbed as another camera would.
+    """
     mean, deviation = statistics(store)
+    disturbed = min(MOST_DISTURBED, max(0.0, 2 * (progress - CLEAN_UNTIL)))
     faces, expressions = [], []
     for _ in range(count):
         clip = int(rng.integers(store.count))
         chosen = np.sort(rng.choice(store.faces.shape[1], frames, replace=False))
-        faces.append(augment_faces(store.faces[clip, chosen], rng))
+        crops = store.faces[clip, chosen]
+        faces.append(augment_faces(crops, rng) if rng.random() < disturbed else enlarge_faces(crops))
         expressions.append((store.expressions[clip, chosen] - mean) / deviation)
     return to_faces(np.stack(faces)), torch.from_numpy(np.stack(expressions)).float()
 
 
-def statistics(store: ClipStore) -> tuple[np.ndarray, np.ndarray]:
+def statistics(store: ClipStore) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation [8] of the expressions that show in a split."""
     values = np.asarray(store.expressions, np.float64)
     return np.nanmean(values, axis=(0, 1)), np.nanstd(values, axis=(0, 1)) + 1e-6
 
 
 def expression_loss(networks: Networks, faces: Tensor, expressions: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Mean squared error of the expression over the faces that show; 1 is what the mean alone gives."""
-    found = networks.face_encoder(faces)[..., :EXPRESSIONS].float()
-    shown = expressions.isfinite()
-    square = torch.where(shown, found - expressions.nan_to_num(), 0.0).square()
-    loss = square.sum() / shown.sum().clamp_min(1)
-    mouth = square[..., 0].sum() / shown[..., 0].sum().clamp_min(1)
+    """Mean squared error of the changes within each clip, over the faces that show; `mouth` is the share of the
+    mouth's opening that is not explained."""
+    shown = expressions[..., :1].isfinite().float()
+    found = _changes(networks.face_encoder(faces)[..., :EXPRESSIONS].float(), shown)
+    wanted = _changes(expressions.nan_to_num(), shown)
+    square = (found - wanted).square()
+    loss = square.sum() / (EXPRESSIONS * shown.sum()).clamp_min(1)
+    mouth = square[..., 0].sum() / wanted[..., 0].square().sum().clamp_min(1e-6)
     return loss, {"loss": float(loss.detach()), "mouth": float(mouth.detach())}
+
+
+def _changes(values: Tensor, shown: Tensor) -> Tensor:
+    """values [B,T,C] less their mean over the frames that show [B,T,1]; 0 where nothing shows."""
+    mean = (values * shown).sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp_min(1)
+    return (values - mean) * shown

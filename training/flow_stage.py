@@ -41,24 +41,26 @@ class FlowBatch:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)  # type: ignore[arg-type]
 
-    def rows(self, chosen: slice) -> FlowBatch:
-        """Some of the clips, for one of several processes."""
-        ratio = len(self.reference_controls) // len(self.latent)
-        fields = {k: v[chosen] for k, v in vars(self).items() if isinstance(v, Tensor)}
-        grouped = self.reference_controls.unflatten(0, (-1, ratio))[chosen].flatten(0, 1)
-        return replace(self, **{**fields, "reference_controls": grouped})
-
 
 def flow_batch(
-    store: ClipStore, latents: LatentStore, rng: np.random.Generator, stage: Stage, frames: int, count: int
+    store: ClipStore,
+    latents: LatentStore,
+    rng: np.random.Generator,
+    stage: Stage,
+    frames: int,
+    count: int,
+    share: slice = slice(None),
 ) -> FlowBatch:
-    """Draws a batch of `count` clips with `frames` latent frames."""
+    """Draws a batch of `count` clips with `frames` latent frames and makes `share` of it, for one of several processes;
+    the shares together are the whole."""
     total = latents.video.shape[2]
     carried = 1 < frames < total and rng.random() < stage.carried
     number = 1 + int(rng.choice(3, p=stage.references))
-    clips = rng.integers(store.count, size=count)
+    clips, seeds = rng.integers(store.count, size=count), rng.integers(2**62, size=count)
+    dropped = rng.random((count, 4)) < stage.dropout * np.array([1, 0.6, 0.6, 0.6])
     latent, controls, faces, references, reference_controls, weights = [], [], [], [], [], []
-    for clip in clips:
+    for clip, seed in zip(clips[share], seeds[share], strict=True):
+        rng = np.random.default_rng(seed)  # of this clip alone, whoever makes it
         if frames == 1:
             single = int(rng.integers(len(SINGLES)))
             start = lead = SINGLES[single]
@@ -76,9 +78,7 @@ def flow_batch(
         chosen = choose_references(rng, number)
         references.append(latents.references[clip, chosen])
         reference_controls.append(store.reference_controls[clip, chosen])
-    keep = np.ones((count, 3), np.float32)
-    keep[rng.random(count) < stage.dropout] = 0
-    keep[rng.random((count, 3)) < 0.6 * stage.dropout] = 0
+    keep = 1 - (dropped[share, :1] | dropped[share, 1:]).astype(np.float32)
     return FlowBatch(
         latent=torch.from_numpy(np.stack(latent)).float(),
         controls=to_controls(np.stack(controls)),
@@ -87,7 +87,7 @@ def flow_batch(
         reference_controls=to_controls(np.concatenate(reference_controls)[:, None]),
         weight=torch.from_numpy(np.stack(weights))[:, None],
         keep=torch.from_numpy(keep),
-        known=torch.full((count,), carried),
+        known=torch.full((len(keep),), carried),
         context=1 if carried else 0,
     )
 

@@ -187,11 +187,12 @@ class Run:
             video, weight = vae_batch(self.store, rng, frames, count)
             return vae_loss(self.networks, video[share].to(self.device), weight[share].to(self.device), rng, generator)
         if stage.name == "expression":
-            faces, expressions = expression_batch(self.store, rng, frames, count)
+            progress = self.position.step / stage.steps
+            faces, expressions = expression_batch(self.store, rng, frames, count, progress)
             return expression_loss(self.networks, faces[share].to(self.device), expressions[share].to(self.device))
         assert self.latents is not None
-        batch = flow_batch(self.store, self.latents, rng, stage, frames, count)
-        return flow_loss(self.networks, batch.rows(share).to(self.device), generator)
+        batch = flow_batch(self.store, self.latents, rng, stage, frames, count, share)
+        return flow_loss(self.networks, batch.to(self.device), generator)
 
     def _freeze_vae(self) -> None:
         if self.latents is None:

@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks import build, load, save
 from dreamactor.presets import preset
+from dreamactor.training import parallel
 from dreamactor.training.data import EXPRESSIONS, ClipStore
 from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import latent_weight
+from dreamactor.training.flow_stage import flow_batch, latent_weight
+from dreamactor.training.latents import encode_clips
 from dreamactor.training.optimizer import Muon, orthogonal
 from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.state import STATE
@@ -80,11 +82,11 @@ def test_the_face_encoder_learns_the_expression(clips: Path) -> None:
 
 
 def test_a_face_turned_away_teaches_no_expression(clips: Path) -> None:
-    networks, faces = build(preset("tiny"), 0), torch.rand(1, 2, 3, 224, 224)
-    expressions = torch.zeros(1, 2, EXPRESSIONS)
-    expressions[:, 1] = torch.nan
+    networks, faces = build(preset("tiny"), 0), torch.rand(1, 3, 3, 224, 224)
+    expressions = torch.randn(1, 3, EXPRESSIONS)
+    expressions[:, 2] = torch.nan
     loss, _ = expression_loss(networks, faces, expressions)
-    alone, _ = expression_loss(networks, faces[:, :1], expressions[:, :1])
+    alone, _ = expression_loss(networks, faces[:, :2], expressions[:, :2])
     torch.testing.assert_close(loss, alone)
 
 
@@ -95,6 +97,18 @@ def test_mouth_and_head_weigh_more() -> None:
         assert weights[30 // at, 32 // at] > weights[16 // at, 32 // at] > weights[60 // at, 4 // at] == 1
     hidden = face_mask(heads, mouths * (1, 1, 0), 64, 64)[0]
     assert hidden[30, 32] == mask[16, 32]
+
+
+def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None:
+    store = ClipStore(new_run("run") / "clips_train")
+    latents = encode_clips(build(preset("tiny"), 0), store, "any", False, parallel.start())
+    whole, *halves = (
+        flow_batch(store, latents, np.random.default_rng(1), quick.stages[-1], 2, 4, share)
+        for share in (slice(None), slice(0, 2), slice(2, 4))
+    )
+    for name, value in vars(whole).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
