@@ -1,7 +1,8 @@
 """Everything that wants an NVIDIA GPU, in turn: `python -m dreamactor.benchmark.gpu_check [PART ...]`.
 
 Each part runs in a process of its own, so that one that crashes takes nothing with it. Parts: kernels (correctness and
-speed), denoiser (a step at m1's width), engines (TensorRT engines of the tiny preset built, verified and timed).
+speed), denoiser (a step at m1's width), engines (those of the tiny preset by every runtime and precision that is
+here, run beside FP32; then one of them timed).
 Results lie in benchmark/results. Status 0 when all passed, 1 when one failed, 2 without a GPU.
 """
 
@@ -15,16 +16,16 @@ from pathlib import Path
 
 from dreamactor.engines.gpu import local_gpu
 
-ENGINES = Path("build/engines/tiny-fp16-tensorrt")
+ENGINES = Path("build/gpu-check")
+RESULTS = Path(__file__).resolve().parent / "results"
 PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "kernels": (("-m", "dreamactor.benchmark.gpu_kernels"),),
     "denoiser": (("-m", "dreamactor.benchmark.gpu_denoiser"),),
     "engines": (
-        ("-m", "dreamactor.cli", "build", "--preset", "tiny", "--precision", "fp16", "--target", "tensorrt",
-         "--output", str(ENGINES)),
-        ("-m", "dreamactor.cli", "verify", str(ENGINES)),
-        ("-m", "dreamactor.cli", "bench", "--engines", str(ENGINES), "--quick", "--only", "engine,trace",
-         "--output", "build/bench-gpu"),
+        ("-m", "dreamactor.production.gpu_check", "--preset", "tiny", "--engines", str(ENGINES),
+         "--output", str(RESULTS)),
+        ("-m", "dreamactor.cli", "bench", "--engines", str(ENGINES / "tiny-fp16-tensorrt"), "--quick",
+         "--only", "engine,trace", "--output", "build/bench-gpu"),
     ),
 }  # fmt: skip
 
