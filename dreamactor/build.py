@@ -10,6 +10,7 @@ from dreamactor.errors import EngineError
 
 if TYPE_CHECKING:
     from dreamactor.engines.builder import BuildOptions
+    from dreamactor.engines.shapes import Ranges
 
 
 def build_set(
@@ -20,6 +21,7 @@ def build_set(
     output: Path | None = None,
     log: Callable[[str], None] = print,
     options: BuildOptions | None = None,
+    ranges: Ranges | None = None,
 ) -> Path:
     """Builds the engine set and returns its folder; one that is up to date is kept.
 
@@ -30,7 +32,7 @@ def build_set(
     from dreamactor.production.make import make_engines
     from dreamactor.production.request import make_request
 
-    request = make_request(preset, precision, target, checkpoint, output, build=options)
+    request = make_request(preset, precision, target, checkpoint, output, build=options, ranges=ranges)
     with BuildProgress() as progress:
         found = make_engines(request, log, progress)
     if not found.passed:

@@ -36,7 +36,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     """Builds `request["onnx"]` into `request["output"]`; returns the report."""
     trt = load_tensorrt(request["runtime"])
     logger, messages = collecting_logger(trt, "WARNING")
-    if request["attention_plugin"]:
+    if request["attention"] == "plugin":
         _register_plugins(trt, request)
     builder = trt.Builder(logger)
     flags = trt.NetworkDefinitionCreationFlag
@@ -65,12 +65,17 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _register_plugins(trt: ModuleType, request: dict[str, Any]) -> None:
+def _register_plugins(trt: ModuleType, request: dict[str, Any], lazy: bool = False) -> None:
+    """Defines the kernels of the request's GPU as plugins; a card without a table of its own shares another's."""
     if request["runtime"] != "tensorrt":
         raise BuildFailed("TensorRT-RTX has no plugins: build without the attention plugin.")
     from dreamactor.kernels.plugin import register
+    from dreamactor.kernels.tiles import table_key
 
-    register(trt, request["architecture"])
+    table = table_key(request["architecture"])
+    if table is None:
+        raise BuildFailed(f"there are no attention kernels for sm{request['architecture']}.")
+    register(trt, table, lazy=lazy)
 
 
 def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]) -> Any:

@@ -31,9 +31,9 @@ class BuildOptions:
     """What the user may choose about an engine; the defaults are the fastest engine for exactly this GPU and version.
 
     `strip` leaves the weights out and `refit` lets them be put in again; `weight_streaming` lets weights exceed the
-    GPU's memory; `hardware_compatibility` is "", "AMPERE_PLUS" or "SAME_COMPUTE_CAPABILITY"; `attention_plugin` takes
-    our Triton kernels (`dreamactor.kernels.plugin`, TensorRT only) instead of TensorRT's own fused attention;
-    `optimization_level` 0-5.
+    GPU's memory; `hardware_compatibility` is "", "AMPERE_PLUS" or "SAME_COMPUTE_CAPABILITY"; `attention`
+    is "native" (TensorRT's own), "plugin" (our Triton kernels, TensorRT only) or "auto" (the faster of the two, timed
+    where it is built; `build_engine` takes it as "native"); `optimization_level` 0-5.
     """
 
     strip: bool = False
@@ -41,7 +41,7 @@ class BuildOptions:
     weight_streaming: bool = False
     version_compatible: bool = False
     hardware_compatibility: str = ""
-    attention_plugin: bool = False
+    attention: str = "auto"
     optimization_level: int | None = None
     workspace_bytes: int = 0
 

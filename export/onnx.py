@@ -57,7 +57,8 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
 
 def strip_metadata(model: ir.Model) -> None:
     """Drops, in place, all that the exporter noted but METADATA."""
-    for part in (model.graph, *model.functions.values()):
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for part in parts:
         values = [*part.inputs, *part.outputs, *(value for node in part for value in node.outputs)]
         if isinstance(part, ir.Graph):
             values += part.initializers.values()

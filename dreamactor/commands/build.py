@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -28,22 +29,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--hardware-compatibility", default="", choices=("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"), metavar="LEVEL",
         help="AMPERE_PLUS or SAME_COMPUTE_CAPABILITY",
     )  # fmt: skip
-    engine.add_argument("--attention-plugin", action="store_true", help="our Triton attention kernels as the plugin")
+    engine.add_argument(
+        "--attention", choices=("auto", "native", "plugin"), default="auto",
+        help="TensorRT's own, our Triton kernels, or what is faster on this GPU (default: %(default)s)",
+    )  # fmt: skip
+    engine.add_argument("--references", type=int, default=4, metavar="N", help="at most so many (default: %(default)s)")
+    engine.add_argument(
+        "--sizes", type=_sizes, default=(None, None), metavar="HxW:HxW",
+        help="smallest and largest picture, like 96x96:256x192 (default: the preset's size alone)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    match = re.fullmatch(r"(\d+)x(\d+):(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not HEIGHTxWIDTH:HEIGHTxWIDTH, like 96x96:256x192")
+    low_height, low_width, height, width = map(int, match.groups())
+    return (low_height, low_width), (height, width)
 
 
 def run(options: argparse.Namespace) -> int:
     from dreamactor.build import build_set
     from dreamactor.engines.builder import BuildOptions
+    from dreamactor.engines.shapes import Ranges
 
     build = BuildOptions(
         strip=options.strip, refit=options.refit, weight_streaming=options.weight_streaming,
         version_compatible=options.version_compatible, hardware_compatibility=options.hardware_compatibility,
-        attention_plugin=options.attention_plugin,
+        attention=options.attention,
     )  # fmt: skip
     log = (lambda line: print(line, file=sys.stderr, flush=True)) if options.print_path else print
+    ranges = Ranges(options.references, *options.sizes)
     folder = build_set(
-        options.preset, options.precision, options.target, options.checkpoint, options.output, log, build
+        options.preset, options.precision, options.target, options.checkpoint, options.output, log, build, ranges
     )
     if options.print_path:
         print(folder)

@@ -1,9 +1,15 @@
-"""On a machine with an NVIDIA GPU: engines by whatever runtime is there, run beside FP32, as one dated JSON."""
+"""On a machine with an NVIDIA GPU: engines by whatever runtime is there, run beside FP32, as one dated JSON.
+
+`python -m dreamactor.production.gpu_check` is the engines' part of `make gpu-check`. Not yet run: it needs a GPU.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,3 +61,36 @@ def check_engines(preset: str, folder: Path, log: Callable[[str], None] = print)
         "preset": preset,
         "results": results,
     }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes `engines_DEVICE_DATE.json`; status 0 when every engine passed, 1 when one did not, 2 without a GPU."""
+    parser = argparse.ArgumentParser(prog="python -m dreamactor.production.gpu_check", description=__doc__)
+    parser.add_argument("--preset", default="tiny", help="default: %(default)s")
+    parser.add_argument("--engines", type=Path, default=Path("build/gpu-check"), help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("benchmark/results"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    if local_gpu() is None:
+        print("There is no NVIDIA GPU (or no driver) here; run this on a machine that has one.", file=sys.stderr)
+        return 2
+    report = check_engines(options.preset, options.engines)
+    print(f"Written: {write(report, options.output)}")
+    for result in report["results"]:
+        said = "passed" if result["passed"] else f"FAILED {result.get('error', 'its gate')}"
+        print(f"{result['precision']} on {result['target']}: {said}")
+    if not report["results"]:
+        print("No runtime for this GPU is installed: pip install 'dreamactor[gpu]'.", file=sys.stderr)
+    return 0 if report["results"] and all(result["passed"] for result in report["results"]) else 1
+
+
+def write(report: dict[str, Any], folder: Path) -> Path:
+    """The report as a file named by its device and date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = re.sub(r"\W+", "_", report["gpu"]["name"])
+    path = folder / f"engines_{device}_{report['date'][:10]}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,11 @@ _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
     "export/calibrate.py", "export/dynamic.py", "export/weights.py",
 )  # fmt: skip
-_BUILD = ("engines/build_worker.py", "engines/builder.py", "engines/shapes.py")
+_BUILD = (
+    "engines/attention.py", "engines/build_worker.py", "engines/builder.py", "engines/shapes.py",
+    "dreamactor/production/engine_build.py",
+)  # fmt: skip
+_PLUGIN = ("kernels/*.py", "kernels/tiles.json")
 _REWRITE = ("engines/onnxruntime_graph.py",)
 _CAPTURE = ("dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/pipeline/*.py")
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
@@ -50,7 +54,14 @@ class Keys:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        groups = {"export": _EXPORT, "lower": _LOWER, "rewrite": _REWRITE, "build": _BUILD, "capture": _CAPTURE}
+        groups = {
+            "export": _EXPORT,
+            "lower": _LOWER,
+            "rewrite": _REWRITE,
+            "build": _BUILD,
+            "plugin": _PLUGIN,
+            "capture": _CAPTURE,
+        }
         return {name: _source_hash(patterns) for name, patterns in groups.items()}
 
     def onnx(self, network: str) -> Key:
@@ -95,13 +106,13 @@ class Keys:
 
     def engine(self, network: str, precision: Key, runtime_version: str) -> Key:
         request = self.request
-        fixed = request.target.runtime == "tensorrt"
+        fixed = request.target.runtime == "tensorrt"  # which alone has plugins
         chosen = profiles(request.preset, network, request.ranges, fixed)
         return {
             "network": network, "weights": self.weights, "precision": digest(precision),
             "shapes": [asdict(profile) for profile in chosen], "target": request.target.architecture,
             "runtime": request.target.runtime, "version": runtime_version, "options": asdict(request.build),
-            "code": self.code["build"],
+            "code": self.code["build"], "plugin": self.code["plugin"] if fixed else "",
         }  # fmt: skip
 
     def video(self, precisions: Mapping[str, Key]) -> Key:

@@ -64,6 +64,12 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
         if row.facts.get("fused_attention")
     ]
+    notes += [
+        f"  {row.network}: attention is {row.facts['attention']}: "
+        + ", ".join(f"{way} {ms:.2f} ms" for way, ms in row.facts["attention_ms"].items())
+        for row in rows
+        if row.facts.get("attention_ms")
+    ]
     notes += [f"  {row.network}: put back to high precision: {', '.join(row.put_back)}" for row in rows if row.put_back]
     return "\n".join([*text, *notes])
 

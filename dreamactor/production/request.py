@@ -14,6 +14,7 @@ from dreamactor.errors import InputError
 from dreamactor.presets import Preset, preset
 
 _LEAST = {"fp8": 89, "bf16": 80}  # compute capability from which tensor cores have the type
+MAX_REFERENCES = 8  # as the graphs are exported
 STORE = paths.ENGINES / "store"
 
 
@@ -55,13 +56,31 @@ def make_request(
         )
     if precision == "bf16" and target.is_onnx and target.name == "cpu":
         raise InputError("ONNX Runtime has no BF16 on the CPU: use fp32 or int8 there.")
+    chosen = preset(preset_name)
     return Request(
-        preset(preset_name),
+        chosen,
         precision,
         target,
         checkpoint or paths.checkpoint(preset_name),
         output or paths.engine_set(preset_name, precision, target.name),
         store or STORE,
-        ranges or Ranges(),
+        _checked(ranges or Ranges(), chosen),
         build or BuildOptions(),
     )
+
+
+def _checked(ranges: Ranges, preset: Preset) -> Ranges:
+    """Raises InputError for sizes that no engine takes."""
+    own = (preset.height, preset.width)
+    low, high = ranges.smallest or own, ranges.largest or own
+    if not 1 <= ranges.references <= MAX_REFERENCES:
+        raise InputError(f"An engine takes 1 to {MAX_REFERENCES} references, not {ranges.references}.")
+    if any(side % 16 or side < 32 for side in (*low, *high)):
+        raise InputError(f"Sizes are multiples of 16 from 32 on, not {_text(low)} to {_text(high)}.")
+    if not all(a <= side <= b for a, side, b in zip(low, own, high, strict=True)):
+        raise InputError(f"{_text(low)} to {_text(high)} leaves out {preset.name}'s own {_text(own)} (height x width).")
+    return ranges
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

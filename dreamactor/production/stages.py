@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamactor.engines.runtimes import runtime_version
-from dreamactor.engines.shapes import profiles
 from dreamactor.engines.store import Entry, Store
 from dreamactor.errors import EngineError
 from dreamactor.production.exporting import Exporter
@@ -129,33 +128,14 @@ class Stages:
 
     def engine(self, network: str, precision: Entry, key: Key) -> Entry:
         """The TensorRT engine of `precision` for the target."""
-        request, target = self.request, self.request.target
 
         def make(folder: Path) -> Mapping[str, Any]:
-            from dreamactor.engines.builder import build_engine
-            from dreamactor.production.lowering import expected_layers, fused_type
+            from dreamactor.production.engine_build import build_fastest
 
-            report = build_engine(
-                precision.paths[0],
-                folder / f"{network}.engine",
-                request.preset,
-                network,
-                target,
-                profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt"),
-                request.build,
-                request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
-                expected_layers(precision.paths[0], request.build.attention_plugin),
-                fused_type(self.keys.recipe) if network == "denoiser" and not request.build.attention_plugin else "",
-                lambda phase, step, steps: self.on_progress(f"building {network}: {phase}", step, steps),
-            )
-            return {
-                "layers": dict(report.layers), "fused_attention": list(report.fused_attention),
-                "inputs": [spec.to_dict() for spec in report.inputs],
-                "outputs": [spec.to_dict() for spec in report.outputs],
-                "warnings": list(report.warnings), "version": report.version,
-            }  # fmt: skip
+            return build_fastest(self, network, precision.paths[0], folder)
 
-        return self._get("engine", self.engine_key(network, key), f"building {network} for {target.name}", make)
+        label = f"building {network} for {self.request.target.name}"
+        return self._get("engine", self.engine_key(network, key), label, make)
 
     def source(self, network: str) -> Entry:
         """The FP32 ONNX that is lowered: as ONNX Runtime runs it fastest where it is to run on this CPU."""

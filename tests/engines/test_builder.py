@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dreamactor.cli import main
 from dreamactor.engines import NETWORKS
 from dreamactor.engines.builder import BuildOptions, BuildReport, build_engine
 from dreamactor.engines.gpu import local_gpu
@@ -19,6 +20,7 @@ from dreamactor.engines.shapes import DECODER_CONTEXT, Ranges, Size, input_shape
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError, MissingDependency
 from dreamactor.presets import preset
+from dreamactor.production.request import make_request
 
 TINY = preset("tiny")
 SM89 = parse_target("sm89")
@@ -119,7 +121,7 @@ def test_missing_layers_and_missing_fusion_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"without fused fp8 attention \(found: none\)"):
         build(model, tmp_path / "out/m.engine", fused_attention="fp8")
     with pytest.raises(EngineError, match="TensorRT-RTX has no plugins"):
-        build(model, tmp_path / "out/m.engine", options=BuildOptions(attention_plugin=True))
+        build(model, tmp_path / "out/m.engine", options=BuildOptions(attention="plugin"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -158,6 +160,44 @@ def test_ranges_widen_the_last_profile_only() -> None:
     assert (wide[-1].minimum.height, wide[-1].minimum.width) == (32, 32)
     with pytest.raises(InputError, match="no network 'vae'"):
         profiles(TINY, "vae")
+
+
+@needs_rtx
+def test_ranges_reach_the_builder(tiny_onnx: dict[str, Path], tmp_path: Path) -> None:
+    """A real network takes pictures of several sizes; one whose graph has a fixed height is refused for them."""
+    wide = profiles(TINY, "vae_encoder", Ranges(smallest=(32, 48), largest=(128, 96)), fixed=False)
+    engine = tmp_path / "out/e.engine"
+    report = build_engine(tiny_onnx["vae_encoder"], engine, TINY, "vae_encoder", SM89, wide)
+    assert report.inputs[0].shape == (1, 3, -1, -1, -1)
+    one_size = profiles(TINY, "vae_encoder", fixed=False)
+    narrow = build_engine(tiny_onnx["vae_encoder"], tmp_path / "n.engine", TINY, "vae_encoder", SM89, one_size)
+    assert narrow.bytes != report.bytes
+    fixed = onnx.load(video_model(tmp_path / "m.onnx"))
+    fixed.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 64
+    onnx.save(fixed, tmp_path / "m.onnx")
+    build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", TINY, "vae_encoder", SM89, one_size)
+    with pytest.raises(EngineError, match="profile"):
+        build_engine(tmp_path / "m.onnx", tmp_path / "m2.engine", TINY, "vae_encoder", SM89, wide)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "reason"),
+    [
+        (Ranges(references=9), "1 to 8 references, not 9"),
+        (Ranges(smallest=(60, 64)), "multiples of 16"),
+        (Ranges(smallest=(96, 96), largest=(128, 128)), "leaves out tiny's own 64x64"),
+    ],
+)
+def test_ranges_that_no_engine_takes_are_refused(ranges: Ranges, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        make_request("tiny", "fp16", "sm89", ranges=ranges)
+
+
+def test_ranges_are_parsed_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("dreamactor.build.build_set", lambda *values: asked.append(values[-1]))
+    assert main(["build", "--preset", "tiny", "--sizes", "32x48:128x96", "--references", "6"]) == 0
+    assert asked == [Ranges(6, (32, 48), (128, 96))]
 
 
 def test_shapes_are_those_of_the_exported_inputs() -> None:

@@ -1,0 +1,82 @@
+"""One network's TensorRT engine: every way of attention that may be the fastest is built, and the fastest is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamactor.engines.attention import AUTO, NATIVE, PLUGIN, Choice, fastest, ways
+from dreamactor.engines.builder import BuildReport, build_engine
+from dreamactor.engines.runtimes import runtime_version
+from dreamactor.engines.shapes import profiles
+from dreamactor.errors import EngineError
+from dreamactor.production.lowering import attention_nodes, expected_layers, fused_type
+
+if TYPE_CHECKING:
+    from dreamactor.engines.session import Session
+    from dreamactor.production.stages import Stages
+
+
+def build_fastest(stages: Stages, network: str, onnx: Path, folder: Path) -> dict[str, Any]:
+    """Builds `onnx` to `folder/<network>.engine`; its facts say which attention it has and what each took."""
+    asked, target = stages.request.build.attention, stages.request.target
+    head_size = stages.request.preset.transformer.head_dim
+    chosen, reason = ways(asked, target, attention_nodes(onnx), head_size, stages.keys.recipe.high)
+    if len(chosen) > 1 and stages.request.build.strip:
+        chosen, reason = (NATIVE,), "a plan without weights cannot be timed"
+    reports, built = {}, {}
+    for way in chosen:
+        path = folder / f"{way}.engine"
+        try:
+            reports[way] = _build(stages, network, onnx, path, way)
+            built[way] = path
+        except EngineError as error:
+            if way == NATIVE or asked != AUTO:
+                raise
+            reason = str(error)
+    choice = Choice(next(iter(built)), {}, reason)
+    if len(built) > 1:
+        feed = list(stages.feeds(network).feeds())[-1]
+        try:
+            choice = Choice(*fastest(built, lambda path: _open(path, network, target.runtime), feed))
+        except EngineError as error:
+            choice = Choice(NATIVE, {}, f"the two could not be timed: {error}")
+    built.pop(choice.way).replace(folder / f"{network}.engine")
+    for path in built.values():
+        path.unlink()
+    return _facts(reports[choice.way], choice)
+
+
+def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> BuildReport:
+    request, target, plugin = stages.request, stages.request.target, way == PLUGIN
+    return build_engine(
+        onnx,
+        output,
+        request.preset,
+        network,
+        target,
+        profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt"),
+        replace(request.build, attention=way),
+        request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
+        expected_layers(onnx, plugin),
+        fused_type(stages.keys.recipe) if network == "denoiser" and not plugin else "",
+        lambda phase, step, steps: stages.on_progress(f"building {network}: {phase}", step, steps),
+    )
+
+
+def _open(path: Path, network: str, runtime: str) -> Session:
+    from dreamactor.engines.tensorrt import TensorRTSession
+
+    return TensorRTSession(path.read_bytes(), network, runtime)
+
+
+def _facts(report: BuildReport, choice: Choice) -> dict[str, Any]:
+    return {
+        "layers": dict(report.layers), "fused_attention": list(report.fused_attention),
+        "attention": choice.way, "attention_ms": {way: round(ms, 3) for way, ms in choice.milliseconds.items()},
+        "no_plugin": choice.reason,
+        "inputs": [spec.to_dict() for spec in report.inputs],
+        "outputs": [spec.to_dict() for spec in report.outputs],
+        "warnings": list(report.warnings), "version": report.version,
+    }  # fmt: skip

@@ -1,0 +1,84 @@
+"""Which attention a TensorRT engine gets: TensorRT's own, or our Triton kernels as a plugin where they are faster."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dreamactor.engines.session import Array, Session
+from dreamactor.engines.target import Target
+from dreamactor.errors import EngineError
+
+NATIVE, PLUGIN, AUTO = "native", "plugin", "auto"
+CHOICES = (AUTO, NATIVE, PLUGIN)
+_KERNELS = {"FlashAttention": "two_segment", "FaceAttention": "face_attention"}  # node -> entry of the tile table
+_RUNS = 10
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that was taken, the milliseconds of each way that was timed, and in words why there was no choice."""
+
+    way: str
+    milliseconds: Mapping[str, float]
+    reason: str = ""
+
+
+def ways(asked: str, target: Target, nodes: Sequence[str], head_size: int, dtype: str) -> tuple[tuple[str, ...], str]:
+    """The ways to build, and why the plugin is not among them ("" where it is, or there is nothing to choose).
+
+    `nodes` are the kinds of attention node in the graph, which runs in `dtype` ("fp16", "bf16", "fp32"). Raises
+    EngineError where the plugin was asked for by name and cannot be had.
+    """
+    if not nodes or asked == NATIVE:
+        return (NATIVE,), ""
+    missing = _missing(target, nodes, head_size, dtype)
+    if asked == PLUGIN:
+        if missing:
+            raise EngineError(f"The attention plugin cannot be built for {target.name}: {missing}.")
+        return (PLUGIN,), ""
+    return ((NATIVE,), missing) if missing else ((NATIVE, PLUGIN), "")
+
+
+def _missing(target: Target, nodes: Sequence[str], head_size: int, dtype: str) -> str:
+    """Why there is no kernel, or ""."""
+    if target.runtime != "tensorrt":
+        return f"{target.runtime} has no plugins"
+    if dtype not in ("fp16", "bf16"):
+        return f"the kernels run in FP16 or BF16, not in {dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton, which compiles the kernels, is not installed"
+    from dreamactor.kernels.tiles import table_key, tiles
+
+    table = table_key(int(target.architecture.removeprefix("sm")))
+    if table is None:
+        return f"there are no kernels for {target.architecture}"
+    for node in dict.fromkeys(nodes):
+        if not any(not tile.tma for tile in tiles(_KERNELS[node], table, head_size)):
+            return f"there is no {node} kernel for {target.architecture} and heads of {head_size}"
+    return ""
+
+
+def fastest(
+    built: Mapping[str, Path], open_session: Callable[[Path], Session], feed: Mapping[str, Array]
+) -> tuple[str, dict[str, float]]:
+    """The way whose engine runs `feed` in the least time, and the median milliseconds of each; both in turns."""
+    sessions = {way: open_session(path) for way, path in built.items()}
+    try:
+        seconds: dict[str, list[float]] = {way: [] for way in sessions}
+        for run in range(_RUNS + 1):
+            for way, session in sessions.items():
+                started = time.perf_counter()
+                session.run(feed)
+                if run:  # the first one warms up
+                    seconds[way].append(time.perf_counter() - started)
+    finally:
+        for session in sessions.values():
+            session.close()
+    found = {way: 1000 * float(np.median(values)) for way, values in seconds.items()}
+    return min(found, key=lambda way: found[way]), found

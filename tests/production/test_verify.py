@@ -1,0 +1,63 @@
+"""`dreamactor verify` on a real set: everything run and measured, or said not to be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dreamactor.cli import main
+from dreamactor.engines.gpu import local_gpu
+from dreamactor.errors import EngineError
+from dreamactor.production.verify import verify_set
+
+
+@pytest.fixture
+def copied(tiny_engines: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_engines, tmp_path / "set"))
+
+
+def test_fp32_on_the_cpu_is_run_beside_the_graph_as_it_was_exported(
+    tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(tiny_engines)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    rows = [line for line in said if line.endswith("pass")]
+    assert len(rows) == 5
+    assert all(" ms" in row and " dB" in row for row in rows)
+    assert said[-1] == "all 5 files are those of the manifest"
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="there is a GPU")
+def test_an_engine_for_another_machine_is_not_verified_and_that_is_said(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["networks"]["denoiser"]["architecture"] = "sm89"
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["verify", str(copied)]) == 1
+    said = capsys.readouterr().out
+    assert next(line for line in said.splitlines() if line.startswith("denoiser")).endswith("not run")
+    assert "not run here: built for sm89; this machine has no NVIDIA GPU" in said
+    assert "NOT VERIFIED: 1 of 5 engines cannot run here" in said
+
+
+def test_one_flipped_byte_is_refused_before_anything_runs(copied: Path) -> None:
+    content = bytearray((copied / "vae_decoder.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / "vae_decoder.onnx").write_bytes(content)
+    with pytest.raises(EngineError, match=r"vae_decoder.onnx has SHA-256 .* it was changed"):
+        verify_set(copied)
+
+
+def test_without_what_it_was_made_from_a_set_cannot_be_verified(copied: Path) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    report["store"]["onnx"]["denoiser"] = "pruned"
+    (copied / "report.json").write_text(json.dumps(report))
+    with pytest.raises(EngineError, match=r"pruned/denoiser.onnx is not there any more"):
+        verify_set(copied)
+    (copied / "report.json").unlink()
+    with pytest.raises(EngineError, match=r"no readable report.json"):
+        verify_set(copied)
