@@ -1,7 +1,8 @@
 """Two reports of the harness against each other: faster, slower, or no difference that can be told.
 
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
-a machine that was busier during one of the runs is not blamed on the build. The interval covers both views.
+a machine that was busier during one of the runs is not blamed on the build. The interval covers both views. It holds
+for all measurements together: of twenty pairs of equal builds one has any at all outside its interval (Bonferroni).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from dreamactor.benchmark.schema import SCHEMA
-from dreamactor.benchmark.statistics import Interval, percentile, ratio
+from dreamactor.benchmark.statistics import LEVEL, Interval, percentile, ratio
 from dreamactor.benchmark.timing import Timing
 from dreamactor.errors import InputError
 
@@ -56,7 +57,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: floa
     and the interval excludes no change at all; else "no difference".
     """
     old, new = before["timings"], after["timings"]
-    return [_difference(name, old[name], new[name], threshold) for name in old if name in new]
+    names = [name for name in old if name in new]
+    level = 1 - (1 - LEVEL) / max(len(names), 1)
+    return [_difference(name, old[name], new[name], threshold, level) for name in names]
 
 
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -94,9 +97,11 @@ def _name(environment: Mapping[str, Any], key: str) -> Any:
     return value.get("name") if isinstance(value, dict) else value  # of a GPU the name, not its temperature
 
 
-def _difference(name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float) -> Difference:
+def _difference(
+    name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float
+) -> Difference:
     old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
-    raw = ratio(new.blocks(), old.blocks())
+    raw = ratio(new.blocks(), old.blocks(), level=level)
     drift = percentile(new.blocks("yardstick"), 50).value / percentile(old.blocks("yardstick"), 50).value
     seen = Interval(raw.value, min(raw.low, raw.low / drift), max(raw.high, raw.high / drift))
     steady = (raw.value, raw.value / drift)

@@ -52,12 +52,12 @@ def mean(blocks: Blocks, seed: int = 0) -> Interval:
     return _interval(float(samples.mean()), _draws(blocks, lambda rows: rows.mean(axis=1), seed))
 
 
-def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0) -> Interval:
-    """Median over median of two independent sets of samples."""
+def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0, level: float = LEVEL) -> Interval:
+    """Median over median of two independent sets of samples, with its interval at `level`."""
     top = percentile(numerator, 50).value
     bottom = percentile(denominator, 50).value
     draws = _draws(numerator, _medians, seed) / _draws(denominator, _medians, seed + 1)
-    return _interval(top / bottom, draws)
+    return _interval(top / bottom, draws, level)
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], seed: int = 0) -> Interval:
@@ -162,7 +162,7 @@ def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int) -> Flo
     return result
 
 
-def _interval(value: float, draws: Floats) -> Interval:
-    tail = 50 * (1 - LEVEL)
+def _interval(value: float, draws: Floats, level: float = LEVEL) -> Interval:
+    tail = 50 * (1 - level)
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Interval(value, min(float(low), value), max(float(high), value))
