@@ -62,8 +62,8 @@ def _product(node: NodeProto, x: str, weight: str) -> list[NodeProto]:
         "MatMulInteger", [f"{x}.q8", f"{weight}.q8", f"{x}.zero", f"{weight}.zero"], [f"{y}.int"], name=name
     )
     cast = helper.make_node("Cast", [f"{y}.int"], [f"{y}.float"], name=f"{name}.cast", to=TensorProto.FLOAT)
-    scale = helper.make_node("Mul", [f"{x}.scale", f"{weight}.scale"], [f"{y}.scale"], name=f"{name}.scale")
-    last = helper.make_node("Mul", [f"{y}.float", f"{y}.scale"], [y], name=f"{name}.scaled")
+    scale = helper.make_node("Mul", [f"{x}.scale", f"{weight}.scale"], [f"{y}.scales"], name=f"{name}.scales")
+    last = helper.make_node("Mul", [f"{y}.float", f"{y}.scales"], [y], name=f"{name}.scaled")
     for new in (product, cast, scale, last):
         new.metadata_props.extend(node.metadata_props)
     return [product, cast, scale, last]

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from dreamactor.errors import InputError
 from dreamactor.export import quantize as quantization
@@ -106,6 +106,20 @@ def test_cpu_int8_is_smaller_and_close(tiny_model: Model, tiny_feed: Feed) -> No
     low = quantize_dynamic(prepare(model, chosen), chosen)
     assert low.ByteSize() < 0.8 * model.ByteSize()
     assert any(node.op_type == "MatMulInteger" for node in low.graph.node)
+    assert worst(run_model(model, feed), run_model(low, feed)) > 30
+
+
+def test_products_that_follow_one_another_are_each_quantised() -> None:
+    """Nothing stands between them, so one's output is the other's 8-bit input."""
+    draw = np.random.default_rng(0)
+    matrices = [numpy_helper.from_array(draw.standard_normal((32, 32)).astype(np.float32), name) for name in "ab"]
+    nodes = [helper.make_node("MatMul", [x, w], [y], name=f"to_{y}") for x, w, y in (("x", "a", "y"), ("y", "b", "z"))]
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 32]) for name in "xz"]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], matrices)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    low = quantize_dynamic(model, recipe("int8", "cpu"))
+    assert [node.op_type for node in low.graph.node].count("MatMulInteger") == 2
+    feed = {"x": draw.standard_normal((4, 32)).astype(np.float32)}
     assert worst(run_model(model, feed), run_model(low, feed)) > 30
 
 
