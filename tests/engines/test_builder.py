@@ -163,16 +163,14 @@ def test_ranges_widen_the_last_profile_only() -> None:
 
 
 @needs_rtx
-def test_ranges_reach_the_builder(tiny_onnx: dict[str, Path], tmp_path: Path) -> None:
-    """A real network takes pictures of several sizes; one whose graph has a fixed height is refused for them."""
+def test_ranges_reach_the_builder(tmp_path: Path) -> None:
+    """A network takes pictures of several sizes; one whose graph has a fixed height is refused for them."""
     wide = profiles(TINY, "vae_encoder", Ranges(smallest=(32, 48), largest=(128, 96)), fixed=False)
-    engine = tmp_path / "out/e.engine"
-    report = build_engine(tiny_onnx["vae_encoder"], engine, TINY, "vae_encoder", SM89, wide)
+    model = video_model(tmp_path / "m.onnx")
+    report = build_engine(model, tmp_path / "wide.engine", TINY, "vae_encoder", SM89, wide)
     assert report.inputs[0].shape == (1, 3, -1, -1, -1)
     one_size = profiles(TINY, "vae_encoder", fixed=False)
-    narrow = build_engine(tiny_onnx["vae_encoder"], tmp_path / "n.engine", TINY, "vae_encoder", SM89, one_size)
-    assert narrow.bytes != report.bytes
-    fixed = onnx.load(video_model(tmp_path / "m.onnx"))
+    fixed = onnx.load(model)
     fixed.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 64
     onnx.save(fixed, tmp_path / "m.onnx")
     build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", TINY, "vae_encoder", SM89, one_size)
