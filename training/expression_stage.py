@@ -2,8 +2,8 @@
 
 The paper starts from a face encoder that was pre-trained on expressions (arXiv 2504.01724, section 3.2). Without such
 a start the encoder's tokens shrink to nothing before the transformer has learnt to read them. Here the first channels
-of a token are taught to be the expression, whoever wears it and whichever camera sees it; the rest is free, and the
-later stages move all of them.
+of a token are taught to be the expression, whoever wears it and whichever camera sees it; the rest is free. The later
+stages leave the encoder alone.
 
 What is judged is how the expression changes within a clip: who is seen drops out of the difference, which would else
 drown the little that a mouth changes in a picture. Clean crops come first, for the same reason, then disturbed ones.
