@@ -23,12 +23,12 @@ from dreamactor.engines.onnxruntime import session_options
 from dreamactor.engines.session import Array
 from dreamactor.engines.trust import check_file
 
-SPIN, STOP = "session.intra_op.allow_spinning", "session.force_spinning_stop"
+SPIN, DURATION = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
 ENTRIES: dict[str, dict[str, str]] = {
     "the same again": {},
-    "spinning between operators, not between runs": {SPIN: "1", STOP: "1"},
-    "spinning so for 200 us": {SPIN: "1", STOP: "1", "session.intra_op.spin_duration_us": "200"},
-    "spinning so for 50 us": {SPIN: "1", STOP: "1", "session.intra_op.spin_duration_us": "50"},
+    "no busy waiting between operators": {SPIN: "0"},
+    "busy waiting for 200 us": {DURATION: "200"},
+    "busy waiting without bound": {DURATION: "-1"},
     "work shared out in shrinking blocks": {"session.dynamic_block_base": "4"},
     "denormals as zero": {"session.set_denormal_as_zero": "1"},
 }

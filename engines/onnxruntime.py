@@ -108,8 +108,11 @@ def session_options(threads: int | None = None) -> Any:
     options.log_severity_level = 3
     # Q/DQ stays dequantise-then-float: fused, FP8 models do not load and INT8 loses accuracy without a word.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # Five sessions share the cores: a pool that spins after its run takes them from the next one.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait busily between a run's operators, which come every 0.1 ms, but not long: another job may want the
+    # core. They stop with the run: five sessions share the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
