@@ -22,6 +22,7 @@ from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline import Animator, Options
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.prepare import encode
+from dreamactor.production.video_quality import psnr
 
 OURS = "onnxruntime"
 VIDEO_BOUND = 30.0  # dB of PSNR against the main set's video, as at the build of a quantised set
@@ -79,19 +80,13 @@ def run_networks(engines: Engines, given: MotionInputs, options: Options) -> Arr
     return np.concatenate(videos)
 
 
-def video_psnr(frames: Array, others: Array) -> float:
-    """Decibels over all pixels of two videos u8; 100 for equal ones."""
-    error = float(((frames.astype(np.float64) - others.astype(np.float64)) ** 2).mean())
-    return 100.0 if error == 0 else min(100.0, 10 * float(np.log10(255**2 / error)))
-
-
 def _precisions(bench: Bench, given: MotionInputs, options: Options) -> dict[str, Engines]:
     """The other sets by precision, as far as their video is that of the main set."""
     found, expected = {}, run_networks(bench.main, given, options)
     for precision, engines in bench.sets.items():
         if engines is bench.main:
             continue
-        decibels = video_psnr(run_networks(engines, given, options), expected)
+        decibels = psnr(run_networks(engines, given, options), expected)
         bench.report["peers"][precision] = {"video_psnr_db": decibels}
         if decibels >= VIDEO_BOUND:
             found[precision] = engines

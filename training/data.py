@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -174,6 +175,12 @@ class ClipStore:
         self.height, self.width = int(about["height"]), int(about["width"])
         for name in _shapes(0, 0, 0):
             setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+    @cached_property
+    def expression_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation [8] of the expressions that show."""
+        values = np.asarray(self.expressions, np.float64)
+        return np.nanmean(values, axis=(0, 1)), np.nanstd(values, axis=(0, 1)) + 1e-6
 
     frames: Bytes
     controls: Bytes

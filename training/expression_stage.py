@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.networks import Networks
@@ -30,7 +29,7 @@ def expression_batch(
 
     `progress` through the stage, 0..1, decides how many clips are disturbed as another camera would.
     """
-    mean, deviation = statistics(store)
+    mean, deviation = store.expression_statistics
     disturbed = min(MOST_DISTURBED, max(0.0, 2 * (progress - CLEAN_UNTIL)))
     faces, expressions = [], []
     for _ in range(count):
@@ -40,12 +39,6 @@ def expression_batch(
         faces.append(augment_faces(crops, rng) if rng.random() < disturbed else enlarge_faces(crops))
         expressions.append((store.expressions[clip, chosen] - mean) / deviation)
     return to_faces(np.stack(faces)), torch.from_numpy(np.stack(expressions)).float()
-
-
-def statistics(store: ClipStore) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation [8] of the expressions that show in a split."""
-    values = np.asarray(store.expressions, np.float64)
-    return np.nanmean(values, axis=(0, 1)), np.nanstd(values, axis=(0, 1)) + 1e-6
 
 
 def expression_loss(networks: Networks, faces: Tensor, expressions: Tensor) -> tuple[Tensor, dict[str, float]]:

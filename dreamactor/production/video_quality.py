@@ -36,7 +36,7 @@ def compare(reference: NDArray[np.uint8], found: NDArray[np.uint8]) -> VideoQual
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise of one frame in dB."""
+    """Peak signal-to-noise in dB of one frame, or over all pixels of a video."""
     error = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
     return SAME if error == 0 else min(SAME, 10 * float(np.log10(255.0**2 / error)))
 

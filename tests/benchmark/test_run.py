@@ -21,7 +21,7 @@ from dreamactor.benchmark.drawing import COLOURS
 from dreamactor.benchmark.html import write_html
 from dreamactor.benchmark.inputs import Size, lengthened, media, network_inputs
 from dreamactor.benchmark.plain_server import PlainServer
-from dreamactor.benchmark.rivals import run_networks, video_psnr
+from dreamactor.benchmark.rivals import run_networks
 from dreamactor.benchmark.run import Settings, main, write
 from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import interleave
@@ -32,6 +32,7 @@ from dreamactor.errors import InputError
 from dreamactor.motion.prepare import prepare
 from dreamactor.pipeline import Animator, Options
 from dreamactor.presets import preset
+from dreamactor.production.video_quality import psnr
 
 TINY = preset("tiny")
 SHORT = Options(max_frames=9, steps=2)
@@ -144,9 +145,9 @@ def test_a_clips_networks_give_its_frames(engines: Engines) -> None:
     frames = run_networks(engines, inputs, SHORT)
 
     assert frames.shape == (9, 3, TINY.height, TINY.width)
-    assert video_psnr(frames, run_networks(engines, inputs, SHORT)) == 100
+    assert psnr(frames, run_networks(engines, inputs, SHORT)) == 100
     brighter = np.minimum(frames, 245) + 10
-    assert video_psnr(np.minimum(frames, 245), brighter) == pytest.approx(28.13, abs=0.01)
+    assert psnr(np.minimum(frames, 245), brighter) == pytest.approx(28.13, abs=0.01)
 
 
 def test_a_clip_is_lengthened_by_playing_it_again() -> None:
