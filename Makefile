@@ -83,6 +83,6 @@ $(BINDINGS): tests/kernels/tensorrt_bindings.py | $(VENV)/.ready
 	$(BIN)/python -m tests.kernels.tensorrt_bindings
 	@touch $@
 
-$(SERVER)/.ready: serving/environment.py serving/constraints-server.txt | $(VENV)/.ready
+$(SERVER)/.ready: serving/environment.py serving/constraints-server.txt pyproject.toml | $(VENV)/.ready
 	$(BIN)/python -m dreamactor.serving.environment --dir $(SERVER)
 	@touch $@

@@ -58,6 +58,7 @@ def test_same_seed_same_file(tmp_path: Path, tiny_engines: Path) -> None:
         ({"steps": 0}, "steps"),
         ({"guidance": 1000}, "guidance_scale"),
         ({"seed": -1}, "seed"),
+        ({"server": "127.0.0.1:9", "max-clip-mb": 1}, "the caps on input are the server's"),
         ({"max-frames": 1}, "max_frames"),
         ({"max-clip-mb": 0.1}, "clip"),
         ({"max-image-megapixels": 0.1}, "pixels"),

@@ -1,12 +1,14 @@
 """Pre-training of the face motion encoder on the renderer's expression parameters.
 
 The paper starts from a face encoder that was pre-trained on expressions (arXiv 2504.01724, section 3.2). Without such
-a start the encoder's tokens shrink to nothing before the transformer has learnt to read them. Here the first channels
-of a token are taught to be the expression, whoever wears it and whichever camera sees it; the rest is free. The later
+a start the encoder's tokens shrink to nothing before the transformer has learnt to read them. Here a token is taught to
+be the expression, whoever wears it and whichever camera sees it, a constant and zeros: the transformer normalises
+tokens, so a channel that is free would drown the others, and without the constant the strength would be lost. The later
 stages leave the encoder alone.
 
-What is judged is how the expression changes within a clip: who is seen drops out of the difference, which would else
-drown the little that a mouth changes in a picture. Clean crops come first, for the same reason, then disturbed ones.
+What is judged most is how the expression changes within a clip: who is seen drops out of the difference, which would
+else drown the little that a mouth changes in a picture. Clean crops come first, for the same reason, then disturbed
+ones.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from dreamactor.networks import Networks
 from dreamactor.training.data import EXPRESSIONS, ClipStore
 from dreamactor.training.flow_stage import augment_faces, enlarge_faces, to_faces
 
+ABSOLUTE = 0.1  # weight of the tokens themselves beside that of their changes
+CONSTANT = 2.0  # what the channel after the expression is
 CLEAN_UNTIL, MOST_DISTURBED = 0.3, 0.9  # share of the stage; share of the clips at its end
 
 
@@ -42,14 +46,18 @@ def expression_batch(
 
 
 def expression_loss(networks: Networks, faces: Tensor, expressions: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Mean squared error of the changes within each clip, over the faces that show; `mouth` is the share of the
-    mouth's opening that is not explained."""
+    """Mean squared error of the changes within each clip and, lighter, of the tokens, over the faces that show; `mouth`
+    is the share of the changes of the mouth's opening that is not explained."""
     shown = expressions[..., :1].isfinite().float()
-    found = _changes(networks.face_encoder(faces)[..., :EXPRESSIONS].float(), shown)
-    wanted = _changes(expressions.nan_to_num(), shown)
-    square = (found - wanted).square()
-    loss = square.sum() / (EXPRESSIONS * shown.sum()).clamp_min(1)
-    mouth = square[..., 0].sum() / wanted[..., 0].square().sum().clamp_min(1e-6)
+    tokens = networks.face_encoder(faces).float()
+    wanted = torch.zeros_like(tokens)
+    wanted[..., :EXPRESSIONS] = expressions.nan_to_num()
+    wanted[..., EXPRESSIONS] = CONSTANT
+    change = _changes(wanted, shown)
+    square = (_changes(tokens, shown) - change).square()
+    absolute = (tokens - wanted).square() * shown
+    loss = (square + ABSOLUTE * absolute).sum() / (EXPRESSIONS * shown.sum()).clamp_min(1)
+    mouth = square[..., 0].sum() / change[..., 0].square().sum().clamp_min(1e-6)
     return loss, {"loss": float(loss.detach()), "mouth": float(mouth.detach())}
 
 

@@ -16,7 +16,7 @@ from dreamactor.training.data import FACE_MARGIN, ClipStore
 from dreamactor.training.latents import SINGLES, LatentStore
 from dreamactor.training.recipe import Stage
 
-TIMESTEP_MEAN, TIMESTEP_SPREAD = 0.7, 1.1  # of the logit; 1 is noise
+TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
 CARRIED_NOISE = 0.06  # what a carried latent is off in use
 HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 8.0
 

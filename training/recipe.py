@@ -65,7 +65,7 @@ class Recipe:
 PUPPET = Recipe(
     stages=(
         Stage("vae", 3000, 2.5e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.",), decay=0.4),
-        Stage("expression", 1200, 2e-3, mix=((8, 8, 1.0),), trains=("face_encoder.",), decay=0.4),
+        Stage("expression", 2500, 2e-3, mix=((8, 8, 1.0),), trains=("face_encoder.",), decay=0.4),
         Stage(
             "body", 1500, 2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
             face=False, references=(0.9, 0.1, 0.0),

@@ -102,8 +102,10 @@ class Run:
         self.saved = self.drawn = time.monotonic()
 
     def _compile(self) -> None:
-        """Compiles the transformer's block in place: once for every shape of batch, not once more for every block."""
+        """Compiles the pose encoder and the transformer's block in place: once for every shape of batch, not once
+        more for every block."""
         torch._dynamo.config.recompile_limit = 64
+        self.networks.pose_encoder.compile(dynamic=False)
         for block in self.networks.transformer.blocks:
             block.compile(dynamic=False)
 

@@ -14,6 +14,7 @@ from dreamactor.commands.common import (
     read_file,
     write_whole,
 )
+from dreamactor.errors import InputError
 
 HELP = "a photo and a driving clip to a video"
 
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from dreamactor.motion.limits import Limits
     from dreamactor.pipeline.options import Options
     from dreamactor.progress import ProgressBar
 
@@ -45,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
         steps=options.steps, guidance_scale=options.guidance, seed=options.seed, max_frames=options.max_frames,
         scale=options.scale, solver=options.solver, pseudo_references=options.pseudo_references,
     )  # fmt: skip
+    limits = limits_of(options)
+    if options.server and limits != Limits():
+        raise InputError("With --server the caps on input are the server's: give them to `dreamactor serve`.")
     references = [read_file(path, "reference") for path in options.reference]
     driving = read_file(options.driving, "driving clip")
     check_output(options.output)
@@ -58,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
             from dreamactor.pipeline import Animator
 
             engines = options.engines or build_set(options.preset, options.precision)
-            with Animator.open(engines, limits=limits_of(options)) as animator:
+            with Animator.open(engines, limits=limits) as animator:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)
     print(f"{options.output}: {len(video) / 1e6:.1f} MB")
