@@ -63,7 +63,8 @@ def test_two_and_a_half_gigabytes_of_weights_take_two_and_a_half_times_the_memor
     assert found["weights"] > max(2**31, 0.95 * WEIGHTS)
     assert found["passed"] == [True, True]
     assert found["peak"] < 2.5 * found["weights"]
-    for precision, share in (("fp32", 1.0), ("int8", 0.3)):
+    # the timestep's layers stay high: 9 of the 57 matrices of such a shallow network
+    for precision, share in (("fp32", 1.0), ("int8", 0.39)):
         files = json.loads(read_bytes(tmp_path / precision))["networks"]["denoiser"]["files"]
         assert [file["path"] for file in files] == ["denoiser.onnx", "denoiser.onnx.data"]
         assert external_files((tmp_path / precision / "denoiser.onnx").read_bytes()) == {"denoiser.onnx.data"}
