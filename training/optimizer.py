@@ -1,7 +1,8 @@
 """Muon for the matrices, AdamW for the rest, in one optimiser.
 
 Muon (K. Jordan 2024, with the update's size of arXiv 2502.16982) replaces the momentum of a weight matrix by the
-nearest orthogonal one; it needs about half the steps of AdamW here, and steps are what a small machine lacks.
+nearest orthogonal one; it needs about half the steps of AdamW here, and steps are what a small machine lacks. Several
+processes share the matrices out among them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from dreamactor.training.parallel import Processes
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -24,6 +27,7 @@ class Muon(torch.optim.Optimizer):
         matrices: list[torch.nn.Parameter],
         others: list[torch.nn.Parameter],
         lr: float,
+        processes: Processes | None = None,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
@@ -31,26 +35,37 @@ class Muon(torch.optim.Optimizer):
         groups = [{"params": matrices, "matrix": True}, {"params": others, "matrix": False}]
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
+        self.processes = processes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update from the gradients."""
         for group in self.param_groups:
-            update = self._matrix if group["matrix"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(parameter, parameter.grad, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            if group["matrix"]:
+                self._matrices(parameters, group)
+            else:
+                for parameter in parameters:
+                    self._adam(parameter, parameter.grad, group)
 
-    def _matrix(self, parameter: Tensor, gradient: Tensor, group: dict[str, float]) -> None:
+    def _matrices(self, parameters: list[torch.nn.Parameter], group: dict[str, float]) -> None:
+        gradients = [self._with_momentum(parameter, group["momentum"]) for parameter in parameters]
+        share = self.processes
+        directions = share.divide(orthogonal, gradients, torch.bfloat16) if share else map(orthogonal, gradients)
+        for parameter, direction in zip(parameters, directions, strict=True):
+            size = MATCH * max(direction.shape) ** 0.5
+            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
+
+    def _with_momentum(self, parameter: torch.nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov's look ahead, as a matrix."""
+        assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["exp_avg"] = torch.zeros_like(parameter)
-        momentum = state["exp_avg"]
-        momentum.lerp_(gradient, 1 - group["momentum"])
-        direction = orthogonal(gradient.lerp(momentum, group["momentum"]).flatten(1))
-        size = MATCH * max(direction.shape) ** 0.5
-        parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
+        state["exp_avg"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["exp_avg"], momentum).flatten(1)
 
     def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, tuple[float, float]]) -> None:
         state = self.state[parameter]
@@ -67,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix's singular value decomposition, by Newton-Schulz iterations in bfloat16."""
+    """About U V^T of the matrix's singular value decomposition, by Newton-Schulz iterations; bfloat16."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix.shape[0] <= matrix.shape[1]
     x = (matrix if wide else matrix.T).bfloat16()
@@ -75,7 +90,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if wide else x.T).to(matrix.dtype)
+    return x if wide else x.T
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

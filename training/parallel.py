@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,6 +41,17 @@ class Processes:
         flat /= self.count
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
+
+    def divide(self, work: Callable[[Tensor], Tensor], items: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """`work` of every item, each process doing a part of them; results keep the items' shapes, as `dtype`."""
+        if self.count == 1:
+            return [work(item) for item in items]
+        flat = torch.zeros(sum(item.numel() for item in items), dtype=dtype, device=self.device)
+        results = [part.view_as(item) for part, item in zip(flat.split([x.numel() for x in items]), items, strict=True)]
+        for index in range(self.rank, len(items), self.count):
+            results[index].copy_(work(items[index]))
+        dist.all_reduce(flat)
+        return results
 
     def agree(self, stop: bool) -> bool:
         """True in every process as soon as it is in one."""

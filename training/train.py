@@ -162,7 +162,7 @@ class Run:
         if not names:
             raise DreamActorError(f"Stage '{stage.name}' trains nothing: no parameter is named like {stage.trains}.")
         matrices, others = list(chosen[True].values()), list(chosen[False].values())
-        return Optimisation(names, Muon(matrices, others, stage.learning_rate))
+        return Optimisation(names, Muon(matrices, others, stage.learning_rate, self.processes))
 
     def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
         rng = np.random.default_rng([self.recipe.seed, index, step])
