@@ -182,6 +182,12 @@ class ClipStore:
         values = np.asarray(self.expressions, np.float64)
         return np.nanmean(values, axis=(0, 1)), np.nanstd(values, axis=(0, 1)) + 1e-6
 
+    @cached_property
+    def by_head(self) -> NDArray[np.float64]:
+        """Probability of each clip [N], in proportion to its head's size: a large one has more to learn."""
+        radius = np.asarray(self.heads[..., 2], np.float64).mean(1)
+        return np.asarray(radius / radius.sum())
+
     frames: Bytes
     controls: Bytes
     faces: Bytes

@@ -56,7 +56,7 @@ def flow_batch(
     total = latents.video.shape[2]
     carried = 1 < frames < total and rng.random() < stage.carried
     number = 1 + int(rng.choice(3, p=stage.references))
-    clips, seeds = rng.integers(store.count, size=count), rng.integers(2**62, size=count)
+    clips, seeds = rng.choice(store.count, size=count, p=store.by_head), rng.integers(2**62, size=count)
     dropped = rng.random((count, 4)) < stage.dropout * np.array([1, 0.6, 0.6, 0.6])
     latent, controls, faces, references, reference_controls, weights = [], [], [], [], [], []
     for clip, seed in zip(clips[share], seeds[share], strict=True):

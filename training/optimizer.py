@@ -8,6 +8,7 @@ processes share the matrices out among them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +21,19 @@ MATCH = 0.2  # the update's root mean square, of the learning rate: what AdamW's
 
 
 class Muon(torch.optim.Optimizer):
-    """Parameters of two or more dimensions in groups with `matrix` true take orthogonal updates."""
+    """Groups with `matrix` true, of parameters of two or more dimensions, take orthogonal updates; a group's `rate`
+    multiplies its learning rate."""
 
     def __init__(
         self,
-        matrices: list[torch.nn.Parameter],
-        others: list[torch.nn.Parameter],
+        groups: list[dict[str, Any]],
         lr: float,
         processes: Processes | None = None,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
     ) -> None:
-        groups = [{"params": matrices, "matrix": True}, {"params": others, "matrix": False}]
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "rate": 1.0, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
         self.processes = processes
 
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in parameters:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.mul_(1 - group["lr"] * group["rate"] * group["weight_decay"])
             if group["matrix"]:
                 self._matrices(parameters, group)
             else:
@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         directions = share.divide(orthogonal, gradients, torch.bfloat16) if share else map(orthogonal, gradients)
         for parameter, direction in zip(parameters, directions, strict=True):
             size = MATCH * max(direction.shape) ** 0.5
-            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
+            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * group["rate"] * size)
 
     def _with_momentum(self, parameter: torch.nn.Parameter, momentum: float) -> Tensor:
         """Nesterov's look ahead, as a matrix."""
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         state["exp_avg"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(state["exp_avg"], momentum).flatten(1)
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, tuple[float, float]]) -> None:
+    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
         state["exp_avg"].lerp_(gradient, 1 - first)
         state["exp_avg_sq"].lerp_(gradient.square(), 1 - second)
         root = (state["exp_avg_sq"] / (1 - second**count)).sqrt_().add_(1e-8)
-        parameter.addcdiv_(state["exp_avg"], root, value=-float(group["lr"]) / (1 - first**count))  # type: ignore[arg-type]
+        parameter.addcdiv_(state["exp_avg"], root, value=-float(group["lr"] * group["rate"]) / (1 - first**count))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ from dreamactor.training.vae_stage import vae_batch, vae_loss
 CHECKPOINT = "checkpoint"
 CLIP_NORM = 1.0
 WARMUP = 60
+FACE_RATE = 0.15
+"""Share of the learning rate for the face attention. Until the network draws mouths there is nothing for it to learn,
+and Muon's steps are as large for noise as for a signal: at the full rate its gates close before that."""
 
 
 def train(
@@ -153,16 +156,21 @@ class Run:
         return True
 
     def _optimisation(self, stage: Stage) -> Optimisation:
-        chosen: dict[bool, dict[str, torch.nn.Parameter]] = {True: {}, False: {}}
+        kinds = {"matrices": (True, 1.0), "face": (True, FACE_RATE), "others": (False, 1.0)}
+        chosen: dict[str, dict[str, torch.nn.Parameter]] = {kind: {} for kind in kinds}
         for name, parameter in self.networks.named_parameters():
             parameter.requires_grad_(any(part in name for part in stage.trains))
             if parameter.requires_grad:
-                chosen[is_matrix(name, parameter)][name] = parameter
-        names = [*chosen[True], *chosen[False]]
+                kind = "others" if not is_matrix(name, parameter) else "face" if ".face." in name else "matrices"
+                chosen[kind][name] = parameter
+        names = [name for group in chosen.values() for name in group]
         if not names:
             raise DreamActorError(f"Stage '{stage.name}' trains nothing: no parameter is named like {stage.trains}.")
-        matrices, others = list(chosen[True].values()), list(chosen[False].values())
-        return Optimisation(names, Muon(matrices, others, stage.learning_rate, self.processes))
+        groups = [
+            {"params": list(chosen[kind].values()), "matrix": matrix, "rate": rate}
+            for kind, (matrix, rate) in kinds.items()
+        ]
+        return Optimisation(names, Muon(groups, stage.learning_rate, self.processes))
 
     def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
         rng = np.random.default_rng([self.recipe.seed, index, step])

@@ -139,7 +139,7 @@ class Transformer(nn.Module):
     def _initialise(self) -> None:
         nn.init.normal_(self.time_out.weight, std=0.02 * self.config.dim**-0.5)
         nn.init.zeros_(self.time_out.bias)
-        nn.init.normal_(self.face_position, std=0.02)
+        nn.init.normal_(self.face_position, std=0.5)  # as large as a token: heads tell the four frames apart
         nn.init.normal_(self.reference_embedding, std=0.02)
         nn.init.normal_(self.final.weight, std=0.02)
         nn.init.zeros_(self.final.bias)

@@ -55,7 +55,10 @@ def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick
 def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
     store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
     parameters = list(networks.vae.parameters())
-    optimizer = Muon([p for p in parameters if p.ndim == 4], [p for p in parameters if p.ndim != 4], 3e-3)
+    groups = [
+        {"params": [p for p in parameters if (p.ndim == 4) == matrix], "matrix": matrix} for matrix in (True, False)
+    ]
+    optimizer = Muon(groups, 3e-3)
     values = []
     for step in range(25):
         rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
