@@ -18,7 +18,7 @@ from dreamactor.training.recipe import Stage
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
 CARRIED_NOISE = 0.06  # what a carried latent is off in use
-HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 8.0
+HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 16.0
 
 
 @dataclass(frozen=True)

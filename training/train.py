@@ -45,7 +45,7 @@ from dreamactor.training.vae_stage import vae_batch, vae_loss
 CHECKPOINT = "checkpoint"
 CLIP_NORM = 1.0
 WARMUP = 60
-FACE_RATE = 0.15
+FACE_RATE = 0.4
 """Share of the learning rate for the face attention. Until the network draws mouths there is nothing for it to learn,
 and Muon's steps are as large for noise as for a signal: at the full rate its gates close before that."""
 
