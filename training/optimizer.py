@@ -21,8 +21,7 @@ MATCH = 0.2  # the update's root mean square, of the learning rate: what AdamW's
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `matrix` true, of parameters of two or more dimensions, take orthogonal updates; a group's `rate`
-    multiplies its learning rate."""
+    """Groups with `matrix` true, of parameters of two or more dimensions, take orthogonal updates."""
 
     def __init__(
         self,
@@ -33,7 +32,7 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
     ) -> None:
-        defaults = {"lr": lr, "rate": 1.0, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
         self.processes = processes
 
@@ -43,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in parameters:
-                parameter.mul_(1 - group["lr"] * group["rate"] * group["weight_decay"])
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
             if group["matrix"]:
                 self._matrices(parameters, group)
             else:
@@ -56,7 +55,7 @@ class Muon(torch.optim.Optimizer):
         directions = share.divide(orthogonal, gradients, torch.bfloat16) if share else map(orthogonal, gradients)
         for parameter, direction in zip(parameters, directions, strict=True):
             size = MATCH * max(direction.shape) ** 0.5
-            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * group["rate"] * size)
+            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
 
     def _with_momentum(self, parameter: torch.nn.Parameter, momentum: float) -> Tensor:
         """Nesterov's look ahead, as a matrix."""
@@ -78,7 +77,7 @@ class Muon(torch.optim.Optimizer):
         state["exp_avg"].lerp_(gradient, 1 - first)
         state["exp_avg_sq"].lerp_(gradient.square(), 1 - second)
         root = (state["exp_avg_sq"] / (1 - second**count)).sqrt_().add_(1e-8)
-        parameter.addcdiv_(state["exp_avg"], root, value=-float(group["lr"] * group["rate"]) / (1 - first**count))
+        parameter.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - first**count))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

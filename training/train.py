@@ -30,7 +30,7 @@ from dreamactor.training.expression_stage import expression_batch, expression_lo
 from dreamactor.training.flow_stage import flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
 from dreamactor.training.optimizer import Muon, is_matrix
-from dreamactor.training.recipe import Recipe, Stage
+from dreamactor.training.recipe import FACE_MODULES, Recipe, Stage
 from dreamactor.training.recipe import recipe as recipe_for
 from dreamactor.training.state import (
     MovingAverage,
@@ -137,7 +137,7 @@ class Run:
         while self.position.step < stage.steps:
             step = self.position.step
             for group in work.optimizer.param_groups:
-                group["lr"] = stage.learning_rate * schedule(step, stage)
+                group["lr"] = stage.learning_rate * group["rate"] * schedule(step, stage)
             started = time.monotonic()
             logged = self._step(index, stage, step, work)
             self.average.update(self.networks, step, stage.trains)
@@ -159,10 +159,10 @@ class Run:
         kinds = {"matrices": (True, 1.0), "face": (True, FACE_RATE), "others": (False, 1.0)}
         chosen: dict[str, dict[str, torch.nn.Parameter]] = {kind: {} for kind in kinds}
         for name, parameter in self.networks.named_parameters():
-            parameter.requires_grad_(any(part in name for part in stage.trains))
+            parameter.requires_grad_(_among(name, stage.trains))
             if parameter.requires_grad:
-                kind = "others" if not is_matrix(name, parameter) else "face" if ".face." in name else "matrices"
-                chosen[kind][name] = parameter
+                matrix = "face" if _among(name, FACE_MODULES) else "matrices"
+                chosen[matrix if is_matrix(name, parameter) else "others"][name] = parameter
         names = [name for group in chosen.values() for name in group]
         if not names:
             raise DreamActorError(f"Stage '{stage.name}' trains nothing: no parameter is named like {stage.trains}.")
@@ -251,6 +251,11 @@ def schedule(step: int, stage: Stage) -> float:
     tail = stage.steps * (1 - stage.decay)
     fall = 1.0 if step < tail else 1 - 0.9 * (step - tail) / max(1.0, stage.steps - tail)
     return rise * fall
+
+
+def _among(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a parameter is of one of the modules, which are named by parts of its name."""
+    return any(part in name for part in modules)
 
 
 def _fingerprint(networks: Networks) -> str:
