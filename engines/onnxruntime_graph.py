@@ -3,7 +3,8 @@
 The exported file stays standard for every runtime. What is done here is what ONNX Runtime's own passes leave: attention
 and rotary positions become its fused operators in the layout that the projections already have, the joint projection of
 queries, keys and values is cut into three (their split was a copy), the values' bias moves behind the attention (its
-weights add up to one), and the channel norm loses two full-size temporaries.
+weights add up to one), the channel norm loses two full-size temporaries, and pixels are no longer gathered into patches
+before a convolution that can stride over them.
 """
 
 from __future__ import annotations
@@ -257,6 +258,54 @@ def _channel_norm(graph: _Graph, node: ir.Node) -> bool:
     return True
 
 
+def _strided_convolution(graph: _Graph, node: ir.Node) -> bool:
+    """3x3 over b x b patches of pixels to 3b x 3b with stride b over the pixels: the same products."""
+    if node.op_type != "Conv" or not _plain_3x3(node):
+        return False
+    patches, weight = node.inputs[0], node.inputs[1]
+    while (through := _through(patches, "Reshape")) is not None:
+        patches = through
+    gather = _producer(patches, "Transpose")
+    shape = _producer(_reshape_shape(gather), "Concat") if gather is not None else None
+    if gather is None or shape is None or tuple(gather.attributes["perm"].as_ints()) != (0, 1, 3, 5, 2, 4):
+        return False
+    pixels, block = _through(gather.inputs[0], "Reshape"), _constant_size(shape.inputs[3])
+    if weight is None or weight.const_value is None or pixels is None or not block:
+        return False
+    old = weight.const_value.numpy()
+    if _constant_size(shape.inputs[5]) != block or old.shape[1] % block**2:
+        return False
+    out, channels = old.shape[0], old.shape[1] // block**2
+    taps = old.reshape(out, channels, block, block, 3, 3).transpose(0, 1, 4, 2, 5, 3)
+    wide = graph.constant(f"{weight.name}.strided", taps.reshape(out, channels, 3 * block, 3 * block))
+    bias = [value for value in node.inputs[2:] if value is not None]
+    strided = graph.add(
+        node, "Conv", pixels, wide, *bias, name="strided",
+        kernel_shape=[3 * block] * 2, strides=[block] * 2, pads=[block] * 4,
+    )  # fmt: skip
+    graph.replace(node.outputs[0], strided)
+    return True
+
+
+def _plain_3x3(node: ir.Node) -> bool:
+    wanted = {"kernel_shape": (3, 3), "strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1)}
+    given = {name: tuple(node.attributes[name].as_ints()) for name in wanted if name in node.attributes}
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    return given == wanted and group == 1
+
+
+def _reshape_shape(transpose: ir.Node) -> ir.Value | None:
+    """The shape operand of the reshape before a transpose."""
+    reshape = _producer(transpose.inputs[0], "Reshape")
+    return reshape.inputs[1] if reshape is not None else None
+
+
+def _constant_size(value: ir.Value | None) -> int | None:
+    """The one number of a constant [1]."""
+    numbers = value.const_value.numpy() if value is not None and value.const_value is not None else None
+    return int(numbers[0]) if numbers is not None and numbers.shape == (1,) else None
+
+
 def _producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
     """The node that makes `value`, if it is one of `operators`."""
     node = value.producer() if value is not None else None
@@ -292,6 +341,7 @@ _RULES: dict[str, Callable[[_Graph, ir.Node], bool]] = {
     "attention": _attention,
     "split projection": _split_projection,
     "channel norm": _channel_norm,
+    "strided convolution": _strided_convolution,
 }
 
 

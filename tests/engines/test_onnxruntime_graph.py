@@ -18,7 +18,7 @@ TINY = preset("tiny")
 SIZES = [Size.of(TINY), Size(5, 32, 64, references=3), Size(17, 96, 64, references=1, batch=1)]
 
 
-@pytest.mark.parametrize("name", ["denoiser", "pose_encoder"])
+@pytest.mark.parametrize("name", ["denoiser", "pose_encoder", "vae_encoder"])
 def test_same_function_at_every_size(tiny_onnx: dict[str, Path], name: str, tmp_path: Path) -> None:
     counts = optimize(tiny_onnx[name], tmp_path / "rewritten.onnx")
     onnx.checker.check_model(str(tmp_path / "rewritten.onnx"))
@@ -44,6 +44,19 @@ def test_denoiser_is_rewritten_everywhere(tiny_onnx: dict[str, Path], tmp_path: 
     assert counts["split projection"] == 2 * depth
     assert "FlashAttention" not in kinds
     assert kinds.count("FaceAttention") == depth
+
+
+@pytest.mark.parametrize("name", ["pose_encoder", "vae_encoder"])
+def test_no_patches_are_gathered_before_the_first_convolution(
+    tiny_onnx: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    counts = optimize(tiny_onnx[name], tmp_path / "rewritten.onnx")
+
+    nodes = onnx.load(tmp_path / "rewritten.onnx").graph.node
+    assert counts["strided convolution"] == 1
+    assert not [node for node in nodes if node.op_type == "Transpose" and len(node.attribute[0].ints) == 6]
+    first = next(node for node in nodes if node.op_type == "Conv")
+    assert {a.name: list(a.ints) for a in first.attribute}["strides"] == [4, 4]
 
 
 def test_what_only_looks_alike_is_left_alone() -> None:
