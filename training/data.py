@@ -9,7 +9,9 @@ as many of the same character in another performance.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
+import shutil
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.errors import InputError
+from dreamactor.errors import DreamActorError, InputError
 from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX, PoseSequence
 from dreamactor.motion.retarget import choose_scale, only
@@ -211,6 +213,9 @@ def prepare(
     Stage(split, mocap, height, width, fps)  # fails early when the motion data is missing
     folder.mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
+    _require_room(
+        folder, sum(math.prod(shape) * int(kind[1]) for shape, kind in _shapes(count, height, width).values())
+    )
     for name, (shape, kind) in _shapes(count, height, width).items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
     jobs = [(folder, split, mocap, size, fps, range(i, count, workers)) for i in range(workers)]
@@ -221,6 +226,17 @@ def prepare(
             pool.starmap(_fill, jobs)
     marker.write_text(json.dumps(about))
     return ClipStore(folder)
+
+
+def _require_room(folder: Path, wanted: int) -> None:
+    """Raises DreamActorError when `wanted` bytes do not fit: a full disk would end the run without a word."""
+    there = sum(path.stat().st_blocks * 512 for path in folder.glob("*.npy"))
+    free = shutil.disk_usage(folder).free + there
+    if wanted > free:
+        raise DreamActorError(
+            f"The clips need {wanted / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} are free; "
+            "make room or train in another folder with --output."
+        )
 
 
 def _fill(folder: Path, split: str, mocap: Path, size: tuple[int, int], fps: float, indices: range) -> None:

@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
         self,
         groups: list[dict[str, Any]],
         lr: float,
-        processes: Processes | None = None,
+        processes: Processes,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
@@ -51,8 +51,7 @@ class Muon(torch.optim.Optimizer):
 
     def _matrices(self, parameters: list[torch.nn.Parameter], group: dict[str, float]) -> None:
         gradients = [self._with_momentum(parameter, group["momentum"]) for parameter in parameters]
-        share = self.processes
-        directions = share.divide(orthogonal, gradients, torch.bfloat16) if share else map(orthogonal, gradients)
+        directions = self.processes.divide(orthogonal, gradients, torch.bfloat16)
         for parameter, direction in zip(parameters, directions, strict=True):
             size = MATCH * max(direction.shape) ** 0.5
             parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)

@@ -58,7 +58,7 @@ def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
     groups = [
         {"params": [p for p in parameters if (p.ndim == 4) == matrix], "matrix": matrix} for matrix in (True, False)
     ]
-    optimizer = Muon(groups, 3e-3)
+    optimizer = Muon(groups, 3e-3, parallel.start())
     values = []
     for step in range(25):
         rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
@@ -199,6 +199,13 @@ def test_a_full_disk_keeps_the_last_good_state(new_run: NewRun, quick: Recipe) -
     assert (folder / CHECKPOINT / "model.safetensors").read_bytes() == weights
     assert not list(folder.glob(".state*"))
     train("tiny", folder, quick, minutes=1e-6)
+
+
+def test_clips_that_do_not_fit_the_disk_are_refused_before_any_is_rendered(tmp_path: Path) -> None:
+    with pytest.raises(DreamActorError, match="The clips need"):
+        train("puppet", tmp_path, replace(recipe("puppet"), clips=2_000_000_000))
+
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:
