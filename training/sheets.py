@@ -77,20 +77,31 @@ def to_frames(video: Tensor) -> NDArray[np.uint8]:
 
 
 def curves(folder: Path, height: int = 320, width: int = 900) -> None:
-    """Draws the smoothed loss of every stage, each on its own logarithmic scale, into `curves.png`."""
+    """Draws each stage's smoothed loss, thin beside it the validation loss, into `curves.png`; each stage has its own
+    logarithmic scale."""
     canvas = np.full((height, width, 3), 255, np.uint8)
     for index, path in enumerate(sorted(folder.glob("log_*.csv"))):
-        with path.open() as file:
-            losses = np.array([float(row["loss"]) for row in csv.DictReader(file)])
+        losses = _column(path, "loss")
         if len(losses) < 3:
             continue
         window = max(1, len(losses) // 60)
-        smooth = np.log10(np.convolve(losses, np.ones(window) / window, "valid"))
-        low, high = float(smooth.min()), float(smooth.max())
-        x = np.linspace(40, width - 20, len(smooth))
-        y = 20 + (height - 60) * (high - smooth) / max(high - low, 1e-9)
-        color = COLORS[index % len(COLORS)]
-        cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, color[::-1], 2, cv2.LINE_AA)
+        smooth = np.convolve(losses, np.ones(window) / window, "valid")
+        check = folder / f"validation_{path.stem[4:]}.csv"
+        lines = [(np.linspace(0, 1, len(smooth)), np.log10(smooth), 2)]
+        if check.is_file():
+            lines.append((_column(check, "step") / len(losses), np.log10(_column(check, "loss")), 1))
+        values = np.concatenate([y for _, y, _ in lines])
+        low, high = float(values.min()), float(values.max())
+        color = COLORS[index % len(COLORS)][::-1]
+        for x, y, thickness in lines:
+            down = 20 + (height - 60) * (high - y) / max(high - low, 1e-9)
+            points = np.stack([40 + (width - 60) * x, down], 1).astype(np.int32)
+            cv2.polylines(canvas, [points], False, color, thickness, cv2.LINE_AA)
         label = f"{path.stem[4:]}: {10**high:.3g} to {losses[-1]:.3g}"
-        cv2.putText(canvas, label, (40 + 215 * index, height - 14), 0, 0.45, color[::-1], 1, cv2.LINE_AA)
+        cv2.putText(canvas, label, (40 + 215 * index, height - 14), 0, 0.45, color, 1, cv2.LINE_AA)
     cv2.imwrite(str(folder / "curves.png"), canvas)
+
+
+def _column(path: Path, name: str) -> NDArray[np.float64]:
+    with path.open() as file:
+        return np.array([float(row[name]) for row in csv.DictReader(file)])

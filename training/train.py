@@ -25,7 +25,7 @@ from dreamactor.presets import Preset
 from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.data import prepare
+from dreamactor.training.data import ClipStore, prepare
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
@@ -45,6 +45,7 @@ from dreamactor.training.vae_stage import vae_batch, vae_loss
 CHECKPOINT = "checkpoint"
 CLIP_NORM = 1.0
 WARMUP = 60
+VALIDATION, VALIDATION_BATCHES = 1 << 40, 8  # a step that training never reaches; batches at each validation
 FACE_RATE = 0.4
 """Share of the learning rate for the face attention. Until the network draws mouths there is nothing for it to learn,
 and Muon's steps are as large for noise as for a signal: at the full rate its gates close before that."""
@@ -69,6 +70,14 @@ def train(
 
 
 @dataclass
+class Clips:
+    """Rendered clips and, once the VAE is trained, their latents."""
+
+    store: ClipStore
+    latents: LatentStore | None = None
+
+
+@dataclass
 class Optimisation:
     """A stage's parameters and their optimiser."""
 
@@ -88,9 +97,9 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         size = (preset.height, preset.width)
         with self.processes.main_first():
-            self.store = prepare(folder / "clips_train", "train", recipe.clips, mocap, size, preset.fps, recipe.workers)
-            self.validation = prepare(
-                folder / "clips_val", "val", recipe.validation_clips, mocap, size, preset.fps, recipe.workers
+            self.clips, self.validation = (
+                Clips(prepare(folder / f"clips_{split}", split, count, mocap, size, preset.fps, recipe.workers))
+                for split, count in (("train", recipe.clips), ("val", recipe.validation_clips))
             )
         self.networks = build(preset, recipe.seed).to(self.device)
         if recipe.compiled:
@@ -99,8 +108,6 @@ class Run:
         self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)
         self.position, self.moments = found if found else (Position(), {})
-        self.latents: LatentStore | None = None
-        self.validation_latents: LatentStore | None = None
         self.began = time.monotonic() - self.position.seconds
         self.saved = self.drawn = time.monotonic()
 
@@ -126,7 +133,7 @@ class Run:
             self.moments = {}
             if stage.name == "vae":
                 self.average.copy_to(self.networks, "vae.")
-                set_statistics(self.networks, self.store)
+                set_statistics(self.networks, self.clips.store)
                 self.average.reset(self.networks, "vae.")
             self._save({})
         self._draw("final")
@@ -146,6 +153,7 @@ class Run:
             self._log(stage, step, logged, time.monotonic() - started)
             now = time.monotonic()
             if now - self.drawn > self.recipe.sheet_seconds:
+                self._validate(index, stage)
                 self._draw(stage.name)
                 self.drawn = time.monotonic()
             over = self.processes.agree(now > deadline)
@@ -173,45 +181,48 @@ class Run:
         return Optimisation(names, Muon(groups, stage.learning_rate, self.processes))
 
     def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
-        rng = np.random.default_rng([self.recipe.seed, index, step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
-        weights = np.array([weight for _, _, weight in stage.mix])
-        frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
-        # on a CPU flash attention's backward is slower than plain products at these lengths
-        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
-        with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            loss, logged = self._loss(stage, rng, generator, frames, count)
+        loss, logged = self._loss(self.networks, self.clips, stage, [self.recipe.seed, index, step])
         loss.backward()
         parameters = [p for group in work.optimizer.param_groups for p in group["params"]]
         self.processes.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         work.optimizer.step()
         work.optimizer.zero_grad(set_to_none=True)
-        return {"frames": float(frames), **logged}
+        return logged
 
-    def _loss(
-        self, stage: Stage, rng: np.random.Generator, generator: torch.Generator, frames: int, count: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, networks: Networks, clips: Clips, stage: Stage, seed: list[int]) -> tuple[Tensor, dict[str, float]]:
+        """The loss on this process's share of the batch that `seed` draws."""
+        rng = np.random.default_rng(seed)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
+        weights = np.array([weight for _, _, weight in stage.mix])
+        frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
         share = self.processes.share(count)
-        if stage.name == "vae":
-            video, weight = vae_batch(self.store, rng, frames, count)
-            return vae_loss(self.networks, video[share].to(self.device), weight[share].to(self.device), rng, generator)
-        if stage.name == "expression":
-            progress = self.position.step / stage.steps
-            faces, expressions = expression_batch(self.store, rng, frames, count, progress)
-            return expression_loss(self.networks, faces[share].to(self.device), expressions[share].to(self.device))
-        assert self.latents is not None
-        batch = flow_batch(self.store, self.latents, rng, stage, frames, count, share)
-        return flow_loss(self.networks, batch.to(self.device), generator)
+        # on a CPU flash attention's backward is slower than plain products at these lengths
+        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+        with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            if stage.name == "vae":
+                video, weight = vae_batch(clips.store, rng, frames, count)
+                loss, logged = vae_loss(
+                    networks, video[share].to(self.device), weight[share].to(self.device), rng, generator
+                )
+            elif stage.name == "expression":
+                progress = self.position.step / stage.steps
+                faces, expressions = expression_batch(clips.store, rng, frames, count, progress)
+                loss, logged = expression_loss(
+                    networks, faces[share].to(self.device), expressions[share].to(self.device)
+                )
+            else:
+                assert clips.latents is not None
+                batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
+                loss, logged = flow_loss(networks, batch.to(self.device), generator)
+        return loss, {"frames": float(frames), **logged}
 
     def _freeze_vae(self) -> None:
-        if self.latents is None:
+        if self.clips.latents is None:
             tag = _fingerprint(self.networks)
             self.say("encoding the clips with the trained VAE")
-            self.latents = encode_clips(self.networks, self.store, tag, self.recipe.bf16, self.processes)
-            self.validation_latents = encode_clips(
-                self.networks, self.validation, tag, self.recipe.bf16, self.processes
-            )
+            for clips in (self.clips, self.validation):
+                clips.latents = encode_clips(self.networks, clips.store, tag, self.recipe.bf16, self.processes)
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         if self.processes.rank:
@@ -225,24 +236,52 @@ class Run:
         self.average.copy_to(networks)
         return networks
 
+    @torch.no_grad()
+    def _validate(self, index: int, stage: Stage) -> None:
+        """Logs the averaged networks' loss on validation clips and on training clips, the same draws each time: when
+        the first stays behind the second, more clips help and more steps do not."""
+        if self.processes.rank:
+            return
+        networks = self._averaged()
+        held_out, trained = (
+            float(
+                np.mean(
+                    [
+                        self._loss(networks, clips, stage, [self.recipe.seed, index, VALIDATION, k])[1]["loss"]
+                        for k in range(VALIDATION_BATCHES)
+                    ]
+                )
+            )
+            for clips in (self.validation, self.clips)
+        )
+        self._write(f"validation_{stage.name}", {"step": self.position.step, "loss": held_out, "training": trained})
+        self.say(f"{stage.name} {self.position.step}/{stage.steps} validation {held_out:.4g} training {trained:.4g}")
+
     def _draw(self, name: str) -> None:
         if self.processes.rank == 0:
-            sheets.draw(self.folder, name, self._averaged(), self.validation, self.validation_latents, self.recipe.bf16)
+            clips = self.validation
+            sheets.draw(self.folder, name, self._averaged(), clips.store, clips.latents, self.recipe.bf16)
 
     def _log(self, stage: Stage, step: int, logged: dict[str, float], seconds: float) -> None:
         if self.processes.rank:
             return
-        values = {"stage": stage.name, "step": step, "seconds": round(self.position.seconds, 1), **logged}
-        path = self.folder / f"log_{stage.name}.csv"
+        self._write(
+            f"log_{stage.name}",
+            {"stage": stage.name, "step": step, "seconds": round(self.position.seconds, 1), **logged},
+        )
+        if step % 25 == 0:
+            figures = " ".join(f"{key} {value:.4g}" for key, value in logged.items())
+            self.say(f"{stage.name} {step}/{stage.steps} {figures} {seconds:.2f} s/step")
+
+    def _write(self, name: str, values: dict[str, float | str]) -> None:
+        """Adds a row to a table of the run."""
+        path = self.folder / f"{name}.csv"
         new = not path.is_file()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(values))
             if new:
                 writer.writeheader()
             writer.writerow(values)
-        if step % 25 == 0:
-            figures = " ".join(f"{key} {value:.4g}" for key, value in logged.items())
-            self.say(f"{stage.name} {step}/{stage.steps} {figures} {seconds:.2f} s/step")
 
 
 def schedule(step: int, stage: Stage) -> float:

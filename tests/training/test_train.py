@@ -52,6 +52,19 @@ def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick
     assert any("all 0/" in line for line in lines)
 
 
+def test_every_sheet_comes_with_a_validation_loss(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("checked")
+    steps = {"vae": 0, "expression": 0, "body": 2, "face": 0, "all": 2}
+
+    train("tiny", folder, replace(quick, sheet_seconds=0.0).with_steps(steps), say=lambda _: None)
+
+    for stage in ("body", "all"):
+        with (folder / f"validation_{stage}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["step"]) for row in rows] == [1, 2]
+        assert all(0 < float(row["loss"]) < 10 and row["loss"] != row["training"] for row in rows)
+
+
 def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
     store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
     parameters = list(networks.vae.parameters())
