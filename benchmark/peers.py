@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamactor.benchmark.environment import cores
 from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.engines import NETWORKS, Engines, Session, TensorSpec
+from dreamactor.engines import NETWORKS, Engines, Session
 from dreamactor.engines.session import Array
 from dreamactor.errors import MissingDependency
 from dreamactor.presets import Preset
@@ -28,19 +28,8 @@ class TorchSession:
     """A network's PyTorch module as the pipeline's Session."""
 
     def __init__(self, name: str, module: Any, like: Session, output_names: tuple[str, ...]) -> None:
-        self._module, self._like, self._outputs, self._name = module, like, output_names, name
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._like.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._like.outputs
+        self.name, self.inputs, self.outputs = name, like.inputs, like.outputs
+        self._module, self._output_names = module, output_names
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         import torch
@@ -48,7 +37,7 @@ class TorchSession:
         with torch.inference_mode():
             out = self._module(**{key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()})
         values = out if isinstance(out, tuple) else (out,)
-        return {key: value.numpy() for key, value in zip(self._outputs, values, strict=True)}
+        return {key: value.numpy() for key, value in zip(self._output_names, values, strict=True)}
 
     def close(self) -> None:
         self._module = None

@@ -52,31 +52,19 @@ class OnnxRuntimeSession:
         if self._session.get_providers()[0] != provider:  # CUDA falls back to the CPU without an error
             found = self._session.get_providers()[0]
             raise EngineError(f"{name} asked for {provider} but runs on {found}: check the CUDA and cuDNN libraries.")
-        self._name = name
-        self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
-        self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._outputs
+        self.name = name
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
-            raise EngineError(f"The session of {self._name} is closed.")
-        feeds = check_inputs(self._name, self._inputs, inputs)
-        names = [spec.name for spec in self._outputs]
+            raise EngineError(f"The session of {self.name} is closed.")
+        feeds = check_inputs(self.name, self.inputs, inputs)
+        names = [spec.name for spec in self.outputs]
         try:
             return dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:
-            raise EngineError(f"{self._name} failed in ONNX Runtime: {_first_line(error)}") from error
+            raise EngineError(f"{self.name} failed in ONNX Runtime: {_first_line(error)}") from error
 
     def close(self) -> None:
         self._session = None

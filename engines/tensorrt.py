@@ -22,7 +22,7 @@ class TensorRTSession:
 
     def __init__(self, plan: bytes, name: str, runtime: str) -> None:
         trt = load_tensorrt(runtime)
-        self._name, self._cuda = name, Cuda()
+        self.name, self._cuda = name, Cuda()
         self._logger, self._messages = collecting_logger(trt, "ERROR")
         self._runtime: Any = trt.Runtime(self._logger)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
@@ -33,43 +33,31 @@ class TensorRTSession:
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(f"{name} does not fit this GPU's memory: {self._reason()}")
-        self._inputs, self._outputs = _specs(trt, self._engine)
-        self._buffers = {spec.name: Buffer(self._cuda) for spec in (*self._inputs, *self._outputs)}
+        self.inputs, self.outputs = _specs(trt, self._engine)
+        self._buffers = {spec.name: Buffer(self._cuda) for spec in (*self.inputs, *self.outputs)}
         self._profile = -1
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._context is None:
-            raise EngineError(f"The session of {self._name} is closed.")
-        feeds = check_inputs(self._name, self._inputs, inputs)
+            raise EngineError(f"The session of {self.name} is closed.")
+        feeds = check_inputs(self.name, self.inputs, inputs)
         self._cuda.activate()
         self._choose_profile({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
             if not self._context.set_input_shape(name, array.shape):
-                raise InputError(f"{self._name} does not take {name} of shape {list(array.shape)}.")
+                raise InputError(f"{self.name} does not take {name} of shape {list(array.shape)}.")
             address = self._buffers[name].reserve(array.nbytes)
             self._cuda.upload(address, array)
             self._context.set_tensor_address(name, address)
-        shapes = {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in self._outputs}
-        for spec in self._outputs:
+        shapes = {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in self.outputs}
+        for spec in self.outputs:
             size = int(np.prod(shapes[spec.name])) * np.dtype(spec.dtype).itemsize
             self._context.set_tensor_address(spec.name, self._buffers[spec.name].reserve(size))
         if not self._context.execute_async_v3(self._cuda.stream):
-            raise EngineError(f"{self._name} failed: {self._reason()}")
+            raise EngineError(f"{self.name} failed: {self._reason()}")
         found = {
             spec.name: self._cuda.download(self._buffers[spec.name].address, shapes[spec.name], spec.dtype)
-            for spec in self._outputs
+            for spec in self.outputs
         }
         self._cuda.wait()
         return found
@@ -87,7 +75,7 @@ class TensorRTSession:
         index = self._fitting(shapes)
         if index != self._profile:
             if not self._context.set_optimization_profile_async(index, self._cuda.stream):
-                raise EngineError(f"{self._name} cannot switch to its profile {index}: {self._reason()}")
+                raise EngineError(f"{self.name} cannot switch to its profile {index}: {self._reason()}")
             self._cuda.wait()
             self._profile = index
 
@@ -98,7 +86,7 @@ class TensorRTSession:
             ):
                 return index
         sizes = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise InputError(f"{self._name} was built for other sizes than {sizes}: build the engines with wider ranges.")
+        raise InputError(f"{self.name} was built for other sizes than {sizes}: build the engines with wider ranges.")
 
     def _reason(self) -> str:
         return "; ".join(self._messages[-2:]) or "no reason given"

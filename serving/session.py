@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from dreamactor.engines import NetworkRecord, TensorSpec
+from dreamactor.engines import NetworkRecord
 from dreamactor.engines.session import Array, check_inputs
 
 
@@ -13,19 +13,7 @@ class RemoteNetwork(ABC):
     """A served network, described by its record in the manifest; a subclass knows how to call it."""
 
     def __init__(self, record: NetworkRecord) -> None:
-        self._record = record
-
-    @property
-    def name(self) -> str:
-        return self._record.name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._record.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._record.outputs
+        self.name, self.inputs, self.outputs = record.name, record.inputs, record.outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return self.call(check_inputs(self.name, self.inputs, inputs))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dreamactor.engines.session import Array, Session, TensorSpec
+from dreamactor.engines.session import Array, Session
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.options import Options
@@ -21,19 +21,8 @@ class Recorder:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.name, self.inputs, self.outputs = session.name, session.inputs, session.outputs
         self.feeds: list[dict[str, Array]] = []
-
-    @property
-    def name(self) -> str:
-        return self._session.name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.feeds.append({name: np.array(value) for name, value in inputs.items()})
