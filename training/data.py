@@ -63,8 +63,10 @@ class Clip:
     expressions: NDArray[np.float32]
 
 
-def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None = None) -> Clip:
-    """The clip of a seed, everything rendered."""
+def make_clip(
+    stage: Stage, seed: int, frames: int = FRAMES, framing: str | None = None, limited: float = LIMITED
+) -> Clip:
+    """The clip of a seed, everything rendered; with the chance `limited` its controls have its framing's limbs only."""
     rng = np.random.default_rng([seed, 21])
     scene = stage.scene(seed, frames, framing)
     poses = pose_sequence(scene)
@@ -79,7 +81,7 @@ def make_clip(stage: Stage, seed: int, frames: int = FRAMES, framing: str | None
     reference_poses = PoseSequence.concatenate(
         [poses[i : i + 1] for i in own] + [other_poses[i : i + 1] for i in foreign]
     )
-    controls, reference_controls = draw_clip_controls(scene, poses, reference_poses, rng, seed)
+    controls, reference_controls = draw_clip_controls(scene, poses, reference_poses, rng, seed, limited)
     return Clip(
         frames=pictures,
         controls=controls,
@@ -100,14 +102,14 @@ def visible_expressions(scene: Scene) -> NDArray[np.float32]:
 
 
 def draw_clip_controls(
-    scene: Scene, poses: PoseSequence, references: PoseSequence, rng: np.random.Generator, seed: int
+    scene: Scene, poses: PoseSequence, references: PoseSequence, rng: np.random.Generator, seed: int, limited: float
 ) -> tuple[Bytes, Bytes]:
-    """Control maps of the clip and of its references; mostly without the limbs that `motion.retarget` leaves out at
-    this framing, too."""
+    """Control maps of the clip and of its references; with the chance `limited` without the limbs that
+    `motion.retarget` leaves out at this framing, too."""
     height, width = scene.view.height, scene.view.width
     poses = as_detected(rng, poses, height, width, scene.framing)
     scale = choose_scale(references, scene.framing)
-    if np.random.default_rng([seed, 22]).random() < LIMITED:
+    if np.random.default_rng([seed, 22]).random() < limited:
         poses, references = only(poses, scale), only(references, scale)
     return draw_controls(poses, height, width), draw_controls(references, height, width)
 

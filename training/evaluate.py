@@ -39,13 +39,15 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is evaluated: clips of each framing, steps and guidance (None: the preset's), seed."""
+    """What is evaluated: clips of each framing, steps and guidance (None: the preset's), seed; how often the controls
+    have their framing's limbs only. The truth moves all limbs: one that is not told can only be guessed."""
 
     clips: int = 8
     drift_clips: int = 2
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
+    limited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Evaluation:
     def case(self, seed: int, framing: str, frames: int) -> Case:
         """Renders the clip of a seed and encodes its conditions."""
         scene = self.stage.scene(seed, frames, framing)
-        clip = make_clip(self.stage, seed, frames, framing)
+        clip = make_clip(self.stage, seed, frames, framing, self.settings.limited)
         networks = self.networks
         controls = to_controls(clip.controls[None])
         reference_control = to_controls(clip.reference_controls[REFERENCE][None, None])
