@@ -243,17 +243,12 @@ class Run:
         if self.processes.rank:
             return
         networks = self._averaged()
-        held_out, trained = (
-            float(
-                np.mean(
-                    [
-                        self._loss(networks, clips, stage, [self.recipe.seed, index, VALIDATION, k])[1]["loss"]
-                        for k in range(VALIDATION_BATCHES)
-                    ]
-                )
-            )
-            for clips in (self.validation, self.clips)
-        )
+        draws = [[self.recipe.seed, index, VALIDATION, k] for k in range(VALIDATION_BATCHES)]
+
+        def loss(clips: Clips) -> float:
+            return float(np.mean([self._loss(networks, clips, stage, draw)[1]["loss"] for draw in draws]))
+
+        held_out, trained = loss(self.validation), loss(self.clips)
         self._write(f"validation_{stage.name}", {"step": self.position.step, "loss": held_out, "training": trained})
         self.say(f"{stage.name} {self.position.step}/{stage.steps} validation {held_out:.4g} training {trained:.4g}")
 
