@@ -266,10 +266,11 @@ def _strided_convolution(graph: _Graph, node: ir.Node) -> bool:
     while (through := _through(patches, "Reshape")) is not None:
         patches = through
     gather = _producer(patches, "Transpose")
-    shape = _producer(_reshape_shape(gather), "Concat") if gather is not None else None
-    if gather is None or shape is None or tuple(gather.attributes["perm"].as_ints()) != (0, 1, 3, 5, 2, 4):
+    split = _producer(gather.inputs[0], "Reshape") if gather is not None else None
+    shape = _producer(split.inputs[1], "Concat") if split is not None else None
+    if gather is None or split is None or shape is None or not _has(gather, perm=(0, 1, 3, 5, 2, 4)):
         return False
-    pixels, block = _through(gather.inputs[0], "Reshape"), _constant_size(shape.inputs[3])
+    pixels, block = split.inputs[0], _constant_size(shape.inputs[3])
     if weight is None or weight.const_value is None or pixels is None or not block:
         return False
     old = weight.const_value.numpy()
@@ -288,16 +289,14 @@ def _strided_convolution(graph: _Graph, node: ir.Node) -> bool:
 
 
 def _plain_3x3(node: ir.Node) -> bool:
-    wanted = {"kernel_shape": (3, 3), "strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1)}
-    given = {name: tuple(node.attributes[name].as_ints()) for name in wanted if name in node.attributes}
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    return given == wanted and group == 1
+    return group == 1 and _has(node, kernel_shape=(3, 3), strides=(1, 1), dilations=(1, 1), pads=(1, 1, 1, 1))
 
 
-def _reshape_shape(transpose: ir.Node) -> ir.Value | None:
-    """The shape operand of the reshape before a transpose."""
-    reshape = _producer(transpose.inputs[0], "Reshape")
-    return reshape.inputs[1] if reshape is not None else None
+def _has(node: ir.Node, **wanted: tuple[int, ...]) -> bool:
+    """Whether the node says these numbers; what it leaves to a default it does not say."""
+    given = node.attributes
+    return all(name in given and tuple(given[name].as_ints()) == numbers for name, numbers in wanted.items())
 
 
 def _constant_size(value: ir.Value | None) -> int | None:

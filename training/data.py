@@ -214,11 +214,10 @@ def prepare(
         return ClipStore(folder)
     Stage(split, mocap, height, width, fps)  # fails early when the motion data is missing
     folder.mkdir(parents=True, exist_ok=True)
+    shapes = _shapes(count, height, width)
+    _require_room(folder, sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
     marker.unlink(missing_ok=True)
-    _require_room(
-        folder, sum(math.prod(shape) * int(kind[1]) for shape, kind in _shapes(count, height, width).values())
-    )
-    for name, (shape, kind) in _shapes(count, height, width).items():
+    for name, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
     jobs = [(folder, split, mocap, size, fps, range(i, count, workers)) for i in range(workers)]
     if workers == 1:

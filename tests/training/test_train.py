@@ -221,6 +221,15 @@ def test_clips_that_do_not_fit_the_disk_are_refused_before_any_is_rendered(tmp_p
     assert not list(tmp_path.rglob("*.npy"))
 
 
+def test_clips_that_are_there_outlive_a_refusal(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("refused")
+
+    with pytest.raises(DreamActorError, match="The clips need"):
+        train("tiny", folder, replace(quick, clips=2_000_000_000))
+
+    assert ClipStore(folder / "clips_train").count == quick.clips
+
+
 def test_orthogonal_updates_have_singular_values_near_one() -> None:
     for shape in ((12, 40), (40, 12)):
         values = torch.linalg.svdvals(
