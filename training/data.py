@@ -1,4 +1,4 @@
-"""The clips that training reads: rendered once by worker processes into memory-mapped arrays, each clip from its index.
+"""The clips that training reads: rendered once by worker processes into files, each clip from its index.
 
 A clip is what a segment needs and a little more: frames, the control maps drawn by `dreamactor.motion.draw`, the
 driving face crops (half of them of another character with the same expression, so that the face encoder learns the
@@ -24,6 +24,7 @@ from dreamactor.errors import DreamActorError, InputError
 from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX, PoseSequence
 from dreamactor.motion.retarget import choose_scale, only
+from dreamactor.training.packed import PackedFrames, create_packed, write_packed
 from dreamactor.training.performance import perform
 from dreamactor.training.scene import (
     Scene,
@@ -40,9 +41,11 @@ FRAMES = 33  # a 25-frame segment at three offsets
 REFERENCES = 6
 STORED_FACE = 112  # half the encoder's size: doubled when read
 FACE_MARGIN = 1.15  # the stored crops show this much more than the encoder's
-LIMITED = 0.6  # how often a clip has only the limbs of its framing
+LIMITED = 0.3  # how often a clip has only the limbs of its framing
 PLACE_FIELDS = 3  # x, y and radius, in pixels
 EXPRESSIONS = len(fields(Expression))
+PACKED = {"controls": FRAMES, "reference_controls": REFERENCES}
+PACKED_SHARE = 0.15  # of their size, at most, is what the control maps of a store take
 
 Bytes = NDArray[np.uint8]
 
@@ -155,10 +158,8 @@ def as_detected(rng: np.random.Generator, poses: PoseSequence, height: int, widt
 def _shapes(count: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
     return {
         "frames": ((count, FRAMES, height, width, 3), "u1"),
-        "controls": ((count, FRAMES, height, width, 6), "u1"),
         "faces": ((count, FRAMES, STORED_FACE, STORED_FACE, 3), "u1"),
         "references": ((count, REFERENCES, height, width, 3), "u1"),
-        "reference_controls": ((count, REFERENCES, height, width, 6), "u1"),
         "heads": ((count, FRAMES, PLACE_FIELDS), "f4"),
         "mouths": ((count, FRAMES, PLACE_FIELDS), "f4"),
         "expressions": ((count, FRAMES, EXPRESSIONS), "f4"),
@@ -166,7 +167,8 @@ def _shapes(count: int, height: int, width: int) -> dict[str, tuple[tuple[int, .
 
 
 class ClipStore:
-    """Clips 0..count-1 of one split on disk; `frames`, `controls`, ... are memory-mapped arrays, one clip a row."""
+    """Clips 0..count-1 of one split on disk; `frames`, `faces`, ... are memory-mapped arrays, one clip a row, the
+    control maps are compressed."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -179,6 +181,8 @@ class ClipStore:
         self.height, self.width = int(about["height"]), int(about["width"])
         for name in _shapes(0, 0, 0):
             setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
+        for name in PACKED:
+            setattr(self, name, PackedFrames(folder, name, (self.height, self.width, 6)))
 
     @cached_property
     def expression_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -193,10 +197,10 @@ class ClipStore:
         return np.asarray(radius / radius.sum())
 
     frames: Bytes
-    controls: Bytes
+    controls: PackedFrames
     faces: Bytes
     references: Bytes
-    reference_controls: Bytes
+    reference_controls: PackedFrames
     heads: NDArray[np.float32]
     mouths: NDArray[np.float32]
     expressions: NDArray[np.float32]
@@ -209,16 +213,20 @@ def prepare(
     height, width = size
     about = {"split": split, "count": count, "height": height, "width": width, "fps": fps, "frames": FRAMES}
     marker = folder / "clips.json"
-    complete = all((folder / f"{name}.npy").is_file() for name in _shapes(0, 0, 0))
+    files = [f"{name}.npy" for name in _shapes(0, 0, 0)] + [f"{name}.zlib" for name in PACKED]
+    complete = all((folder / name).is_file() for name in files)
     if complete and marker.is_file() and json.loads(marker.read_text()) == about:
         return ClipStore(folder)
     Stage(split, mocap, height, width, fps)  # fails early when the motion data is missing
     folder.mkdir(parents=True, exist_ok=True)
     shapes = _shapes(count, height, width)
-    _require_room(folder, sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
+    packed = PACKED_SHARE * count * sum(PACKED.values()) * height * width * 6
+    _require_room(folder, packed + sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
     marker.unlink(missing_ok=True)
     for name, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+    for name, frames in PACKED.items():
+        create_packed(folder, name, count, frames)
     jobs = [(folder, split, mocap, size, fps, range(i, count, workers)) for i in range(workers)]
     if workers == 1:
         _fill(*jobs[0])
@@ -229,9 +237,9 @@ def prepare(
     return ClipStore(folder)
 
 
-def _require_room(folder: Path, wanted: int) -> None:
+def _require_room(folder: Path, wanted: float) -> None:
     """Raises DreamActorError when `wanted` bytes do not fit: a full disk would end the run without a word."""
-    there = sum(path.stat().st_blocks * 512 for path in folder.glob("*.npy"))
+    there = sum(path.stat().st_blocks * 512 for path in folder.glob("*"))
     free = shutil.disk_usage(folder).free + there
     if wanted > free:
         raise DreamActorError(
@@ -249,3 +257,5 @@ def _fill(folder: Path, split: str, mocap: Path, size: tuple[int, int], fps: flo
         clip = make_clip(stage, index)
         for name in names:
             arrays[name][index] = getattr(clip, name)
+        for name in PACKED:
+            write_packed(folder, name, index, getattr(clip, name))

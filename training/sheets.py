@@ -59,10 +59,10 @@ def whole_batch(
     chosen = list(references)
     return FlowBatch(
         latent=torch.from_numpy(np.asarray(latents.video[first:last, :, :frames], np.float32)),
-        controls=to_controls(store.controls[first:last, :length]),
+        controls=to_controls(np.stack([store.controls[i, :length] for i in clips])),
         faces=to_faces(np.stack([enlarge_faces(store.faces[i, :length]) for i in clips])),
         references=torch.from_numpy(np.asarray(latents.references[first:last][:, chosen], np.float32)),
-        reference_controls=to_controls(np.concatenate(store.reference_controls[first:last][:, chosen])[:, None]),
+        reference_controls=to_controls(np.concatenate([store.reference_controls[i, chosen] for i in clips])[:, None]),
         weight=torch.ones(count, 1, frames, store.height // 8, store.width // 8),
         keep=torch.ones(count, 3),
         known=torch.zeros(count, dtype=torch.bool),
