@@ -29,7 +29,7 @@ class PackedFrames:
         clip, frames = key
         bounds = self.bounds[clip]
         chosen = range(len(bounds) - 1)[frames] if isinstance(frames, slice) else frames
-        raw = [zlib.decompress(self.data[bounds[i] : bounds[i + 1]]) for i in chosen]
+        raw = [zlib.decompress(self.data[bounds[i] : bounds[i + 1]].data) for i in chosen]
         return np.stack([np.frombuffer(picture, np.uint8).reshape(self.frame) for picture in raw])
 
 

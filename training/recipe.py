@@ -43,7 +43,7 @@ class Recipe:
     """All of a training run; the same on a GPU and on a CPU."""
 
     stages: tuple[Stage, ...]
-    clips: int = 7000
+    clips: int = 12000
     validation_clips: int = 48
     seed: int = 0
     ema: float = 0.998

@@ -32,7 +32,7 @@ _BUILD = (
     "dreamactor/production/engine_build.py",
 )  # fmt: skip
 _PLUGIN = ("kernels/*.py", "kernels/tiles.json")
-_REWRITE = ("engines/onnxruntime_graph.py",)
+_REWRITE = ("engines/graph.py", "engines/onnxruntime_attention.py", "engines/onnxruntime_graph.py")
 _CAPTURE = ("dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/pipeline/*.py")
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 
