@@ -1,7 +1,8 @@
 """Evaluation on characters and motions that training never saw: `evaluate(checkpoint, folder)`.
 
-Writes `report.json` and `contact_sheet.png`. Every figure also by framing; baselines (the reference copied, the VAE's
-own reconstruction) and ablations (no pose, no face, no reference) stand in the same table. Measures: `measures.py`.
+Writes `report.json`, `report.md` and `contact_sheet.png`. Every figure also by framing; baselines (the reference
+copied, the VAE's own reconstruction) and ablations (no pose, no face, no reference) stand in the same table. Measures:
+`measures.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from dreamactor.networks import Networks, load
 from dreamactor.presets import Preset, video_frames
-from dreamactor.training import measures
+from dreamactor.training import goals, measures
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.data import FRAMES, Clip, make_clip
 from dreamactor.training.flow_stage import enlarge_faces, to_controls, to_faces
@@ -175,7 +176,8 @@ def evaluate(
     preset: Preset | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint folder and writes `report.json` and `contact_sheet.png` into `out`; returns the report.
+    """Evaluates a checkpoint folder and writes `report.json`, `report.md` and `contact_sheet.png` into `out`; returns
+    the report.
 
     Raises InputError for a missing or unfitting checkpoint and MissingDependency without motion data.
     """
@@ -208,6 +210,7 @@ def evaluate(
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (out / "report.md").write_text(f"{goals.table(report)}\n{goals.goals(report)}")
     cv2.imwrite(str(out / "contact_sheet.png"), np.concatenate(pictures)[..., ::-1])
     return report
 

@@ -29,9 +29,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"No checkpoint ships for '{options.preset}': give its folder with --checkpoint.")
     from dreamactor.training.evaluate import Settings, evaluate
 
-    report = evaluate(source, options.output, Settings(clips=options.clips), preset=sizes)
-    for name, value in report.items():
-        if isinstance(value, float):
-            print(f"{name:24s} {value:8.3f}")
-    print(f"wrote {options.output / 'report.json'} and {options.output / 'contact_sheet.png'}")
+    evaluate(source, options.output, Settings(clips=options.clips), preset=sizes)
+    print((options.output / "report.md").read_text())
+    print(f"wrote report.json, report.md and contact_sheet.png into {options.output}")
     return 0

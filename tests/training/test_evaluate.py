@@ -15,6 +15,7 @@ from dreamactor.networks import build, save
 from dreamactor.presets import preset
 from dreamactor.training import measures
 from dreamactor.training.evaluate import Settings, evaluate
+from dreamactor.training.goals import goals
 from dreamactor.training.scene import Scene, Stage, pose_sequence, render
 
 REQUIRED = (
@@ -76,6 +77,7 @@ def test_the_report_has_every_figure_also_by_framing(tmp_path: Path) -> None:
     for table in (report, *(report["by_framing"][framing] for framing in ("face", "half", "full"))):
         assert set(REQUIRED) <= set(table)
         assert all(np.isfinite(table[name]) for name in ("psnr", "psnr_vae", "ssim", "joint_error", "drift_db"))
+    assert f"| PSNR, dB | {report['psnr']:.2f} |" in (tmp_path / "eval" / "report.md").read_text()
     sheet = cv2.imread(str(tmp_path / "eval" / "contact_sheet.png"))
     assert sheet is not None
     assert sheet.std() > 5
@@ -84,3 +86,14 @@ def test_the_report_has_every_figure_also_by_framing(tmp_path: Path) -> None:
 def test_no_checkpoint_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
         evaluate(tmp_path, tmp_path / "eval")
+
+
+def test_goals_are_met_or_missed_by_the_figures() -> None:
+    good = {
+        "psnr": 24.0, "psnr_copy_reference": 17.5, "psnr_vae": 27.0, "joint_error": 0.03, "joint_error_no_pose": 0.09,
+        "mouth_correlation": 0.85, "mouth_correlation_no_face": 0.3, "identity_error": 8.0,
+        "identity_error_no_reference": 30.0, "drift_db": 0.4,
+    }  # fmt: skip
+    assert "missed" not in goals(good)
+    for name, bad in (("psnr", 22.0), ("joint_error", 0.05), ("mouth_correlation", 0.5), ("drift_db", None)):
+        assert "missed" in goals({**good, name: bad})
