@@ -45,7 +45,7 @@ bench: setup  ## the latency harness: build/bench/report.html
 gpu-check: $(VENV)/.ready  ## kernels, denoiser step and engines on this machine's NVIDIA GPU
 	$(BIN)/python -m dreamactor.benchmark.gpu_check
 
-train: $(VENV)/.ready .assets/.ready  ## the shipped checkpoint's recipe (resumes where it stopped; 50 GB of clips)
+train: $(VENV)/.ready .assets/.ready  ## the shipped checkpoint's recipe (resumes where it stopped; 45 GB of clips)
 	$(BIN)/dreamactor train --preset $(PRESET)
 
 eval: $(VENV)/.ready .assets/.ready  ## the checkpoint against held-out truth: build/eval/report.json

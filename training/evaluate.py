@@ -24,7 +24,7 @@ from dreamactor.networks import Networks, load
 from dreamactor.presets import Preset, video_frames
 from dreamactor.training import goals, measures
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.data import FRAMES, Clip, make_clip
+from dreamactor.training.clip import FRAMES, Clip, make_clip
 from dreamactor.training.flow_stage import enlarge_faces, to_controls, to_faces
 from dreamactor.training.performance import FRAMINGS
 from dreamactor.training.sample import sample

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import FACE_SIZE, video_frames
-from dreamactor.training.data import FACE_MARGIN, ClipStore
+from dreamactor.training.clip import FACE_MARGIN
 from dreamactor.training.latents import SINGLES, LatentStore
 from dreamactor.training.recipe import Stage
+from dreamactor.training.store import ClipStore
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
 CARRIED_NOISE = 0.06  # what a carried latent is off in use

@@ -14,16 +14,15 @@ LEVEL = 3  # of zlib; a frame of 128 x 128 x 6 is read in 0.2 ms
 
 
 class PackedFrames:
-    """u8 [N,T,H,W,C] on disk: `packed[clip, frames]` is [n,H,W,C], for a slice or a list of frames.
+    """u8 [N,T,H,W,C]: `packed[clip, frames]` is [n,H,W,C] of one clip, for a slice or a list of frames.
 
-    `<name>.zlib` has the clips in the order in which they were written, `<name>.npy` int64 [N,T+1] says where each
-    frame begins and the last one ends.
+    The file has the clips in the order in which they were written; `bounds` int64 [N,T+1] says where each frame begins
+    and the last one ends.
     """
 
-    def __init__(self, folder: Path, name: str, frame: tuple[int, int, int]) -> None:
-        self.frame = frame
-        self.data = np.memmap(folder / f"{name}.zlib", np.uint8, "r")
-        self.bounds = np.load(folder / f"{name}.npy", mmap_mode="r")
+    def __init__(self, path: Path, bounds: NDArray[np.int64], frame: tuple[int, int, int]) -> None:
+        self.path, self.bounds, self.frame = path, bounds, frame
+        self.data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
 
     def __getitem__(self, key: tuple[int, slice | Sequence[int]]) -> NDArray[np.uint8]:
         clip, frames = key
@@ -32,19 +31,11 @@ class PackedFrames:
         raw = [zlib.decompress(self.data[bounds[i] : bounds[i + 1]].data) for i in chosen]
         return np.stack([np.frombuffer(picture, np.uint8).reshape(self.frame) for picture in raw])
 
-
-def create_packed(folder: Path, name: str, count: int, frames: int) -> None:
-    """Makes the files, with nothing in them."""
-    (folder / f"{name}.zlib").write_bytes(b"")
-    np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.int64, shape=(count, frames + 1)).flush()
-
-
-def write_packed(folder: Path, name: str, clip: int, pictures: NDArray[np.uint8]) -> None:
-    """Adds a clip u8 [T,H,W,C]; several processes may do so at once."""
-    packed = [zlib.compress(picture.tobytes(), LEVEL) for picture in pictures]
-    with (folder / f"{name}.zlib").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        start = file.seek(0, 2)
-        file.write(b"".join(packed))
-    bounds = np.load(folder / f"{name}.npy", mmap_mode="r+")
-    bounds[clip] = start + np.cumsum([0, *map(len, packed)])
+    def write(self, clip: int, pictures: NDArray[np.uint8]) -> None:
+        """Adds a clip [T,H,W,C]; several processes may do so at once. It is read by those who open the file later."""
+        packed = [zlib.compress(picture.tobytes(), LEVEL) for picture in pictures]
+        with self.path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            start = file.seek(0, 2)
+            file.write(b"".join(packed))
+        self.bounds[clip] = start + np.cumsum([0, *map(len, packed)])

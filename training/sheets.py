@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
-from dreamactor.training.data import ClipStore
 from dreamactor.training.flow_stage import FlowBatch, conditions, enlarge_faces, to_controls, to_faces
 from dreamactor.training.latents import LatentStore
 from dreamactor.training.sample import sample
+from dreamactor.training.store import ClipStore
 from dreamactor.training.vae_stage import to_video
 
 CLIPS, LATENTS, STEPS, GUIDANCE = 8, 3, 8, 1.5

@@ -25,7 +25,6 @@ from dreamactor.presets import Preset
 from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.data import ClipStore, prepare
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
@@ -40,6 +39,7 @@ from dreamactor.training.state import (
     restore_moments,
     save_state,
 )
+from dreamactor.training.store import ClipStore, prepare
 from dreamactor.training.vae_stage import vae_batch, vae_loss
 
 CHECKPOINT = "checkpoint"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
-from dreamactor.training.data import ClipStore
+from dreamactor.training.store import ClipStore
 
 KL_WEIGHT = 2e-4
 EDGE_WEIGHT = 0.5

@@ -25,7 +25,7 @@ def clips(preset: Preset, count: int, frames: int) -> tuple[str, list[MotionInpu
 
 def _characters(preset: Preset, count: int, frames: int) -> Iterator[MotionInputs]:
     from dreamactor.training.assets import mocap_folder
-    from dreamactor.training.data import make_clip
+    from dreamactor.training.clip import make_clip
     from dreamactor.training.scene import Stage
 
     stage = Stage("val", mocap_folder(), preset.height, preset.width, preset.fps)

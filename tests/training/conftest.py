@@ -11,9 +11,9 @@ import pytest
 
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.data import prepare
 from dreamactor.training.recipe import TINY, Recipe
 from dreamactor.training.scene import Stage
+from dreamactor.training.store import prepare
 
 QUICK = replace(TINY, clips=3, validation_clips=1, save_seconds=1e9, sheet_seconds=1e9)
 

@@ -12,7 +12,7 @@ from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.character import make_character
-from dreamactor.training.data import REFERENCES, make_clip, yaw_extremes
+from dreamactor.training.clip import REFERENCES, make_clip, yaw_extremes
 from dreamactor.training.mocap import SPLITS
 from dreamactor.training.paint_head import face_texture
 from dreamactor.training.performance import FRAMINGS

@@ -19,13 +19,13 @@ from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks import build, load, save
 from dreamactor.presets import preset
 from dreamactor.training import parallel
-from dreamactor.training.data import EXPRESSIONS, ClipStore
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import flow_batch, latent_weight
 from dreamactor.training.latents import encode_clips
 from dreamactor.training.optimizer import Muon, orthogonal
 from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.state import STATE
+from dreamactor.training.store import EXPRESSIONS, ClipStore
 from dreamactor.training.train import CHECKPOINT, train
 from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
 
@@ -218,7 +218,7 @@ def test_clips_that_do_not_fit_the_disk_are_refused_before_any_is_rendered(tmp_p
     with pytest.raises(DreamActorError, match="The clips need"):
         train("puppet", tmp_path, replace(recipe("puppet"), clips=2_000_000_000))
 
-    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_clips_that_are_there_outlive_a_refusal(new_run: NewRun, quick: Recipe) -> None:

@@ -1,0 +1,100 @@
+"""Clips on disk: what is there is not rendered again, and what is rendered depends on its index alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamactor.errors import InputError
+from dreamactor.networks import build
+from dreamactor.presets import preset
+from dreamactor.training import parallel, store
+from dreamactor.training.assets import mocap_folder
+from dreamactor.training.clip import Clip, make_clip
+from dreamactor.training.latents import encode_clips
+from dreamactor.training.scene import Stage
+from dreamactor.training.store import PACKED, PACKED_SHARE, ClipStore
+
+TINY = preset("tiny")
+
+
+def prepare(folder: Path, count: int) -> ClipStore:
+    return store.prepare(folder, "train", count, mocap_folder(), (TINY.height, TINY.width), TINY.fps, 1)
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Indices of the clips that are rendered; the one of index 4 is interrupted, once."""
+    indices: list[int] = []
+
+    def watched(stage: Stage, index: int) -> Clip:
+        indices.append(index)
+        if index == 4 and indices.count(4) == 1:
+            raise KeyboardInterrupt
+        return make_clip(stage, index)
+
+    monkeypatch.setattr(store, "make_clip", watched)
+    return indices
+
+
+@pytest.fixture
+def shorter(clips: Path, tmp_path: Path) -> Path:
+    """A folder with the first three clips."""
+    return Path(shutil.copytree(clips / "clips_train", tmp_path / "clips_train"))
+
+
+def test_more_clips_are_added_and_an_interruption_costs_one(shorter: Path, rendered: list[int]) -> None:
+    before = np.array(ClipStore(shorter).frames)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(shorter, 6)
+    found = prepare(shorter, 6)
+
+    assert rendered == [3, 4, 4, 5]
+    assert np.array_equal(found.frames[:3], before)
+    expected = make_clip(Stage("train", mocap_folder(), TINY.height, TINY.width, TINY.fps), 4)
+    for name, value in vars(expected).items():
+        read = getattr(found, name)[4, :] if name in PACKED else getattr(found, name)[4]
+        assert np.array_equal(read, value, equal_nan=name == "expressions"), name
+
+
+def test_fewer_clips_are_the_first_of_more(shorter: Path, rendered: list[int]) -> None:
+    assert prepare(shorter, 2).count == 2
+    assert ClipStore(shorter).count == 3
+    assert rendered == []
+
+
+def test_clips_of_another_size_are_replaced(shorter: Path) -> None:
+    wider = store.prepare(shorter, "train", 1, mocap_folder(), (TINY.height, 2 * TINY.width), TINY.fps, 1)
+
+    assert wider.frames.shape[1:4] == (store.FRAMES, TINY.height, 2 * TINY.width)
+
+
+def test_only_new_clips_are_encoded(shorter: Path) -> None:
+    networks = build(TINY, 0)
+    first = np.array(encode_clips(networks, ClipStore(shorter, count=2), "a", False, parallel.start()).video)
+    for block in networks.vae.parameters():
+        block.data.mul_(0.5)  # what is encoded from here on differs
+
+    more = encode_clips(networks, ClipStore(shorter), "a", False, parallel.start())
+    other = encode_clips(networks, ClipStore(shorter), "b", False, parallel.start())
+
+    assert np.array_equal(more.video[:2], first)
+    assert more.there.all()
+    assert not np.array_equal(other.video[:2], first)
+    assert np.array_equal(other.video[2], more.video[2])
+
+
+def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no prepared clips"):
+        ClipStore(tmp_path)
+
+
+def test_control_maps_take_no_more_room_than_was_asked_for(clips: Path) -> None:
+    found = ClipStore(clips / "clips_train")
+    raw = found.count * sum(PACKED.values()) * found.height * found.width * 6
+
+    assert sum((found.folder / f"{name}.zlib").stat().st_size for name in PACKED) < PACKED_SHARE * raw
