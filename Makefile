@@ -42,7 +42,7 @@ serve: setup  ## engines (built if need be) behind Triton Inference Server
 bench: setup  ## the latency harness: build/bench/report.html
 	$(BIN)/dreamactor bench
 
-gpu-check: $(VENV)/.ready  ## kernels, denoiser step and engines on this machine's NVIDIA GPU
+gpu-check: $(VENV)/.ready .assets/.ready  ## kernels, denoiser step and engines on this machine's NVIDIA GPU
 	$(BIN)/python -m dreamactor.benchmark.gpu_check
 
 train: $(VENV)/.ready .assets/.ready  ## the shipped checkpoint's recipe (resumes where it stopped; 45 GB of clips)

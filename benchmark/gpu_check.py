@@ -1,7 +1,7 @@
 """Everything that wants an NVIDIA GPU, in turn: `python -m dreamactor.benchmark.gpu_check [PART ...]`.
 
 Each part runs in a process of its own, so that one that crashes takes nothing with it. Parts: kernels (correctness and
-speed), denoiser (a step at m1's width), engines (those of the tiny preset by every runtime and precision that is
+speed), denoiser (a step at m1's width), engines (those of the puppet preset by every runtime and precision that is
 here, run beside FP32; then one of them timed).
 Results lie in benchmark/results. Status 0 when all passed, 1 when one failed, 2 without a GPU.
 """
@@ -17,14 +17,15 @@ from pathlib import Path
 from dreamactor.engines.gpu import local_gpu
 
 ENGINES = Path("build/gpu-check")
+BUILT = "the first FP16 set that was built"
 RESULTS = Path(__file__).resolve().parent / "results"
 PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "kernels": (("-m", "dreamactor.benchmark.gpu_kernels"),),
     "denoiser": (("-m", "dreamactor.benchmark.gpu_denoiser"),),
     "engines": (
-        ("-m", "dreamactor.production.gpu_check", "--preset", "tiny", "--engines", str(ENGINES),
+        ("-m", "dreamactor.production.gpu_check", "--preset", "puppet", "--engines", str(ENGINES),
          "--output", str(RESULTS)),
-        ("-m", "dreamactor.cli", "bench", "--engines", str(ENGINES / "tiny-fp16-tensorrt"), "--quick",
+        ("-m", "dreamactor.cli", "bench", "--engines", BUILT, "--quick",
          "--only", "engine,trace", "--output", "build/bench-gpu"),
     ),
 }  # fmt: skip
@@ -52,10 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(commands: Sequence[Sequence[str]]) -> bool:
     """Whether every command of a part ended with 0; the first that does not ends the part."""
     for command in commands:
+        command = [str(_built()) if part == BUILT else part for part in command]
         print(f"\n$ python {' '.join(command)}", flush=True)
         if subprocess.run([sys.executable, *command], check=False).returncode:
             return False
     return True
+
+
+def _built() -> Path:
+    folders = [ENGINES / f"puppet-fp16-{target}" for target in ("tensorrt", "rtx", "cuda")]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def check(case: Case, tile: Tile) -> dict[str, Any]:
 def measure(case: Case, peaks: dict[str, float | None]) -> dict[str, Any]:
     """Check every tile of the table, and time those that pass; the peers too if the case is timed."""
     entry: dict[str, Any] = {"kernel": case.kernel, "case": case.label, "size": case.table_size(), "tiles": {}}
+    if not case.tuned:
+        entry["size"] = None  # its times say nothing of the table's tiles
     for tile in case.candidates():
         try:
             row = check(case, tile)
@@ -162,13 +164,16 @@ def _line(entry: dict[str, Any]) -> str:
     return text
 
 
-def sanitize() -> dict[str, Any]:
-    """compute-sanitizer over the smallest cases, where it is on PATH."""
+def sanitize(seconds: float) -> dict[str, Any]:
+    """compute-sanitizer over the smallest cases, where it is on PATH, for at most so long."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return {"run": False, "why": "compute-sanitizer is not on PATH"}
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, __file__, "--smallest"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=540)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"run": False, "why": f"not done in {seconds:.0f} s"}
     summary = re.findall(r"ERROR SUMMARY: .*", result.stdout + result.stderr)
     return {"run": True, "passed": result.returncode == 0, "summary": summary[-1] if summary else result.stdout[-500:]}
 
@@ -209,7 +214,8 @@ def main() -> int:
     print(json.dumps(report, indent=1), flush=True)
     report["kernels"] = run(not options.check, options.only, report["peaks"], deadline)
     report["compiled_and_graphs"] = gpu_graphs.check_all(options.only)
-    report["sanitizer"] = sanitize() if time.monotonic() < deadline else {"run": False, "why": "time was up"}
+    left = deadline - time.monotonic()
+    report["sanitizer"] = sanitize(left) if left > 0 else {"run": False, "why": "time was up"}
     report["goals"] = gpu_plot.goals(report)
     options.output.mkdir(parents=True, exist_ok=True)
     device = re.sub(r"\W+", "_", report["device"])

@@ -33,6 +33,7 @@ def main() -> int:
 def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: bool = False) -> None:
     """Builds what is missing, serves it, calls it, and draws the contact sheet."""
     from dreamactor.build import build_set
+    from dreamactor.commands.common import read_file
     from dreamactor.motion.assets import default_folder
     from dreamactor.pipeline import Options
     from dreamactor.presets import preset as find_preset
@@ -46,6 +47,7 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
     known = paths.SOURCE / "examples" / "puppet_face.png"
     reference = reference or (known if trained and known.exists() else media / "astronaut.png")
     driving = driving or media / "single_face.mp4"
+    photo, clip = read_file(reference, "reference"), read_file(driving, "driving clip")
     engines = build_set(preset)  # fp32 on the CPU, which every machine runs
     print(f"reference {reference.name}, driving clip {driving.name}, preset {preset}")
     started = time.monotonic()
@@ -53,11 +55,11 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
         print(f"Triton Inference Server is up at {server.address} after {time.monotonic() - started:.1f} s")
         started = time.monotonic()
         with ProgressBar("demo") as progress:
-            video = animate(server.address, [reference.read_bytes()], driving.read_bytes(), Options(), progress)
+            video = animate(server.address, [photo], clip, Options(), progress)
         print(f"animated over gRPC in {time.monotonic() - started:.1f} s")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / "output.mp4").write_bytes(video)
-    _draw_sheet(reference.read_bytes(), driving.read_bytes(), video, find_preset(preset), hide_driver)
+    _draw_sheet(photo, clip, video, find_preset(preset), hide_driver)
     print(f"wrote {OUTPUT / 'output.mp4'} and {OUTPUT / 'contact_sheet.png'}")
     if not trained:
         print(

@@ -16,6 +16,7 @@ FORMAT = 1
 FILE_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.json.sig"
 NETWORKS = ("vae_encoder", "vae_decoder", "pose_encoder", "face_motion_encoder", "denoiser")
+MAX_REFERENCES = 8  # as the graphs are exported
 _MAX_BYTES = 4 << 20
 
 
@@ -79,7 +80,8 @@ _TEXT_KEYS = ("precision", "runtime", "runtime_version", "architecture", "source
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole set: `precision` and `target` as they were asked for, `created` in ISO 8601 UTC, `tool` what made it."""
+    """A whole set: `precision` and `target` as they were asked for, `created` in ISO 8601 UTC, `tool` what made it,
+    `references` how many the denoiser takes at most."""
 
     preset: Preset
     precision: str
@@ -87,12 +89,18 @@ class Manifest:
     networks: Mapping[str, NetworkRecord] = field(default_factory=dict)
     created: str = ""
     tool: str = ""
+    references: int = MAX_REFERENCES
 
     def network(self, name: str) -> NetworkRecord:
         """The record called `name`; raises EngineError listing what the set holds."""
         if name not in self.networks:
             raise EngineError(f"This engine set has no '{name}'; it holds {', '.join(self.networks) or 'nothing'}.")
         return self.networks[name]
+
+    def require_whole(self) -> None:
+        """Raises EngineError unless the set has every network of the pipeline."""
+        for name in NETWORKS:
+            self.network(name)
 
     def to_json(self) -> str:
         values = {
@@ -102,6 +110,7 @@ class Manifest:
             "target": self.target,
             "created": self.created,
             "tool": self.tool,
+            "references": self.references,
             "networks": {name: record.to_dict() for name, record in self.networks.items()},
         }
         return json.dumps(values, indent=2) + "\n"
@@ -115,6 +124,9 @@ class Manifest:
                 raise EngineError(
                     f"{where} has format {values['format']}; this version reads {FORMAT}: build the set again."
                 )
+            strangers = sorted(set(values["networks"]) - set(NETWORKS))
+            if strangers:
+                raise ValueError(f"no network is called {strangers[0][:80]!r}")
             return cls(
                 preset=Preset.from_dict(values["preset"]),
                 precision=str(values["precision"]),
@@ -122,6 +134,7 @@ class Manifest:
                 networks={name: NetworkRecord.from_dict(name, record) for name, record in values["networks"].items()},
                 created=str(values.get("created", "")),
                 tool=str(values.get("tool", "")),
+                references=int(values.get("references", MAX_REFERENCES)),
             )
         except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise EngineError(

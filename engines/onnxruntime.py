@@ -43,6 +43,8 @@ class OnnxRuntimeSession:
             raise EngineError(
                 f"{name} asks for {provider}; this onnxruntime has {', '.join(ort.get_available_providers())}."
             )
+        if provider == CUDA and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA's and cuDNN's libraries from their wheels, unless torch has loaded them
         try:
             self._session: Any = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model, options, providers=[provider]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +16,14 @@ from types import TracebackType
 import dreamactor
 from dreamactor.engines import trust
 from dreamactor.engines.gpu import local_gpu
-from dreamactor.engines.manifest import FILE_NAME, FileRecord, Manifest, NetworkRecord, read_bytes
+from dreamactor.engines.manifest import (
+    FILE_NAME,
+    MAX_REFERENCES,
+    FileRecord,
+    Manifest,
+    NetworkRecord,
+    read_bytes,
+)
 from dreamactor.engines.session import Session
 from dreamactor.errors import EngineError
 from dreamactor.presets import Preset
@@ -89,11 +98,31 @@ def open_engines(
     return Engines(manifest.preset, manifest, sessions)
 
 
+def check_destination(directory: Path | str) -> Path:
+    """The absolute path of a folder that a set may be written to; raises EngineError where it holds something else or
+    cannot be written."""
+    directory = Path(directory).resolve()
+    if directory.exists() and not _is_set(directory) and not (directory.is_dir() and not any(directory.iterdir())):
+        raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
+    parent = next(folder for folder in directory.parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise EngineError(f"The engine set cannot be written to {directory}: {parent} is not a folder one can write.")
+    return directory
+
+
 def write_set(
-    directory: Path | str, preset: Preset, precision: str, target: str, engines: Iterable[EngineFiles]
+    directory: Path | str,
+    preset: Preset,
+    precision: str,
+    target: str,
+    engines: Iterable[EngineFiles],
+    references: int = MAX_REFERENCES,
 ) -> Manifest:
-    """Makes (or replaces) the set in `directory` from files, with their hashes; a failure leaves what was there."""
-    directory = Path(directory)
+    """Makes (or replaces) the set in `directory` from files, with their hashes; a failure leaves what was there.
+
+    `references` is how many the denoiser takes at most, pseudo-references among them.
+    """
+    directory = check_destination(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -101,7 +130,7 @@ def write_set(
         records = {item.record.name: _place(fresh, item) for item in engines}
         manifest = Manifest(
             preset, precision, target, records, datetime.now(UTC).isoformat(timespec="seconds"),
-            f"dreamactor {dreamactor.__version__}",
+            f"dreamactor {dreamactor.__version__}", references,
         )  # fmt: skip
         (fresh / FILE_NAME).write_text(manifest.to_json())
         _swap(fresh, directory)
@@ -145,13 +174,20 @@ def _place(folder: Path, item: EngineFiles) -> NetworkRecord:
     return replace(item.record, files=tuple(files))
 
 
+def _is_set(directory: Path) -> bool:
+    """Whether the folder's manifest is that of an engine set, of this format or another."""
+    try:
+        values = json.loads((directory / FILE_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"format", "preset", "networks"} <= set(values)
+
+
 def _swap(fresh: Path, directory: Path) -> None:
     """Puts `fresh` where `directory` is; on POSIX two renames, so a reader sees the old set, the new one or none."""
     if not directory.exists():
         fresh.rename(directory)
         return
-    if not (directory / FILE_NAME).exists() and any(directory.iterdir()):
-        raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
     old = directory.with_name(f".{directory.name}.old.{uuid.uuid4().hex[:8]}")
     directory.rename(old)
     try:

@@ -34,6 +34,7 @@ class Entry:
     key: Mapping[str, Any]
     facts: Mapping[str, Any]
     files: tuple[str, ...]
+    sizes: tuple[int, ...]
     seconds: float
     created: float
 
@@ -43,7 +44,7 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.paths)
+        return sum(self.sizes)
 
     @property
     def digest(self) -> str:
@@ -144,8 +145,8 @@ def _read(folder: Path) -> Entry | None:
         if not whole:
             return None
         return Entry(
-            folder, values["kind"], values["key"], values["facts"], tuple(values["files"]), float(values["seconds"]),
-            float(values["created"]),
+            folder, values["kind"], values["key"], values["facts"], tuple(values["files"]), tuple(values["sizes"]),
+            float(values["seconds"]), float(values["created"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None

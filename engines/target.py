@@ -45,6 +45,10 @@ def parse_target(name: str) -> Target:
             f"Target '{name}' builds for the GPU of this machine, and there is none (or no driver). "
             f"For another machine's RTX card give its architecture: {', '.join(RTX_ARCHITECTURES)}."
         )
+    if name == "rtx" and gpu.architecture not in RTX_ARCHITECTURES:
+        raise EngineError(
+            f"TensorRT-RTX builds for {', '.join(RTX_ARCHITECTURES)}; this GPU is {gpu.architecture}: use 'tensorrt'."
+        )
     return Target(name, "tensorrt" if name == "tensorrt" else "tensorrt_rtx", gpu.architecture)
 
 

@@ -43,14 +43,19 @@ def compare_sessions(
 
 
 def verify_engine(
-    directory: Path, network: str, reference: Path, feeds: Iterable[Mapping[str, Array]], threads: int | None = None
+    directory: Path,
+    network: str,
+    reference: Path,
+    feeds: Iterable[Mapping[str, Array]],
+    threads: int | None = None,
+    public_key: bytes | None = None,
 ) -> Comparison:
     """Opens `network` of a set after every check and compares it; an engine that cannot run here says so."""
     from dreamactor.engines.onnxruntime import OnnxRuntimeSession
     from dreamactor.engines.sets import open_engines
 
     try:
-        engines = open_engines(directory, threads, [network])
+        engines = open_engines(directory, threads, [network], public_key)
     except EngineError as error:
         return Comparison(network, None, None, None, str(error))
     with engines:

@@ -149,8 +149,9 @@ def _define(trt: ModuleType, trtp: Any, plugin: Plugin, arch: int, shared_opt_in
     outputs = ("outputs", tuple[(desc,) * count])  # type: ignore[misc]
     returned = desc if count == 1 else outputs[1]
 
-    def describe(*values: Any) -> Any:
+    def describe(*values: Any, **named: Any) -> Any:  # here TensorRT gives the attributes by name, below by position
         inputs, given = _split(plugin, values)
+        given |= named
         names = [_half(trt, inputs, given) if name == "half" else name for name in plugin.types[len(plugin.inputs) :]]
         shapes = plugin.outputs(trtp, [tensor.shape_expr for tensor in inputs])
         found = tuple(

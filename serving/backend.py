@@ -28,21 +28,23 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 @dataclass(frozen=True)
 class Settings:
-    """What the repository tells a model: its name, the engine set, the caps on input."""
+    """What the repository tells a model: its name, the engine set, the caps on input, who must have signed the set."""
 
     model: str
     engines: Path
     limits: Limits
+    public_key: bytes | None
 
     @classmethod
     def from_args(cls, args: Mapping[str, str]) -> Settings:
         parameters = json.loads(args["model_config"])["parameters"]
         values = {key: value["string_value"] for key, value in parameters.items()}
         limits = Limits(**json.loads(values["limits"])) if "limits" in values else Limits()
-        return cls(args["model_name"], Path(values["engines"]), limits)
+        key = bytes.fromhex(values["public_key"]) if "public_key" in values else None
+        return cls(args["model_name"], Path(values["engines"]), limits, key)
 
     def manifest(self) -> Manifest:
-        return read_manifest(self.engines)
+        return read_manifest(self.engines, self.public_key)
 
 
 def shared_jobs() -> Jobs:

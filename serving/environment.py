@@ -7,6 +7,7 @@ The packages and their versions are those of constraints-server.txt, beside this
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dreamactor
-from dreamactor.errors import DreamActorError, MissingDependency
+from dreamactor.errors import DreamActorError, InputError, MissingDependency
 
 DEFAULT_DIR = Path(".venv-server")
 CONSTRAINTS = Path(__file__).resolve().parent / "constraints-server.txt"
@@ -73,19 +74,24 @@ def source_root() -> Path:
 
 
 def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
-    """Makes the environment in `root` unless it is there already, unchanged; raises DreamActorError when pip fails."""
+    """Makes the environment in `root` unless it is there already, unchanged; raises InputError when `root` is a folder
+    of something else, DreamActorError when pip fails."""
     environment = ServerEnvironment(root.resolve())
-    try:
+    with contextlib.suppress(MissingDependency):
         return environment.require()
-    except MissingDependency:
-        shutil.rmtree(environment.root, ignore_errors=True)
+    stamp = environment.root / "stamp"
+    if environment.root.exists() and not stamp.is_file() and any(environment.root.iterdir()):
+        raise InputError(f"{root} exists and is not a server environment: give another folder with --dir.")
+    shutil.rmtree(environment.root, ignore_errors=True)
+    environment.root.mkdir(parents=True)
+    stamp.touch()  # from here on it is ours, also when it is not finished
     _call([sys.executable, "-m", "venv", str(environment.root)])
     alone, rest = _requirements()
     pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _call([*pip, "--no-deps", *alone])
     _call([*pip, "--constraint", str(CONSTRAINTS), *rest])
     _add_project(environment, pip)
-    (environment.root / "stamp").write_text(fingerprint())
+    stamp.write_text(fingerprint())
     return environment.require()
 
 

@@ -32,12 +32,14 @@ _WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `dreamactor serve` was asked. A port of 0 takes a free one; a stop gives a running step `exit_seconds`."""
+    """What `dreamactor serve` was asked. A port of 0 takes a free one; with `public_key` the set must be signed by its
+    owner; a stop gives a running step `exit_seconds`."""
 
     engines: Path
     listen: Listen = field(default_factory=Listen)
     environment: Path = DEFAULT_DIR
     limits: Limits = field(default_factory=Limits)
+    public_key: bytes | None = None
     start_seconds: float = 300.0
     exit_seconds: float = 10.0
 
@@ -49,10 +51,11 @@ class Server:
         self.listen = listen
         self._folder = folder
         self._whole = 0
-        self._manifest = read_manifest(options.engines)
+        self._manifest = read_manifest(options.engines, options.public_key)
         environment = ServerEnvironment(options.environment).require()
         _check_runtimes(environment, self._manifest)
-        repository = write_repository(options.engines, folder.path / "repository", options.limits)
+        place = folder.path / "repository"
+        repository = write_repository(options.engines, place, options.limits, options.public_key)
         self.process = TritonProcess(environment, repository, listen, folder.path)
         self._exit_seconds = options.exit_seconds
 
@@ -190,10 +193,13 @@ def _claim(listen: Listen) -> Listen:
             port = getattr(listen, name)
             candidate = held.enter_context(socket.socket())
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            option = f"--{name.replace('_', '-')}"
             try:
                 candidate.bind((listen.host, port))
+            except OverflowError as error:
+                raise InputError(f"{option} is {port}; a port is from 0 to 65535.") from error
             except OSError as error:
-                option = f"--{name.replace('_', '-')}"
+                option = "--host" if isinstance(error, socket.gaierror) else option
                 raise InputError(
                     f"The server cannot listen on {listen.host}:{port} ({error.strerror}); give another {option}."
                 ) from error

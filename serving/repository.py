@@ -24,14 +24,21 @@ MODELS = Path(__file__).resolve().parent / "models"
 _PLAN = "model.plan"
 
 
-def write_repository(engines: Path, repository: Path, limits: Limits | None = None) -> Path:
+def write_repository(
+    engines: Path, repository: Path, limits: Limits | None = None, public_key: bytes | None = None
+) -> Path:
     """Makes `repository` (a new folder) from the set in `engines` and returns it.
 
-    Raises EngineError when the set is unusable. TensorRT engines are checked against the manifest and linked in.
+    Raises EngineError when the set is unusable. TensorRT engines are checked against the manifest and linked in. With
+    `public_key` the models, too, open only what its owner has signed.
     """
-    manifest = read_manifest(engines)
+    manifest = read_manifest(engines, public_key)
+    manifest.require_whole()
     parameters = {"engines": str(engines.resolve())}
-    steps = stages({**parameters, "limits": json.dumps(dataclasses.asdict(limits or Limits()))})
+    if public_key is not None:
+        parameters["public_key"] = public_key.hex()
+    caps = (limits or Limits()).for_references(manifest.references)
+    steps = stages({**parameters, "limits": json.dumps(dataclasses.asdict(caps))})
     for step in steps:
         _write_model(repository, step, step.name)
     for record in manifest.networks.values():

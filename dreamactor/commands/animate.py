@@ -9,9 +9,11 @@ from dreamactor.commands.common import (
     add_limits,
     add_precision,
     add_preset,
+    add_public_key,
     check_output,
     limits_of,
     read_file,
+    read_key,
     write_whole,
 )
 from dreamactor.errors import InputError
@@ -34,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", choices=("face", "half", "full"), help="default: from the reference")
     parser.add_argument("--solver", choices=("euler", "multistep"), default="multistep")
     parser.add_argument("--pseudo-references", type=int, default=0, help="views generated first, 0 to 3")
+    add_public_key(parser)
     add_limits(parser)
     parser.set_defaults(run=run)
 
@@ -50,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     limits = limits_of(options)
     if options.server and limits != Limits():
         raise InputError("With --server the caps on input are the server's: give them to `dreamactor serve`.")
+    if options.server and options.public_key:
+        raise InputError("With --server the engines are the server's: give --public-key to `dreamactor serve`.")
     references = [read_file(path, "reference") for path in options.reference]
     driving = read_file(options.driving, "driving clip")
     check_output(options.output)
@@ -63,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             from dreamactor.pipeline import Animator
 
             engines = options.engines or build_set(options.preset, options.precision)
-            with Animator.open(engines, limits=limits) as animator:
+            with Animator.open(engines, limits=limits, public_key=read_key(options)) as animator:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)
     print(f"{options.output}: {len(video) / 1e6:.1f} MB")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreamactor.errors import InputError
 
@@ -27,6 +28,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint (default: the one that ships)")
 
 
+def add_public_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--public-key", type=Path, help="Ed25519 key that must have signed the engine set")
+
+
+def read_key(options: argparse.Namespace) -> bytes | None:
+    """The key given with `add_public_key`'s flag."""
+    return read_file(options.public_key, "public key") if options.public_key else None
+
+
 def read_file(path: Path, what: str) -> bytes:
     """The file's bytes; raises InputError naming `what` it was for."""
     try:
@@ -44,9 +54,13 @@ def check_output(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the file whole or not at all; to a device or a pipe, straight."""
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
@@ -65,20 +79,19 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def limits_of(options: argparse.Namespace) -> Limits:
-    """The caps that `add_limits` parsed; raises InputError for one that is not above zero."""
+    """The caps that `add_limits` parsed; raises InputError for one that is not a number above zero."""
     from dreamactor.motion.limits import Limits
 
-    chosen = {
-        "clip_seconds": options.max_clip_seconds,
-        "clip_bytes": _millions(options.max_clip_mb),
-        "image_bytes": _millions(options.max_image_mb),
-        "image_pixels": _millions(options.max_image_megapixels),
-    }
-    for name, value in chosen.items():
-        if value is not None and not value > 0:
-            raise InputError(f"The cap on {name.replace('_', ' ')} must be above zero, not {value}.")
-    return Limits(**{name: value for name, value in chosen.items() if value is not None})
-
-
-def _millions(value: float | None) -> int | None:
-    return None if value is None else int(value * 1_000_000)
+    units = {"clip_seconds": 1.0, "clip_mb": 1e6, "image_mb": 1e6, "image_megapixels": 1e6}
+    names = {"clip_mb": "clip_bytes", "image_mb": "image_bytes", "image_megapixels": "image_pixels"}
+    chosen: dict[str, Any] = {}
+    for name, unit in units.items():
+        value = getattr(options, f"max_{name}")
+        if value is None:
+            continue
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"--max-{name.replace('_', '-')} must be a number above zero, not {value}.")
+        chosen[names.get(name, name)] = value * unit if name == "clip_seconds" else int(value * unit)
+    if "clip_seconds" in chosen:
+        chosen["clip_frames"] = math.ceil(Limits.clip_frames * chosen["clip_seconds"] / Limits.clip_seconds)
+    return Limits(**chosen)

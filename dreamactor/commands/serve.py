@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dreamactor.commands.common import add_limits, add_precision, add_preset, limits_of
+from dreamactor.commands.common import add_limits, add_precision, add_preset, add_public_key, limits_of, read_key
 
 HELP = "an engine set behind Triton Inference Server"
 
@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8002)
+    add_public_key(parser)
     add_limits(parser)
     parser.set_defaults(run=run)
 
@@ -29,4 +30,5 @@ def run(options: argparse.Namespace) -> int:
 
     engines = options.engines or build_set(options.preset, options.precision)
     listen = Listen(options.host, options.grpc_port, options.http_port, options.metrics_port)
-    return serve(ServeOptions(engines, listen, limits=limits_of(options)), say=lambda line: print(line, flush=True))
+    asked = ServeOptions(engines, listen, limits=limits_of(options), public_key=read_key(options))
+    return serve(asked, say=lambda line: print(line, flush=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def decode_clip(
             if buffer is None:  # untouched pages cost nothing, so the spare tenth is free
                 buffer = np.empty((min(wanted + wanted // 10 + 2, limits.clip_frames + 1), *frame.shape), np.uint8)
             if count >= limits.clip_frames or count >= len(buffer):
-                raise _too_long(name, f"more than the {wanted} frames at {fps:g} fps its header announces", limits)
+                raise _too_long(name, f"more than {wanted} frames at {fps:g} fps", limits)
             buffer[count] = frame
             count += 1
             if on_frame:
@@ -104,13 +105,26 @@ def video_stream(container: av.container.InputContainer, name: str) -> VideoStre
     """The first real video stream; cover art does not count."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise InputError(f"{name} has a video stream in a codec that this system does not read.")
             return stream
     raise InputError(f"No video: {name} is a {container.format.name} file without a video stream.")
 
 
-def start_of(stream: VideoStream) -> float:
-    """Seconds at which the stream's first frame is shown, on the clock the container's streams share."""
-    return float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
+def first_shown(data: bytes, name: str) -> float:
+    """Seconds at which the first picture is shown, on the clock the container's streams share: the stream's start, or
+    the first keyframe of a stream that was cut, which begins with what cannot be decoded. 0 for a clip without one."""
+    try:
+        with open_media(data, name) as container:
+            stream = video_stream(container, name)
+            tick = stream.time_base or 0
+            for index, packet in enumerate(container.demux(stream)):
+                if packet.is_keyframe and packet.size:
+                    # an AVI's timestamps are guesses, its start is not
+                    return float((stream.start_time if index == 0 else packet.pts) or 0) * float(tick)
+    except (InputError, av.FFmpegError, ValueError, OSError):
+        pass
+    return 0.0
 
 
 def _reason(error: Exception) -> str:
@@ -141,18 +155,20 @@ def _expected(
     if min(width, height) < limits.smallest_side:
         raise InputError(f"Too small: {name} has frames of {width}x{height}; each side needs {limits.smallest_side}.")
     stream.codec_context.options = {"max_pixels": str(limits.clip_pixels)}
-    duration = _duration(container, stream)
-    if duration and max_frames is None and (duration > limits.clip_seconds or duration * fps > limits.clip_frames + 1):
-        raise _too_long(name, f"{duration:.1f} s", limits)
-    known = max(1, round(duration * fps)) if duration else limits.clip_frames
+    longest = min(limits.clip_frames, math.ceil(limits.clip_seconds * fps))
+    seconds, of_picture = _duration(container, stream)
+    if of_picture and max_frames is None and seconds * fps > longest + 1:
+        raise _too_long(name, f"{seconds:.1f} s", limits)
+    known = max(1, round(seconds * fps)) if of_picture else longest
     return min(known, max_frames or known)
 
 
-def _duration(container: av.container.InputContainer, stream: VideoStream) -> float:
-    """Announced seconds, 0 when the container does not say."""
+def _duration(container: av.container.InputContainer, stream: VideoStream) -> tuple[float, bool]:
+    """Announced seconds (0 when the container does not say), and whether they are the picture's: Matroska and FLV
+    announce only how long their longest stream is."""
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else 0.0
+        return float(stream.duration * stream.time_base), True
+    return container.duration / av.time_base if container.duration else 0.0, len(container.streams) == 1
 
 
 class _Decoder:
@@ -171,7 +187,9 @@ class _Decoder:
         self.size = (0, 0)
         self.notes: list[str] = []
         self._container, self._stream = container, stream
-        self._announced = _duration(container, stream)
+        self._announced, self._of_picture = _duration(container, stream)
+        self._lead = 0.0  # seconds before the first frame that cannot be decoded: a stream that was cut
+        self._reached = 0.0  # seconds at which the last packet of any stream ends
         self._target: tuple[int, int] | None = None
         self._shown = (0, 0)
         self._aspect = float(stream.sample_aspect_ratio or 1) or 1.0
@@ -203,7 +221,9 @@ class _Decoder:
             tick = float(frame.time_base) if frame.time_base is not None else 0.0
             seconds = frame.pts * tick if frame.pts is not None and tick else index / self.rate
             index += 1
-            first = seconds if first is None else first
+            if first is None:
+                first = seconds
+                self._lead = max(0.0, first - float((self._stream.start_time or 0) * tick))
             if seconds - first <= last:
                 continue  # a timestamp that goes back cannot be shown
             gap = seconds - first - last if last >= 0 else 0.0
@@ -216,17 +236,21 @@ class _Decoder:
 
     def check_whole(self) -> None:
         """Raises InputError when the file ends long before the duration it announces."""
-        if self._announced and self._decoded < WHOLE * self._announced - 1 / self.rate:
+        there = self._lead + self._decoded
+        if not self._of_picture:
+            there = max(there, self._reached)
+        if self._announced and there < WHOLE * self._announced - 1 / self.rate:
             reason = f" ({self._error})" if self._error else ""
             raise InputError(
-                f"Truncated or damaged: {self.name} announces {self._announced:.1f} s and only {self._decoded:.1f} s "
+                f"Truncated or damaged: {self.name} announces {self._announced:.1f} s and only {there:.1f} s "
                 f"can be decoded{reason}."
             )
         if self._error:
             self.notes.append(f"part of {self.name} is damaged and was passed over ({self._error})")
 
     def _frames_until_damage(self) -> Iterator[av.VideoFrame]:
-        packets = self._container.demux(self._stream)
+        wanted = [self._stream] if self._of_picture else list(self._container.streams)
+        packets = self._container.demux(*wanted)
         while True:
             try:
                 packet = next(packets)
@@ -235,6 +259,11 @@ class _Decoder:
             except (av.FFmpegError, ValueError, OSError) as error:
                 self._error = _reason(error)
                 return
+            if packet.pts is not None and packet.time_base:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._reached = max(self._reached, end - (self._container.start_time or 0) / av.time_base)
+            if packet.stream is not self._stream:
+                continue
             try:
                 decoded = packet.decode()
             except (av.FFmpegError, ValueError) as error:

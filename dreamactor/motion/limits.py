@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Limits:
     image_side: int = 2048  # larger photos are shrunk to this longest side
     clip_side: int = 1280  # larger frames are shrunk to this longest side while they are decoded
     clip_memory: int = 1 << 30  # decoded frames held at once, in bytes; a long clip is shrunk further to fit
+
+    def for_references(self, most: int) -> Limits:
+        """These caps, with at most `most` references: what the engines take."""
+        return replace(self, references=min(self.references, most))
 
 
 def megabytes(size: int) -> str:

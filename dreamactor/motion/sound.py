@@ -13,13 +13,14 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 
 from dreamactor.errors import InputError
-from dreamactor.motion.clip import open_media, start_of, video_stream
+from dreamactor.motion.clip import first_shown, open_media
 
 AudioPacket: TypeAlias = "Packet[AudioStream]"
 
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
 """Codecs that MP4 players take; packets of these are copied, anything else is encoded to AAC."""
 
+MP3_RATE = 16000  # Hz below which MP4 holds no MP3
 PREROLL = 0.05  # seconds of packets kept before the picture starts: decoders need the one before the first heard
 
 
@@ -40,16 +41,16 @@ class Sound:
             self.close()
             return
         self._source: AudioStream = self._container.streams.audio[0]
-        try:
-            self._start = start_of(video_stream(self._container, "the driving clip"))
-        except InputError:
-            self._start = 0.0
-        self.available = self._source.codec_context is not None
+        self._start = first_shown(data, "the driving clip")
+        self._ahead = next((packet for packet in self._read() if packet.size), None)  # it may be announced and empty
+        known = self._source.codec_context is not None and self._source.sample_rate > 0
+        self.available = known and self._ahead is not None
         self._open = True
 
     def attach(self, output: av.container.OutputContainer) -> None:
         """Adds the audio stream to `output`: the same codec where MP4 can hold it, else AAC."""
-        self._copies = self._source.codec.canonical_name in COPIED
+        name = self._source.codec.canonical_name
+        self._copies = name in COPIED and (name != "mp3" or self._source.sample_rate >= MP3_RATE)
         if self._copies:
             self._target = output.add_stream_from_template(self._source)
         else:
@@ -111,6 +112,11 @@ class Sound:
         yield from resampler.resample(None)
 
     def _demuxed(self) -> Iterator[AudioPacket]:
+        if self._ahead is not None:
+            yield self._ahead
+        yield from self._read()
+
+    def _read(self) -> Iterator[AudioPacket]:
         packets = self._container.demux(self._source)
         while True:
             try:

@@ -20,14 +20,22 @@ class Animator:
     """Opened once, used for any number of clips, one at a time."""
 
     def __init__(self, engines: Engines, limits: Limits | None = None) -> None:
+        engines.manifest.require_whole()
         self.engines = engines
-        self.limits = limits or Limits()
+        self.limits = (limits or Limits()).for_references(engines.manifest.references)
         self._landmarker: Landmarker | None = None  # opened with the first clip
 
     @classmethod
-    def open(cls, engine_dir: Path | str, threads: int | None = None, limits: Limits | None = None) -> Animator:
-        """Opens the engine set in `engine_dir`; raises EngineError with the reason when it must not be used."""
-        return cls(open_engines(engine_dir, threads), limits)
+    def open(
+        cls,
+        engine_dir: Path | str,
+        threads: int | None = None,
+        limits: Limits | None = None,
+        public_key: bytes | None = None,
+    ) -> Animator:
+        """Opens the engine set in `engine_dir`; raises EngineError with the reason when it must not be used. With
+        `public_key` (Ed25519, PEM or 32 raw bytes) only a set that its owner has signed."""
+        return cls(open_engines(engine_dir, threads, public_key=public_key), limits)
 
     def animate(
         self,

@@ -52,8 +52,8 @@ class Options:
             return cls()
         try:
             values = json.loads(text)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"The options are not valid JSON: {error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"The options are not valid JSON: {str(error)[:200]}.") from error
         if not isinstance(values, dict):
             raise InputError(f"The options must be a JSON object, not {type(values).__name__}.")
         known = [field.name for field in fields(cls)]

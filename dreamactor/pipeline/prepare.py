@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.engines.session import Session
+from dreamactor.errors import InputError
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.media import Limits
 from dreamactor.motion.prepare import MotionInputs
@@ -69,9 +70,15 @@ def prepare(
     def report(done: float, message: str = "") -> None:
         on_progress(Event("prepare", fraction=PREPARE_SHARE * done, message=message))
 
+    limits = limits or Limits()
+    if len(references) + options.pseudo_references > limits.references:
+        raise InputError(
+            f"Too many references: {len(references)} photos and {options.pseudo_references} pseudo-references; these "
+            f"engines take {limits.references} in all."
+        )
     report(0.0)
     inputs = prepare_motion(
-        references, driving, preset.height, preset.width, preset.fps, limits or Limits(), options.max_frames,
+        references, driving, preset.height, preset.width, preset.fps, limits, options.max_frames,
         options.scale, on_progress=lambda done: report(0.7 * done), landmarker=landmarker,
     )  # fmt: skip
     for note in inputs.notes:

@@ -17,18 +17,23 @@ from typing import Any
 
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.runtimes import runtime_version
+from dreamactor.engines.target import RTX_ARCHITECTURES
 from dreamactor.errors import DreamActorError
 from dreamactor.production.make import REPORT_JSON, make_engines
 from dreamactor.production.request import make_request
 
 PRECISIONS = ("fp16", "bf16", "fp8", "int8")
+PLUGIN_PRECISIONS = ("fp16", "bf16")
 
 
 def targets() -> tuple[str, ...]:
     """The GPU targets that are installed here."""
-    if local_gpu() is None:
+    gpu = local_gpu()
+    if gpu is None:
         return ()
-    found = [name for name, module in (("tensorrt", "tensorrt"), ("rtx", "tensorrt_rtx_bindings")) if find_spec(module)]
+    found = ["tensorrt"] if find_spec("tensorrt") else []
+    if find_spec("tensorrt_rtx_bindings") and gpu.architecture in RTX_ARCHITECTURES:
+        found.append("rtx")
     try:
         import onnxruntime
 
@@ -51,6 +56,9 @@ def check_engines(preset: str, folder: Path, log: Callable[[str], None] = print)
                 made = make_engines(request, log)
                 report = json.loads((made.folder / REPORT_JSON).read_text())
                 result |= {"passed": made.passed, "version": runtime_version(request.target.runtime), "report": report}
+                reason = no_plugin(report) if target == "tensorrt" and precision in PLUGIN_PRECISIONS else ""
+                if reason:
+                    result |= {"passed": False, "error": f"the attention plugin was not tried: {reason}"}
             except DreamActorError as error:
                 result |= {"passed": False, "error": str(error)}
                 log(f"{precision} on {target}: {error}")
@@ -63,10 +71,16 @@ def check_engines(preset: str, folder: Path, log: Callable[[str], None] = print)
     }
 
 
+def no_plugin(report: dict[str, Any]) -> str:
+    """Why the denoiser was not built with our kernels beside TensorRT's own attention; "" where it was."""
+    facts = next(row["facts"] for row in report["networks"] if row["network"] == "denoiser")
+    return str(facts.get("no_plugin", ""))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes `engines_DEVICE_DATE.json`; status 0 when every engine passed, 1 when one did not, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m dreamactor.production.gpu_check", description=__doc__)
-    parser.add_argument("--preset", default="tiny", help="default: %(default)s")
+    parser.add_argument("--preset", default="puppet", help="default: %(default)s")
     parser.add_argument("--engines", type=Path, default=Path("build/gpu-check"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("benchmark/results"), help="default: %(default)s")
     options = parser.parse_args(arguments)

@@ -92,7 +92,7 @@ class Keys:
     def ranges(self, network: str) -> Key:
         return {
             "onnx": digest(self.onnx(network)), "samples": digest(self.samples()), "recipe": asdict(self.recipe),
-            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"), "onnxruntime": _version("onnxruntime"),
+            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"), "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         }  # fmt: skip
 
     def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Key:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dreamactor.engines.manifest import Manifest, NetworkRecord
+from dreamactor.engines.manifest import MAX_REFERENCES, Manifest, NetworkRecord
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.sets import EngineFiles, read_manifest, write_set
@@ -116,7 +116,8 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manif
             notes=_notes(stages, lowered, name),
         )
         files.append(EngineFiles(record, entry.paths))
-    return write_set(request.output, request.preset, request.precision, request.target.name, files)
+    most = MAX_REFERENCES if request.target.is_onnx else request.ranges.references
+    return write_set(request.output, request.preset, request.precision, request.target.name, files, most)
 
 
 def _specs(stages: Stages, name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

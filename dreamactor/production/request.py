@@ -7,14 +7,15 @@ from pathlib import Path
 
 from dreamactor import paths
 from dreamactor.engines.builder import BuildOptions
-from dreamactor.engines.manifest import NETWORKS
+from dreamactor.engines.manifest import MAX_REFERENCES, NETWORKS
+from dreamactor.engines.sets import check_destination
 from dreamactor.engines.shapes import Ranges
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import InputError
 from dreamactor.presets import Preset, preset
 
 _LEAST = {"fp8": 89, "bf16": 80}  # compute capability from which tensor cores have the type
-MAX_REFERENCES = 8  # as the graphs are exported
+WEIGHTS = "model.safetensors"
 STORE = paths.ENGINES / "store"
 
 
@@ -44,7 +45,8 @@ def make_request(
     ranges: Ranges | None = None,
     build: BuildOptions | None = None,
 ) -> Request:
-    """Raises InputError for names that do not exist and precisions that the target's GPU lacks.
+    """Raises InputError for names that do not exist and precisions that the target's GPU lacks, EngineError for an
+    output that is the folder of something else.
 
     Without `ranges` the engines take the preset's picture size; without `build` they are as fast as they can be.
     """
@@ -57,12 +59,14 @@ def make_request(
     if precision == "bf16" and target.is_onnx and target.name == "cpu":
         raise InputError("ONNX Runtime has no BF16 on the CPU: use fp32 or int8 there.")
     chosen = preset(preset_name)
+    if checkpoint is not None and not (checkpoint / WEIGHTS).is_file():
+        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
     return Request(
         chosen,
         precision,
         target,
         checkpoint or paths.checkpoint(preset_name),
-        output or paths.engine_set(preset_name, precision, target.name),
+        check_destination(output or paths.engine_set(preset_name, precision, target.name)),
         store or STORE,
         _checked(ranges or Ranges(), chosen),
         build or BuildOptions(),

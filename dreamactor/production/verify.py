@@ -47,8 +47,8 @@ def verify_set(folder: Path, public_key: bytes | None = None) -> tuple[bool, str
     for record in manifest.networks.values():
         for file in record.files:
             trust.check_file(folder, file)
-    rows, source = _report(folder)
-    found = [_verified(folder, manifest, row, source) for row in rows]
+    rows, source = _report(folder, manifest)
+    found = [_verified(folder, manifest, row, source, public_key) for row in rows]
     idle = [row.network for row in found if not row.ran]
     files = sum(len(record.files) for record in manifest.networks.values())
     lines = [table(found), f"all {files} files are those of the manifest"]
@@ -57,7 +57,8 @@ def verify_set(folder: Path, public_key: bytes | None = None) -> tuple[bool, str
     return all(row.passed for row in found) and not idle, "\n".join(lines)
 
 
-def _report(folder: Path) -> tuple[list[Row], Source]:
+def _report(folder: Path, manifest: Manifest) -> tuple[list[Row], Source]:
+    """The build's rows and what they were measured on; the report is not signed, so the manifest has the last word."""
     try:
         report = json.loads((folder / REPORT_JSON).read_text())
         rows = [Row(**{**values, "put_back": tuple(values["put_back"])}) for values in report["networks"]]
@@ -72,12 +73,18 @@ def _report(folder: Path) -> tuple[list[Row], Source]:
         raise EngineError(
             f"{missing[0]} is not there any more, and {folder} is verified against it: build the set again."
         )
+    if sorted(row.network for row in rows) != sorted(manifest.networks) or set(onnx) != set(manifest.networks):
+        raise EngineError(f"{folder}/{REPORT_JSON} and the manifest name different networks: build the set again.")
+    for name, path in onnx.items():
+        if trust.sha256(path) != manifest.network(name).source_sha256:
+            raise EngineError(f"{path} is not what {name} was made from (its SHA-256 differs): build the set again.")
+    rows = [replace(row, precision=manifest.network(row.network).precision) for row in rows]
     return rows, Source(onnx, samples)
 
 
-def _verified(folder: Path, manifest: Manifest, row: Row, source: Source) -> Row:
+def _verified(folder: Path, manifest: Manifest, row: Row, source: Source, public_key: bytes | None) -> Row:
     feeds = _recorded(source.samples, row.network) if source.samples else _drawn(manifest, row.network)
-    compared = verify_engine(folder, row.network, source.onnx[row.network], feeds)
+    compared = verify_engine(folder, row.network, source.onnx[row.network], feeds, public_key=public_key)
     if compared.problem:
         note = f"not run here: {compared.problem.removeprefix(row.network + ' was ')}"
         return replace(row, latency_ms=None, ran=False, note=note)

@@ -12,7 +12,8 @@ from dreamactor.serving.backend import Settings, arrays_of, failure, problem_of,
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = Settings.from_args(args)
-        self.engines = open_engines(self.settings.engines, networks=[self.settings.model])
+        wanted, key = [self.settings.model], self.settings.public_key
+        self.engines = open_engines(self.settings.engines, networks=wanted, public_key=key)
         self.session = self.engines.session(self.settings.model)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -42,7 +42,8 @@ for name in names:
     shapes = SHAPES.get(name, [(2, 4, 300, 128)] * count)
     inputs = [tensor(shape, native[kind]) for shape, kind in zip(shapes, types)]
     given = ATTRIBUTES.get(name, [])
-    outputs = definition.register_func(*inputs, *given)
+    named = {k: next(v for v in given if type(v) is kind) for k, kind in definition.input_attrs.items()}
+    outputs = definition.register_func(*inputs, **named)  # as tensorrt.plugin._plugin_class calls it
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     combination, = definition.autotune_func(*inputs, *given, outputs)
     combinations = combination._get_combinations()

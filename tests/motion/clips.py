@@ -17,14 +17,17 @@ def make_clip(
     pictures: Sequence[np.ndarray] | None = None,
     duration: float | None = None,
     matrix: bytes | None = None,
+    sound_rate: int = 48000,
+    keyframe_every: int = 250,
 ) -> bytes:
-    """A frame at each of `times` (seconds), its grey level 10 + 4 * index; `sound` is a codec: a click each second."""
+    """A frame at each of `times` (seconds), its grey level 10 + 4 * index; `sound` is a codec: a click each second, for
+    `duration` seconds (0: the stream is announced and has nothing)."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
-        video = output.add_stream(codec, rate=30)
+        video = output.add_stream(codec, rate=30, options={"g": str(keyframe_every)})
         video.height, video.width, video.pix_fmt = *size, "yuv444p" if codec == "libx264" else "yuv420p"
         video.codec_context.time_base = video.time_base = Fraction(1, 1000)
-        audio = output.add_stream(sound, rate=48000) if sound else None
+        audio = output.add_stream(sound, rate=sound_rate) if sound else None
         packets = []
         for index, time in enumerate(times):
             level = 10 + 4 * (index % 60)
@@ -38,7 +41,7 @@ def make_clip(
         for packet in packets:
             packet.duration = int(lengths[stamps.index(packet.pts)])
             output.mux(packet)
-        if audio is not None:
+        if audio is not None and duration != 0:
             for frame in clicks(duration or times[-1], audio):
                 output.mux(audio.encode(frame))
             output.mux(audio.encode(None))
@@ -58,7 +61,7 @@ def clicks(seconds: float, stream: av.AudioStream) -> list[av.AudioFrame]:
     frame = av.AudioFrame.from_ndarray(wave[None], format="flt", layout="mono")
     frame.rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
     context = stream.codec_context
-    resampler = av.AudioResampler(context.format, context.layout, 48000, frame_size=1024)
+    resampler = av.AudioResampler(context.format, context.layout, stream.rate, frame_size=1024)
     return resampler.resample(frame) + resampler.resample(None)
 
 

@@ -129,3 +129,23 @@ def test_decoding_is_quick() -> None:
     start = time.process_time()
     decode_clip(data, 12)
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "sound"),
+    [("matroska", "libx264", "aac"), ("webm", "libvpx-vp9", "libopus"), ("flv", "libx264", "aac")],
+)
+def test_sound_may_be_longer_than_the_picture(container: str, codec: str, sound: str) -> None:
+    """These containers announce only how long their longest stream is."""
+    data = make_clip([k / 10 for k in range(20)], container=container, codec=codec, sound=sound, duration=70)
+
+    assert len(decode_clip(data, 10).frames) == 20
+    with pytest.raises(InputError, match="Truncated or damaged"):
+        decode_clip(data[: len(data) // 2], 10)
+
+
+def test_a_codec_without_a_decoder_is_named() -> None:
+    unknown = make_clip([0, 0.1, 0.2], container="avi", codec="mpeg4").replace(b"FMP4", b"QQQQ")
+
+    with pytest.raises(InputError, match="codec that this system does not read"):
+        decode_clip(unknown, 10)

@@ -81,6 +81,30 @@ def test_no_sound_and_unreadable_sound_are_no_hindrance() -> None:
     assert set(streams(write(noise(3), audio_from=b"nothing"))) == {"video"}
 
 
+def test_sound_that_mp4_cannot_hold_is_encoded() -> None:
+    clip = make_clip([k / 10 for k in range(20)], container="avi", sound="libmp3lame", sound_rate=11025)
+
+    assert streams(write(noise(20), audio_from=clip))["audio"][0] == "aac"
+
+
+def test_sound_that_is_announced_and_empty_is_left_out() -> None:
+    clip = make_clip([k / 10 for k in range(20)], container="mpegts", sound="aac", duration=0)
+
+    assert list(streams(write(noise(20), audio_from=clip))) == ["video"]
+
+
+def test_sound_follows_the_first_picture_of_a_cut_stream() -> None:
+    """A cut between keyframes: pictures begin at the next one, sound would begin before it."""
+    whole = make_clip([k / 10 for k in range(60)], container="mpegts", sound="aac", keyframe_every=10)
+    packets = len(whole) // 188
+    cut = whole[: 3 * 188] + whole[packets // 3 * 188 :]  # the tables, then what comes after a third
+
+    clip = decode_clip(cut, 10)
+    assert heard(write(noise(len(clip.frames)), audio_from=cut)) == pytest.approx(
+        range(len(clip.frames) // 10), abs=0.03
+    )
+
+
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     with VideoWriter(target, 10, (192, 320)) as writer:
