@@ -1,7 +1,9 @@
 """Percentiles, ratios and exponents, each with its interval. Nothing is dropped: an outlier is a measurement.
 
 Samples that were taken together drift together (another job on the machine, a clock that throttles), so they are kept
-in blocks, and the bootstrap draws blocks first and samples within them second.
+in blocks, and the bootstrap draws blocks first and samples within them second. With three blocks that differ, as in
+most runs here, such an interval covers the truth in 75 to 88 of 100 runs instead of 95. What is compared in turn, round
+by round, has exact intervals instead.
 """
 
 from __future__ import annotations
@@ -60,12 +62,13 @@ def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0, level: float = 
     return _interval(top / bottom, draws, level)
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], seed: int = 0) -> Interval:
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
     """Median of the ratios of samples that were taken in turn, round by round, so that drift hits both alike."""
     if len(numerator) != len(denominator) or not numerator:
         raise ValueError(f"rounds do not pair: {len(numerator)} and {len(denominator)}")
     ratios = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
-    return _interval(float(np.median(ratios)), _draws([ratios.tolist()], _medians, seed))
+    low, high = _median_interval(np.log(ratios))
+    return Interval(float(np.median(ratios)), math.exp(low), math.exp(high))
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
@@ -85,18 +88,16 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
     return Interval(slope, slope - margin, slope + margin)
 
 
-def exponent_of_rounds(sizes: Sequence[float], samples: Sequence[Sequence[float]], seed: int = 0) -> Interval:
-    """p of values ~ sizes**p on average over these sizes, from samples[size][round] that were taken in turn.
+def exponent_of_rounds(sizes: Sequence[float], samples: Sequence[Sequence[float]]) -> Interval:
+    """p of values ~ sizes**p on average over these sizes, from samples[size][round] that were taken in turn: the median
+    of the rounds' own exponents.
 
-    The interval is the noise of the measurement (rounds drawn anew), not how far the curve is from a power.
+    The interval is the noise of the measurement, not how far the curve is from a power.
     """
-    table = np.asarray(samples, np.float64)
     x = np.log(np.asarray(sizes, np.float64))
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    generator = np.random.Generator(np.random.PCG64(seed))
-    chosen = generator.integers(0, table.shape[1], (DRAWS, table.shape[1]))
-    draws: Floats = weights @ np.log(np.median(table[:, chosen], axis=2))
-    return _interval(float(weights @ np.log(np.median(table, axis=1))), draws)
+    found: Floats = weights @ np.log(np.asarray(samples, np.float64))
+    return Interval(float(np.median(found)), *_median_interval(found))
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,23 @@ def _linear(x: Floats, y: Floats) -> tuple[float, float, float]:
 
 def _student(degrees: int) -> float:
     return _STUDENT_975[degrees - 1] if degrees <= len(_STUDENT_975) else 1.96
+
+
+def _median_interval(values: Floats) -> tuple[float, float]:
+    """95 % interval of the median of independent values: between two of them, with exact coverage (the sign test),
+    where there are six or more; Student's where there are fewer."""
+    count, values = len(values), np.sort(values)
+    if count < 2:
+        return -math.inf, math.inf
+    if count < 6:
+        margin = _student(count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
+        centre, median = float(values.mean()), float(np.median(values))
+        return min(median, centre - margin), max(median, centre + margin)
+    left, outside = 0, 2.0 ** (1 - count)  # chance that the median lies outside the values that are left
+    while outside + math.comb(count, left + 1) * 2.0 ** (1 - count) <= 1 - LEVEL:
+        left += 1
+        outside += math.comb(count, left) * 2.0 ** (1 - count)
+    return float(values[left]), float(values[count - 1 - left])
 
 
 def _medians(rows: Floats) -> Floats:

@@ -73,7 +73,7 @@ def _timed(session: Session, feed: Mapping[str, Array]) -> tuple[dict[str, Array
 
 def _snr(reference: Array, found: Array) -> float:
     exact, other = reference.astype(np.float64), found.astype(np.float64)
-    if not np.isfinite(other).all():
+    if not (np.isfinite(exact).all() and np.isfinite(other).all()):
         return float("-inf")
     noise = float(np.square(exact - other).sum())
     return LIMIT if noise == 0 else min(LIMIT, 10 * float(np.log10(max(float(np.square(exact).sum()), 1e-30) / noise)))

@@ -36,6 +36,10 @@ class Samples:
         for path in self.paths:
             yield dict(load_file(path))
 
+    def first(self, count: int) -> Samples:
+        """The first `count` of them (a negative one leaves out so many), but at least one."""
+        return Samples(self.network, self.paths[:count] or self.paths[:1])
+
     @property
     def sha256(self) -> str:
         """Hash over all of them, in order."""

@@ -24,8 +24,8 @@ PERFECT = 200.0  # dB, reported where nothing differs
 
 
 def signal_to_noise(reference: np.ndarray, found: np.ndarray) -> float:
-    """10 log10 of the reference's power over the difference's, in dB; -inf where `found` is not finite."""
-    if not np.isfinite(found).all():
+    """10 log10 of the reference's power over the difference's, in dB; -inf where either is not finite."""
+    if not (np.isfinite(reference).all() and np.isfinite(found).all()):
         return float("-inf")
     signal = np.square(reference.astype(np.float64)).sum()
     noise = np.square(reference.astype(np.float64) - found.astype(np.float64)).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,73 @@ def test_every_command_explains_itself() -> None:
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0
+
+
+def test_the_command_prunes_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dreamactor.engines.store import Store
+
+    def make(folder: Path) -> dict[str, object]:
+        (folder / "file").write_bytes(bytes(2_000_000))
+        return {}
+
+    Store(tmp_path).get("engine", {"a": 1}, make)
+    assert main(["engines", "prune", "--store", str(tmp_path), "--older-than", "0"]) == 0
+    assert "removed 1 entries, 2.0 MB" in capsys.readouterr().out
+    assert not list(Store(tmp_path).entries())
+
+
+def test_an_unsigned_set_is_refused_where_a_key_is_given(
+    tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    for command in (
+        animate(tmp_path, tiny_engines, **{"public-key": key}),
+        ["serve", "--engines", str(tiny_engines), "--public-key", str(key), "--grpc-port", "0", "--http-port", "0"],
+    ):
+        assert main(command) == 1
+        assert "has no signature" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "--max-clip-mb", "inf"], "--max-clip-mb must be a number above zero, not inf"),
+        (["serve", "--grpc-port", "70000"], "a port is from 0 to 65535"),
+        (["serve", "--host", "nowhere.invalid"], "give another --host"),
+        (["build", "--checkpoint", "/nowhere"], "/nowhere is not the folder of a checkpoint"),
+        (["build", "--output", str(ROOT)], "is not an engine set: give another folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    arguments: list[str], sentence: str, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = ["--engines", str(tiny_engines)] if arguments[0] == "serve" else ["--preset", "tiny"]
+    assert main([*arguments, *engines])
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    from dreamactor.commands.common import write_whole
+
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target.mp4"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    write_whole(pipe, b"video")
+    assert reader.communicate(timeout=20)[0] == b"video"
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    write_whole(link, b"video")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"video"
+
+
+def test_a_longer_clip_may_have_more_frames() -> None:
+    from argparse import ArgumentParser
+
+    from dreamactor.commands.common import add_limits, limits_of
+
+    parser = ArgumentParser()
+    add_limits(parser)
+    longer = limits_of(parser.parse_args(["--max-clip-seconds", "300", "--max-clip-mb", "2.5"]))
+    assert longer == Limits(clip_seconds=300, clip_frames=7500, clip_bytes=2_500_000)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX, PoseSequence
 from dreamactor.motion.retarget import choose_scale, only
+from dreamactor.presets import FACE_SIZE
 from dreamactor.training.performance import perform
 from dreamactor.training.scene import (
     Scene,
@@ -139,3 +141,10 @@ def as_detected(rng: np.random.Generator, poses: PoseSequence, height: int, widt
     return replace(
         poses, joints=(poses.joints + jitter).astype(np.float32), confidence=confidence, hand_confidence=hands
     )
+
+
+def enlarge_faces(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Stored crops [T,112,112,3] without their margin at the encoder's size [T,224,224,3]."""
+    size, edge = (FACE_SIZE, FACE_SIZE), round(faces.shape[1] * (1 - 1 / FACE_MARGIN) / 2)
+    inner = faces[:, edge:-edge, edge:-edge]
+    return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_LINEAR) for face in inner]).astype(np.uint8)

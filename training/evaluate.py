@@ -20,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dreamactor.errors import InputError
 from dreamactor.networks import Networks, load
 from dreamactor.presets import Preset, video_frames
 from dreamactor.training import goals, measures
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.clip import FRAMES, Clip, make_clip
-from dreamactor.training.flow_stage import enlarge_faces, to_controls, to_faces
+from dreamactor.training.clip import FRAMES, Clip, enlarge_faces, make_clip
+from dreamactor.training.flow_stage import to_controls, to_faces
 from dreamactor.training.performance import FRAMINGS
 from dreamactor.training.sample import sample
 from dreamactor.training.scene import Scene, Stage, pose_sequence
@@ -182,6 +183,8 @@ def evaluate(
     Raises InputError for a missing or unfitting checkpoint and MissingDependency without motion data.
     """
     settings, out = settings or Settings(), Path(out)
+    if settings.clips < 1:
+        raise InputError(f"An evaluation needs at least one clip of each framing, not {settings.clips}.")
     evaluation = Evaluation(load(checkpoint, preset), mocap or mocap_folder(), settings)
     began = time.monotonic()
     latents = evaluation.preset.latent_frames
@@ -215,13 +218,13 @@ def evaluate(
     return report
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Means over clips, leaving out clips in which a figure has no meaning; rounded."""
+def _mean(rows: list[dict[str, float]]) -> dict[str, float | None]:
+    """Means over clips, leaving out clips in which a figure has no meaning; rounded; None where it has none in any."""
     names = rows[0].keys()
-    means = {}
+    means: dict[str, float | None] = {}
     for name in names:
         values = [row[name] for row in rows if np.isfinite(row[name])]
-        means[name] = round(float(np.mean(values)), 4) if values else float("nan")
+        means[name] = round(float(np.mean(values)), 4) if values else None
     return means
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
-from dreamactor.training.flow_stage import augment_faces, enlarge_faces, to_faces
+from dreamactor.training.clip import enlarge_faces
+from dreamactor.training.flow_stage import augment_faces, to_faces
 from dreamactor.training.store import EXPRESSIONS, ClipStore
 
 ABSOLUTE = 0.1  # weight of the tokens themselves beside that of their changes

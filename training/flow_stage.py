@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import FACE_SIZE, video_frames
-from dreamactor.training.clip import FACE_MARGIN
 from dreamactor.training.latents import SINGLES, LatentStore
 from dreamactor.training.recipe import Stage
 from dreamactor.training.store import ClipStore
@@ -107,13 +106,6 @@ def to_controls(controls: NDArray[np.uint8]) -> Tensor:
 def to_faces(faces: NDArray[np.uint8]) -> Tensor:
     """uint8 [B,T,224,224,3] -> [B,T,3,224,224] in [-1,1]."""
     return torch.from_numpy(faces).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1)
-
-
-def enlarge_faces(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Stored crops [T,112,112,3] without their margin at the encoder's size [T,224,224,3]."""
-    size, edge = (FACE_SIZE, FACE_SIZE), round(faces.shape[1] * (1 - 1 / FACE_MARGIN) / 2)
-    inner = faces[:, edge:-edge, edge:-edge]
-    return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_LINEAR) for face in inner]).astype(np.uint8)
 
 
 def augment_faces(faces: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -44,13 +44,13 @@ def table(report: Report) -> str:
 def goals(report: Report) -> str:
     """Each goal, what was found, and whether it is met. An ablation is clearly worse with half as much error again, or
     with a mouth's correlation lower by 0.3."""
+    known = {name: float("nan") if value is None else value for name, value in report.items()}
     psnr, joints, mouth, colour, drift = (
-        float("nan") if report[name] is None else report[name]
-        for name in ("psnr", "joint_error", "mouth_correlation", "identity_error", "drift_db")
+        known[name] for name in ("psnr", "joint_error", "mouth_correlation", "identity_error", "drift_db")
     )
-    gain, loss = psnr - report["psnr_copy_reference"], report["psnr_vae"] - psnr
-    still, silent = report["joint_error_no_pose"], report["mouth_correlation_no_face"]
-    stranger = report["identity_error_no_reference"]
+    gain, loss = psnr - known["psnr_copy_reference"], known["psnr_vae"] - psnr
+    still, silent = known["joint_error_no_pose"], known["mouth_correlation_no_face"]
+    stranger = known["identity_error_no_reference"]
     found = (
         ("PSNR at least 6 dB over copying the reference", f"{gain:+.1f} dB", gain >= 6),
         ("PSNR within 4 dB of the VAE's reconstruction", f"{loss:.1f} dB below", loss <= 4),
@@ -66,7 +66,7 @@ def goals(report: Report) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _lines(rows: list[list[str]]) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
-from dreamactor.training.flow_stage import FlowBatch, conditions, enlarge_faces, to_controls, to_faces
+from dreamactor.training.clip import enlarge_faces
+from dreamactor.training.flow_stage import FlowBatch, conditions, to_controls, to_faces
 from dreamactor.training.latents import LatentStore
 from dreamactor.training.sample import sample
 from dreamactor.training.store import ClipStore

@@ -90,20 +90,22 @@ def prepare(
     folder: Path, split: str, count: int, mocap: Path, size: tuple[int, int], fps: float, workers: int
 ) -> ClipStore:
     """Renders those of clips 0..count-1 of a split that `folder` does not have yet. The result depends on the seeds
-    only. Clips of another split, size or rate are replaced. Raises DreamActorError where they do not fit the disk."""
+    only. Raises InputError where it holds clips of another split, size or rate, DreamActorError where the disk is too
+    small."""
     height, width = size
     about: dict[str, Any] = {"split": split, "height": height, "width": width, "fps": fps, "frames": FRAMES}
     known = _about(folder)
     had = known.pop("count", 0)
-    if known == about and had >= count:
+    if known not in ({}, about) or (not known and (folder / MARKER).is_file()):
+        raise InputError(
+            f"{folder} holds other clips than these ({split}, {width}x{height}, {fps:g} frames a second), or an older "
+            "version's: remove it, or train in another folder with --output."
+        )
+    if had >= count:
         return ClipStore(folder, count=count)
     Stage(split, mocap, height, width, fps)  # fails early when the motion data is missing
     folder.mkdir(parents=True, exist_ok=True)
     _require_room(folder, count, height, width)
-    if known != about:
-        had = 0
-        shutil.rmtree(folder)
-        folder.mkdir()
     (folder / MARKER).write_text(json.dumps({**about, "count": had}))
     store = ClipStore(folder, "r+", count)
     missing = np.flatnonzero(~store.there).tolist()

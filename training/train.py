@@ -64,8 +64,9 @@ def train(
     `minutes` stops early, with everything saved. Raises MissingDependency without motion data, InputError when `out`
     holds another run's state, DreamActorError when the disk is full (the last good state stays).
     """
+    deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     run = Run(preset_named(preset), Path(out), recipe or recipe_for(preset), mocap or mocap_folder(), say)
-    run.go(time.monotonic() + 60 * minutes if minutes else float("inf"))
+    run.go(deadline)
     return run.folder / CHECKPOINT
 
 
@@ -95,19 +96,20 @@ class Run:
         if recipe.bf16 is False:
             torch.use_deterministic_algorithms(True, warn_only=True)
         folder.mkdir(parents=True, exist_ok=True)
+        self.networks = build(preset, recipe.seed).to(self.device)
+        self.average = MovingAverage(self.networks, recipe.ema)
+        self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
+        found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
+        self.position, self.moments = found if found else (Position(), {})
         size = (preset.height, preset.width)
         with self.processes.main_first():
             self.clips, self.validation = (
                 Clips(prepare(folder / f"clips_{split}", split, count, mocap, size, preset.fps, recipe.workers))
                 for split, count in (("train", recipe.clips), ("val", recipe.validation_clips))
             )
-        self.networks = build(preset, recipe.seed).to(self.device)
+        self.validation.store.expression_statistics = self.clips.store.expression_statistics
         if recipe.compiled:
             self._compile()
-        self.average = MovingAverage(self.networks, recipe.ema)
-        self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
-        found = load_state(folder, self.networks, self.average, self.about)
-        self.position, self.moments = found if found else (Position(), {})
         self.began = time.monotonic() - self.position.seconds
         self.saved = self.drawn = time.monotonic()
 
@@ -121,6 +123,9 @@ class Run:
 
     def go(self, deadline: float) -> None:
         """Trains until the recipe or the time is over."""
+        if self.position.stage == len(self.recipe.stages):
+            self.say(f"all of the recipe's stages are done; the checkpoint is {self.folder / CHECKPOINT}")
+            return
         for index, stage in enumerate(self.recipe.stages):
             if index < self.position.stage:
                 continue
@@ -131,8 +136,10 @@ class Run:
                 return
             self.position = Position(index + 1, 0, self.position.seconds)
             self.moments = {}
+            if not stage.on_latents:  # what comes next stands on it, frozen: on what the checkpoint will have
+                for prefix in stage.trains:
+                    self.average.copy_to(self.networks, prefix)
             if stage.name == "vae":
-                self.average.copy_to(self.networks, "vae.")
                 set_statistics(self.networks, self.clips.store)
                 self.average.reset(self.networks, "vae.")
             self._save({})
@@ -181,7 +188,8 @@ class Run:
         return Optimisation(names, Muon(groups, stage.learning_rate, self.processes))
 
     def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
-        loss, logged = self._loss(self.networks, self.clips, stage, [self.recipe.seed, index, step])
+        seed = [self.recipe.seed, index, step]
+        loss, logged = self._loss(self.networks, self.clips, stage, seed, step / stage.steps)
         loss.backward()
         parameters = [p for group in work.optimizer.param_groups for p in group["params"]]
         self.processes.average_gradients(parameters)
@@ -190,8 +198,10 @@ class Run:
         work.optimizer.zero_grad(set_to_none=True)
         return logged
 
-    def _loss(self, networks: Networks, clips: Clips, stage: Stage, seed: list[int]) -> tuple[Tensor, dict[str, float]]:
-        """The loss on this process's share of the batch that `seed` draws."""
+    def _loss(
+        self, networks: Networks, clips: Clips, stage: Stage, seed: list[int], progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss on this process's share of the batch that `seed` draws, so far (0..1) through the stage."""
         rng = np.random.default_rng(seed)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
         weights = np.array([weight for _, _, weight in stage.mix])
@@ -206,7 +216,6 @@ class Run:
                     networks, video[share].to(self.device), weight[share].to(self.device), rng, generator
                 )
             elif stage.name == "expression":
-                progress = self.position.step / stage.steps
                 faces, expressions = expression_batch(clips.store, rng, frames, count, progress)
                 loss, logged = expression_loss(
                     networks, faces[share].to(self.device), expressions[share].to(self.device)
@@ -246,7 +255,7 @@ class Run:
         draws = [[self.recipe.seed, index, VALIDATION, k] for k in range(VALIDATION_BATCHES)]
 
         def loss(clips: Clips) -> float:
-            return float(np.mean([self._loss(networks, clips, stage, draw)[1]["loss"] for draw in draws]))
+            return float(np.mean([self._loss(networks, clips, stage, draw, 1.0)[1]["loss"] for draw in draws]))
 
         held_out, trained = loss(self.validation), loss(self.clips)
         self._write(f"validation_{stage.name}", {"step": self.position.step, "loss": held_out, "training": trained})

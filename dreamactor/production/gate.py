@@ -19,8 +19,8 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`psnr` and `ssim` are per-frame means with every network lowered, `alone` with one network lowered at a time;
-    `gate` is None where the weights are random and there is nothing to promise."""
+    """`psnr` is over all pixels and `ssim` the frames' mean with every network lowered, `alone` the PSNR with one
+    network lowered at a time; `gate` is None where the weights are random and there is nothing to promise."""
 
     psnr: float
     ssim: float
@@ -93,6 +93,6 @@ def judge(stages: Stages, lowered: Lowered) -> Verdict:
 
     precision = stages.keys.recipe.name
     whole = compare(reference, seen(tuple(plain), f"every network in {precision}"))
-    alone = {name: compare(reference, seen((name,), f"{name} in {precision}")).mean_psnr for name in plain}
+    alone = {name: compare(reference, seen((name,), f"{name} in {precision}")).whole_psnr for name in plain}
     gate = stages.keys.recipe.psnr_gate if stages.request.checkpoint is not None else None
-    return Verdict(whole.mean_psnr, whole.mean_ssim, whole.psnr, alone, gate)
+    return Verdict(whole.whole_psnr, whole.mean_ssim, whole.psnr, alone, gate)

@@ -5,6 +5,7 @@ Computed from small files and installed versions alone: nothing heavy is importe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,13 +20,17 @@ from dreamactor.engines.shapes import profiles
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
 from dreamactor.production.request import Request
+from dreamactor.production.sources import origin
 
 Key = dict[str, Any]
 
-_EXPORT = ("dreamactor/networks/*.py", "kernels/onnx.py", "kernels/operators.py", "export/graphs.py", "export/onnx.py")
+_EXPORT = (
+    "dreamactor/networks/*.py", "kernels/onnx*.py", "kernels/operators.py", "export/graphs.py", "export/onnx.py",
+    "export/fold.py",
+)  # fmt: skip
 _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
-    "export/calibrate.py", "export/dynamic.py", "export/weights.py",
+    "export/calibrate.py", "export/dynamic.py", "export/weights.py", "dreamactor/production/lowering.py",
 )  # fmt: skip
 _BUILD = (
     "engines/attention.py", "engines/build_worker.py", "engines/builder.py", "engines/shapes.py",
@@ -33,7 +38,11 @@ _BUILD = (
 )  # fmt: skip
 _PLUGIN = ("kernels/*.py", "kernels/tiles.json")
 _REWRITE = ("engines/graph.py", "engines/onnxruntime_attention.py", "engines/onnxruntime_graph.py")
-_CAPTURE = ("dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/pipeline/*.py")
+_CAPTURE = (
+    "dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/production/stages.py",
+    "dreamactor/pipeline/*.py", "dreamactor/motion/draw.py", "training/clip.py", "training/scene.py",
+    "training/performance.py", "training/character.py", "training/paint*.py",
+)  # fmt: skip
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 
 
@@ -73,7 +82,7 @@ class Keys:
     def samples(self) -> Key:
         return {
             "weights": self.weights, "code": [self.code["export"], self.code["capture"]],
-            "count": self.request.samples, "frames": self.request.preset.segment_frames,
+            "count": self.request.samples, "frames": self.request.preset.segment_frames, "source": origin(),
         }  # fmt: skip
 
     @property
@@ -92,7 +101,8 @@ class Keys:
     def ranges(self, network: str) -> Key:
         return {
             "onnx": digest(self.onnx(network)), "samples": digest(self.samples()), "recipe": asdict(self.recipe),
-            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"), "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
+            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"),
+            "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         }  # fmt: skip
 
     def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Key:
@@ -125,11 +135,12 @@ def digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+def _version(*packages: str) -> str:
+    """The installed version of the first of `packages` that is; "" where none is."""
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return ""
 
 
 def _source_hash(patterns: tuple[str, ...]) -> str:

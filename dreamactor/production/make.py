@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 
 from dreamactor.engines.manifest import MAX_REFERENCES, Manifest, NetworkRecord
 from dreamactor.engines.runtimes import runtime_version
-from dreamactor.engines.session import TensorSpec
+from dreamactor.engines.session import Array, TensorSpec
 from dreamactor.engines.sets import EngineFiles, read_manifest, write_set
 from dreamactor.engines.store import Entry
 from dreamactor.errors import EngineError
+from dreamactor.production import beside
 from dreamactor.production.gate import Lowered, Verdict, lower_all
 from dreamactor.production.keys import Keys, digest
 from dreamactor.production.plan import check_memory, describe, plan
@@ -57,7 +58,7 @@ def make_engines(
     lowered, verdict = lower_all(stages, log)
     engines = {name: _engine(stages, name, lowered) for name in request.networks}
     manifest = _write(stages, lowered, engines)
-    rows = _verify(stages, lowered, engines, verdict)
+    rows = _verify(stages, manifest, lowered, engines, verdict)
     summary = _summary(stages, verdict, rows)
     (request.output / REPORT_JSON).write_text(to_json(summary, rows))
     (request.output / REPORT_HTML).write_text(to_html(summary, rows))
@@ -88,7 +89,7 @@ def _set_key(request: Request) -> str:
     keys = Keys(request)
     version = runtime_version(request.target.runtime) if not request.target.is_onnx else ""
     parts = {name: keys.engine(name, keys.precision(name), version) for name in request.networks}
-    return digest({"networks": parts, "samples": keys.samples()})
+    return digest({"target": request.target.name, "networks": parts, "samples": keys.samples()})
 
 
 def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
@@ -151,23 +152,29 @@ def _notes(stages: Stages, lowered: Lowered, name: str) -> tuple[str, ...]:
     return (*put_back, *describe(stages.source(name).facts.get("rewrites", {})))
 
 
-def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None) -> list[Row]:
-    from dreamactor.engines.verify import Comparison, verify_engine
+def _verify(
+    stages: Stages, manifest: Manifest, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None
+) -> list[Row]:
+    from dreamactor.engines.verify import verify_engine
 
     request, rows = stages.request, []
     for name, entry in engines.items():
         source = stages.onnx(name)
-        compared = Comparison(name, None, None, None)
-        if stages.records:
-            stages.on_progress(f"verifying {name}", 0, 0)
-            compared = verify_engine(request.output, name, source.paths[0], list(stages.feeds(name).feeds())[:2])
+        stages.on_progress(f"verifying {name}", 0, 0)
+        feeds: Iterable[dict[str, Array]] = (
+            beside.recorded(stages.samples().folder, name)
+            if stages.records
+            else beside.drawn(request.preset, name, manifest.network(name).inputs)
+        )
+        compared = verify_engine(request.output, name, source.paths[0], feeds)
         facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
-        gate = stages.keys.recipe.snr_gate
+        precision = _precision(stages, lowered, name)
+        gate = beside.gate(precision, stages.keys.recipe)
         rows.append(
             Row(
                 network=name,
-                precision=_precision(stages, lowered, name),
+                precision=precision,
                 bytes=entry.bytes,
                 onnx_bytes=lowered.entries[name].bytes,
                 source_bytes=source.bytes,
@@ -175,7 +182,7 @@ def _verify(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict
                 reference_ms=compared.reference_ms,
                 snr_db=snr,
                 video_psnr_db=None if verdict is None else verdict.alone[name],
-                passed=request.precision == "fp32" or (snr is not None and snr >= gate and bool(facts["passed"])),
+                passed=bool(facts.get("passed", True)) and (snr >= gate if snr is not None else precision == "fp32"),
                 note=_note(compared.problem.removeprefix(f"{name} was "), facts),
                 put_back=_put_back(lowered, name),
                 facts={**facts, "build_seconds": round(entry.seconds, 1)},

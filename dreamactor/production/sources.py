@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from dreamactor.errors import DreamActorError
-from dreamactor.motion.prepare import MotionInputs
 from dreamactor.presets import CONTROL_CHANNELS, FACE_SIZE, Preset
 
-
-def clips(preset: Preset, count: int, frames: int) -> tuple[str, list[MotionInputs]]:
-    """A sentence that says where they come from, and `count` clips of `frames` frames at the preset's size.
-
-    The characters are of the validation split: the network never saw them.
-    """
-    try:
-        return "synthetic characters of the validation split", list(_characters(preset, count, frames))
-    except (DreamActorError, ImportError, OSError):
-        return "noise and random lines (no motion capture clips here)", list(_drawn(preset, count, frames))
+if TYPE_CHECKING:
+    from dreamactor.motion.prepare import MotionInputs
 
 
-def _characters(preset: Preset, count: int, frames: int) -> Iterator[MotionInputs]:
+CHARACTERS, NOISE = "synthetic characters of the validation split", "noise and random lines (no motion capture here)"
+
+
+def origin() -> str:
+    """Where clips come from on this machine, in words. The characters are of the validation split: the network never
+    saw them."""
     from dreamactor.training.assets import mocap_folder
-    from dreamactor.training.clip import make_clip
+
+    try:
+        mocap_folder()
+    except DreamActorError:
+        return NOISE
+    return CHARACTERS
+
+
+def clips(preset: Preset, seeds: Iterable[int], frames: int) -> list[MotionInputs]:
+    """A clip of `frames` frames at the preset's size from each seed, from `origin`."""
+    make = _characters if origin() == CHARACTERS else _drawn
+    return list(make(preset, seeds, frames))
+
+
+def _characters(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[MotionInputs]:
+    from dreamactor.training.assets import mocap_folder
+    from dreamactor.training.clip import enlarge_faces, make_clip
     from dreamactor.training.scene import Stage
 
     stage = Stage("val", mocap_folder(), preset.height, preset.width, preset.fps)
-    for seed in range(count):
+    for seed in seeds:
         clip = make_clip(stage, seed, frames, ("half", "face", "full")[seed % 3])
-        faces = [cv2.resize(face, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR) for face in clip.faces]
-        yield _inputs(preset, clip.references[:1], clip.reference_controls[:1], clip.controls, np.stack(faces))
+        faces = enlarge_faces(clip.faces)
+        yield _inputs(preset, clip.references[:1], clip.reference_controls[:1], clip.controls, faces)
 
 
-def _drawn(preset: Preset, count: int, frames: int) -> Iterator[MotionInputs]:
-    for seed in range(count):
+def _drawn(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[MotionInputs]:
+    import cv2
+
+    for seed in seeds:
         draw = np.random.default_rng(seed)
 
         def pixels(*shape: int, draw: np.random.Generator = draw) -> np.ndarray:
@@ -59,6 +73,8 @@ def _drawn(preset: Preset, count: int, frames: int) -> Iterator[MotionInputs]:
 def _inputs(
     preset: Preset, references: np.ndarray, reference_controls: np.ndarray, controls: np.ndarray, faces: np.ndarray
 ) -> MotionInputs:
+    from dreamactor.motion.prepare import MotionInputs
+
     height, width = preset.height, preset.width
     return MotionInputs(
         references=references.astype(np.uint8),

@@ -21,13 +21,13 @@ from dreamactor.production.request import Request
 if TYPE_CHECKING:
     from dreamactor.engines.session import Session
     from dreamactor.export.calibrate import Samples
-    from dreamactor.motion.prepare import MotionInputs
     from dreamactor.pipeline.options import Options
 
 OnProgress = Callable[[str, int, int], None]
 """What is being done, how far, of how much (0 where that is not known)."""
 
-CLIPS = 3
+CALIBRATED = range(3)  # seeds of the clips whose inputs are recorded
+JUDGED = 3  # of the clip on which the video is judged: none of those, and two segments long
 
 
 class Stages:
@@ -62,13 +62,15 @@ class Stages:
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.export.calibrate import save_samples
             from dreamactor.production.capture import record
+            from dreamactor.production.sources import clips, origin
 
-            source, clips = self._clips()
+            preset = self.request.preset
+            found_clips = clips(preset, CALIBRATED, preset.segment_frames)
             with ExitStack() as opened:
                 sessions = self.open({name: self.onnx(name) for name in self.request.networks}, opened)
-                found = record(sessions, self.request.preset, clips, _options(), self.request.samples)
+                found = record(sessions, preset, found_clips, _options(), self.request.samples)
             hashes = {name: save_samples(folder, name, feeds).sha256 for name, feeds in found.items()}
-            return {"source": source, "clips": len(clips), "sha256": hashes}
+            return {"source": origin(), "clips": len(found_clips), "sha256": hashes}
 
         return self._get("samples", self.keys.samples(), "recording calibration inputs", make)
 
@@ -85,7 +87,7 @@ class Stages:
             nodes = [layer.node for layer in layers(prepared, recipe)]
             found = (
                 activation_ranges(
-                    calibration_model(prepared), nodes, self.feeds(network), recipe.quantized, recipe.ranges
+                    calibration_model(prepared), nodes, self.feeds(network).first(-1), recipe.quantized, recipe.ranges
                 )
                 if nodes
                 else {}
@@ -154,16 +156,19 @@ class Stages:
         return self.keys.engine(network, precision, runtime_version(self.request.target.runtime))
 
     def video(self, precisions: Mapping[str, Entry], keys: Mapping[str, Key], label: str) -> np.ndarray:
-        """The frames that these networks make of the first clip, with the seed that is always the same."""
+        """The frames that these networks make of a clip kept for this, with the seed that is always the same."""
 
         def make(folder: Path) -> Mapping[str, Any]:
             from safetensors.numpy import save_file
 
             from dreamactor.production.capture import animate
+            from dreamactor.production.sources import clips
 
+            preset = self.request.preset
+            (clip,) = clips(preset, [JUDGED], 2 * preset.segment_frames - 1)
             with ExitStack() as opened:
                 sessions = self.open(precisions, opened)
-                frames = animate(sessions, self.request.preset, self._clips()[1][0], _options())
+                frames = animate(sessions, preset, clip, _options())
             save_file({"frames": frames}, folder / "frames.safetensors")
             return {"shape": list(frames.shape)}
 
@@ -178,7 +183,8 @@ class Stages:
         return load_samples(self.samples().folder, network)
 
     def ingredients(self, network: str) -> tuple[Any, dict[str, float], dict[str, np.ndarray]]:
-        """The prepared FP32 model, activation ranges and one recorded input (none for FP32): what lowering works on."""
+        """The prepared FP32 model, activation ranges and one recorded input that these were not taken from (none for
+        FP32): what lowering works on."""
         from dreamactor.export.attention import expand_attention
         from dreamactor.export.quantize import prepare
         from dreamactor.export.weights import load
@@ -197,11 +203,6 @@ class Stages:
             sessions[name] = open_onnx(entry.paths[0], name)
             opened.callback(sessions[name].close)
         return sessions
-
-    def _clips(self) -> tuple[str, list[MotionInputs]]:
-        from dreamactor.production.sources import clips
-
-        return clips(self.request.preset, CLIPS, self.request.preset.segment_frames)
 
     def _get(self, kind: str, key: Key, label: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
         def announced(folder: Path) -> Mapping[str, Any]:

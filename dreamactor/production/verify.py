@@ -7,26 +7,20 @@ element by element against tolerances, where the gates here are signal-to-noise 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from dreamactor.engines import trust
 from dreamactor.engines.manifest import Manifest
 from dreamactor.engines.session import Array
 from dreamactor.engines.sets import read_manifest
-from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.engines.verify import verify_engine
 from dreamactor.errors import EngineError
 from dreamactor.export.recipes import recipe
+from dreamactor.production import beside
 from dreamactor.production.make import REPORT_JSON
 from dreamactor.production.report import Row, table
-
-INPUTS = 2  # stored inputs that each engine runs on
-FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 10 bits
 
 
 @dataclass(frozen=True)
@@ -83,33 +77,19 @@ def _report(folder: Path, manifest: Manifest) -> tuple[list[Row], Source]:
 
 
 def _verified(folder: Path, manifest: Manifest, row: Row, source: Source, public_key: bytes | None) -> Row:
-    feeds = _recorded(source.samples, row.network) if source.samples else _drawn(manifest, row.network)
+    record = manifest.network(row.network)
+    feeds: Iterable[dict[str, Array]] = (
+        beside.recorded(source.samples, row.network)
+        if source.samples
+        else beside.drawn(manifest.preset, row.network, record.inputs)
+    )
     compared = verify_engine(folder, row.network, source.onnx[row.network], feeds, public_key=public_key)
     if compared.problem:
         note = f"not run here: {compared.problem.removeprefix(row.network + ' was ')}"
         return replace(row, latency_ms=None, ran=False, note=note)
-    gate = FP32_GATE if row.precision == "fp32" else recipe(manifest.precision, manifest.target).snr_gate
+    gate = beside.gate(row.precision, recipe(manifest.precision, manifest.target))
     passed = compared.snr_db is not None and compared.snr_db >= gate
     return replace(
         row, latency_ms=compared.latency_ms, reference_ms=compared.reference_ms, snr_db=compared.snr_db, passed=passed,
         note="",
     )  # fmt: skip
-
-
-def _recorded(folder: Path, network: str) -> list[dict[str, Array]]:
-    from dreamactor.export.calibrate import load_samples
-
-    return list(load_samples(folder, network).feeds())[:INPUTS]
-
-
-def _drawn(manifest: Manifest, network: str) -> Iterator[dict[str, Any]]:
-    """Noise of the preset's size, the same each time: an FP32 set on the CPU records no inputs."""
-    draw, preset = np.random.default_rng(0), manifest.preset
-    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width))
-    for _ in range(INPUTS):
-        yield {
-            spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
-            if spec.dtype == "uint8"
-            else draw.standard_normal(shapes[spec.name], np.float32)
-            for spec in manifest.network(network).inputs
-        }

@@ -13,14 +13,12 @@ SAME = 100.0  # dB, reported where no pixel differs
 
 @dataclass(frozen=True)
 class VideoQuality:
-    """Per-frame PSNR in dB and SSIM (0..1), and their means."""
+    """PSNR in dB over all pixels (a mean of decibels would hide one bad frame among good ones), and of each frame;
+    SSIM (0..1) of each frame and its mean."""
 
+    whole_psnr: float
     psnr: tuple[float, ...]
     ssim: tuple[float, ...]
-
-    @property
-    def mean_psnr(self) -> float:
-        return float(np.mean(self.psnr))
 
     @property
     def mean_ssim(self) -> float:
@@ -32,7 +30,8 @@ def compare(reference: NDArray[np.uint8], found: NDArray[np.uint8]) -> VideoQual
     if reference.shape != found.shape:
         raise ValueError(f"videos of different shape: {reference.shape} and {found.shape}")
     pairs = list(zip(reference, found, strict=True))
-    return VideoQuality(tuple(psnr(a, b) for a, b in pairs), tuple(ssim(a, b) for a, b in pairs))
+    frames, structure = tuple(psnr(a, b) for a, b in pairs), tuple(ssim(a, b) for a, b in pairs)
+    return VideoQuality(psnr(reference, found), frames, structure)
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

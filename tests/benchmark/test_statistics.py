@@ -27,6 +27,19 @@ def test_intervals_cover_the_truth_nineteen_times_in_twenty() -> None:
     assert sum(interval.low <= 1.0 <= interval.high for interval in found) >= 52
 
 
+@pytest.mark.parametrize("rounds", [3, 7, 12])
+def test_what_is_measured_in_turn_is_covered_as_often_as_promised(rounds: int) -> None:
+    same = [
+        [noisy(seed + 10_000 * part, rounds) for part in range(3)] for seed in range(400)
+    ]  # one size after another, or one case after the other
+
+    ratios = [paired_ratio(first, second) for first, second, _ in same]
+    flat = [exponent_of_rounds([1.0, 2.0, 4.0], samples) for samples in same]
+
+    assert sum(interval.low <= 1 <= interval.high for interval in ratios) >= 0.93 * len(same)
+    assert sum(interval.low <= 0 <= interval.high for interval in flat) >= 0.93 * len(same)
+
+
 def test_blocks_that_drift_apart_widen_the_interval() -> None:
     together = noisy(1, 30)
     apart = [together[:10], [1.3 * x for x in together[10:20]], [0.8 * x for x in together[20:]]]

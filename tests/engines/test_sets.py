@@ -235,3 +235,30 @@ def test_opening_a_set_imports_neither_torch_nor_onnx(make_set: MakeSet) -> None
     )
     result = subprocess.run([sys.executable, "-c", code, str(make_set())], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_another_projects_manifest_is_no_set(
+    make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = tmp_path / "web app"
+    app.mkdir()
+    (app / "manifest.json").write_text('{"name": "app", "icons": []}')
+    monkeypatch.chdir(app)
+    for folder in (app, Path()):
+        with pytest.raises(EngineError, match="is not an engine set"):
+            write_set(folder, preset("tiny"), "fp32", "cpu", [])
+    assert [path.name for path in app.iterdir()] == ["manifest.json"]
+
+
+def test_networks_of_other_names_are_refused(make_set: MakeSet) -> None:
+    folder = make_set("denoiser")
+    edit(folder, lambda m: m["networks"].update({"/tmp/elsewhere": m["networks"]["denoiser"]}))
+    with pytest.raises(EngineError, match="no network is called '/tmp/elsewhere'"):
+        read_manifest(folder)
+
+
+def test_the_most_references_are_recorded(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", preset("tiny"), "fp32", "sm89", [], references=4)
+    assert read_manifest(tmp_path / "set").references == 4
+    edit(tmp_path / "set", lambda m: m.pop("references"))  # as sets made before have it
+    assert read_manifest(tmp_path / "set").references == 8

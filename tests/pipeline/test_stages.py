@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from dreamactor.engines import Engines, open_engines
-from dreamactor.errors import Cancelled
+from dreamactor.errors import Cancelled, InputError
+from dreamactor.motion.limits import Limits
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.pipeline.denoise import Denoised, denoise
 from dreamactor.pipeline.finish import Finisher
 from dreamactor.pipeline.options import Options
-from dreamactor.pipeline.prepare import PreparedClip, distinct_views, encode
+from dreamactor.pipeline.prepare import PreparedClip, distinct_views, encode, prepare
 from dreamactor.pipeline.segments import plan
 from dreamactor.presets import preset
 
@@ -137,3 +138,15 @@ def test_first_segment_is_decoded_like_the_whole(engines: Engines, clip: Prepare
     finisher.abort()
     np.testing.assert_array_equal(found[:9], expected[:9, 4:60])
     assert np.abs(found.astype(int) - expected[:, 4:60].astype(int)).mean() < 2
+
+
+def test_photos_and_views_together_are_no_more_than_the_engines_take(engines: Engines) -> None:
+    limits = Limits().for_references(4)
+    with pytest.raises(InputError, match="2 photos and 3 pseudo-references; these engines take 4 in all"):
+        prepare(engines.sessions, TINY, [b"", b""], b"", Options(pseudo_references=3), limits)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"seed": ' + "1" * 5000 + "}"])
+def test_absurd_options_are_not_valid(text: str) -> None:
+    with pytest.raises(InputError, match="not valid JSON"):
+        Options.from_json(text)

@@ -61,3 +61,27 @@ def test_without_what_it_was_made_from_a_set_cannot_be_verified(copied: Path) ->
     (copied / "report.json").unlink()
     with pytest.raises(EngineError, match=r"no readable report.json"):
         verify_set(copied)
+
+
+def test_the_report_cannot_leave_a_network_out(copied: Path) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    report["networks"] = report["networks"][1:]
+    (copied / "report.json").write_text(json.dumps(report))
+    with pytest.raises(EngineError, match="name different networks"):
+        verify_set(copied)
+
+
+def test_the_reference_must_be_what_the_engine_was_made_from(copied: Path, tmp_path: Path) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    shutil.copytree(report["store"]["root"] + "/onnx", tmp_path / "store" / "onnx")
+    other = tmp_path / "store" / "onnx" / report["store"]["onnx"]["denoiser"] / "denoiser.onnx"
+    other.write_bytes(other.read_bytes() + b"x")
+    report["store"]["root"] = str(tmp_path / "store")
+    (copied / "report.json").write_text(json.dumps(report))
+    with pytest.raises(EngineError, match="is not what denoiser was made from"):
+        verify_set(copied)
+
+
+def test_a_build_in_fp32_was_run_beside_the_exported_graph(tiny_engines: Path) -> None:
+    rows = json.loads((tiny_engines / "report.json").read_text())["networks"]
+    assert all(row["snr_db"] > 80 and row["latency_ms"] > 0 for row in rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamactor.errors import MissingDependency
+from dreamactor.errors import InputError, MissingDependency
 from dreamactor.serving import environment
 from dreamactor.serving.environment import ServerEnvironment
 
@@ -48,3 +48,10 @@ def test_it_has_no_torch_and_needs_none(server_environment: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([server_environment / "bin" / "python", "-c", code], check=True, cwd="/")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not a server environment"):
+        environment.make(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"

@@ -67,10 +67,11 @@ def test_fewer_clips_are_the_first_of_more(shorter: Path, rendered: list[int]) -
     assert rendered == []
 
 
-def test_clips_of_another_size_are_replaced(shorter: Path) -> None:
-    wider = store.prepare(shorter, "train", 1, mocap_folder(), (TINY.height, 2 * TINY.width), TINY.fps, 1)
+def test_clips_of_another_size_are_refused_and_kept(shorter: Path) -> None:
+    with pytest.raises(InputError, match="holds other clips"):
+        store.prepare(shorter, "train", 1, mocap_folder(), (TINY.height, 2 * TINY.width), TINY.fps, 1)
 
-    assert wider.frames.shape[1:4] == (store.FRAMES, TINY.height, 2 * TINY.width)
+    assert ClipStore(shorter).count == 3
 
 
 def test_only_new_clips_are_encoded(shorter: Path) -> None:
