@@ -128,33 +128,37 @@ def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
+    """Stopped after every step of every stage."""
     whole, parts = new_run("whole"), new_run("parts")
-    train("tiny", whole, quick)
-    run_until(parts, replace(quick, stages=quick.with_steps({"vae": 3}).stages[:1]), quick)
-    train("tiny", parts, quick)
+    short = quick.with_steps({"vae": 2, "expression": 3, "body": 1, "face": 2, "all": 2})
+    train("tiny", whole, short, say=lambda _: None)
+    said: list[str] = []
+    while not said or "all of the recipe's stages are done" not in said[-1]:
+        train("tiny", parts, short, minutes=1e-6, say=said.append)
+    assert len([line for line in said if "the same command goes on" in line]) >= 10
     a, b = (load_file(folder / STATE) for folder in (whole, parts))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def run_until(folder: Path, stopped: Recipe, full: Recipe) -> None:
-    """Stops inside the first stage, as a time limit does: at `stopped`'s number of steps."""
-    from dreamactor.training.assets import mocap_folder
-    from dreamactor.training.state import optimizer_moments
-    from dreamactor.training.train import Run
+def test_what_comes_next_stands_on_what_the_checkpoint_has(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("run")
+    train("tiny", folder, quick, say=lambda _: None)
+    state = load_file(folder / STATE)
+    for name in state:
+        if name.startswith(("net.vae.", "net.face_encoder.")):
+            assert torch.equal(state[name], state[name.replace("net.", "ema.", 1)]), name
 
-    run = Run(preset("tiny"), folder, full, mocap_folder(), lambda _: None)
-    stage = full.stages[0]
-    work = run._optimisation(stage)
-    for step in range(stopped.stages[0].steps):
-        for group in work.optimizer.param_groups:
-            from dreamactor.training.train import schedule
 
-            group["lr"] = stage.learning_rate * schedule(step, stage)
-        run._step(0, stage, step, work)
-        run.average.update(run.networks, step, stage.trains)
-        run.position.step += 1
-    run._save(optimizer_moments(work.optimizer, work.names))
+def test_a_folder_of_another_run_is_refused_with_its_clips(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("run")
+    train("tiny", folder, quick, minutes=1e-6)
+    with pytest.raises(InputError, match="another run"):
+        train("puppet", folder, minutes=1e-6)
+    (folder / STATE).unlink()
+    with pytest.raises(InputError, match="holds other clips"):
+        train("puppet", folder, minutes=1e-6)
+    assert ClipStore(folder / "clips_train").height == preset("tiny").height
 
 
 def test_a_time_limit_stops_with_everything_saved(new_run: NewRun, quick: Recipe) -> None:
