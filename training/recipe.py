@@ -71,7 +71,10 @@ PUPPET = Recipe(
             face=False, references=(0.9, 0.1, 0.0),
         ),
         Stage("face", 400, 2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
-        Stage("all", 10000, 1.8e-3, mix=((1, 32, 0.5), (3, 12, 0.2), (7, 6, 0.3)), trains=ALL_MODULES, decay=0.3),
+        Stage(
+            "all", 16000, 1.8e-3, mix=((1, 32, 0.5), (3, 12, 0.2), (7, 6, 0.3)), trains=ALL_MODULES, decay=0.6,
+            references=(0.85, 0.0, 0.15),
+        ),
     ),
 )  # fmt: skip
 
