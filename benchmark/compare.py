@@ -1,8 +1,9 @@
 """Two reports of the harness against each other: faster, slower, or no difference that can be told.
 
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
-a machine that was busier during one of the runs is not blamed on the build. The interval covers both views. It holds
-for all measurements together: of twenty pairs of equal builds one has any at all outside its interval (Bonferroni).
+a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
+widened for the number of measurements (Bonferroni); a bootstrap of three blocks is narrower than it says
+(`statistics.py`), so it is the threshold, on both views, that keeps a build equal to itself.
 """
 
 from __future__ import annotations
