@@ -99,15 +99,18 @@ def open_engines(
 
 
 def check_destination(directory: Path | str) -> Path:
-    """The absolute path of a folder that a set may be written to; raises EngineError where it holds something else or
-    cannot be written."""
+    """The absolute path of a folder that a set may be written to; raises EngineError where it holds something else."""
     directory = Path(directory).resolve()
     if directory.exists() and not _is_set(directory) and not (directory.is_dir() and not any(directory.iterdir())):
         raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
+    return directory
+
+
+def require_writable(directory: Path) -> None:
+    """Raises EngineError where no folder can be made in the place of `directory`, before the minutes of work."""
     parent = next(folder for folder in directory.parents if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise EngineError(f"The engine set cannot be written to {directory}: {parent} is not a folder one can write.")
-    return directory
 
 
 def write_set(

@@ -127,7 +127,7 @@ def test_an_unsigned_set_is_refused_where_a_key_is_given(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["serve", "--max-clip-mb", "inf"], "--max-clip-mb must be a number above zero, not inf"),
+        (["serve", "--max-clip-mb", "inf"], "--max-clip-mb must be above zero and less than 1e9, not inf"),
         (["serve", "--grpc-port", "70000"], "a port is from 0 to 65535"),
         (["serve", "--host", "nowhere.invalid"], "give another --host"),
         (["build", "--checkpoint", "/nowhere"], "/nowhere is not the folder of a checkpoint"),

@@ -48,11 +48,20 @@ class Motion:
         return len(self.root)
 
 
+def is_there(folder: Path, split: str) -> bool:
+    """Whether all of a split's clips lie in `folder`."""
+    return all(_path(folder, name).is_file() for name in SPLITS[split])
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"humanoid3d_{name}.txt"
+
+
 def load_clips(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[float, Motion]]:
     """Reads clips by name: {name: (frames per second, motion)}. Raises MissingDependency if the data is not there."""
     clips = {}
     for name in names:
-        path = folder / f"humanoid3d_{name}.txt"
+        path = _path(folder, name)
         if not path.is_file():
             raise MissingDependency(
                 f"Motion capture clip {path} is missing. Fetch it with: python -m dreamactor.training.assets"

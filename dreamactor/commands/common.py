@@ -47,6 +47,8 @@ def read_file(path: Path, what: str) -> bytes:
 
 def check_output(path: Path) -> None:
     """Refuses an output that could not be written, before the minutes of work."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return  # a device or a pipe
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"The output {path} cannot be written: give a file name in a folder that exists.")
     if not os.access(path.parent, os.W_OK):
@@ -55,10 +57,11 @@ def check_output(path: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes the file whole or not at all; to a device or a pipe, straight."""
-    path = path.resolve()
+    straight = path.exists() and not path.is_file()
+    path = path if straight else path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.exists() and not path.is_file():
+        if straight:
             path.write_bytes(content)
             return
         temporary.write_bytes(content)
@@ -79,7 +82,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def limits_of(options: argparse.Namespace) -> Limits:
-    """The caps that `add_limits` parsed; raises InputError for one that is not a number above zero."""
+    """The caps that `add_limits` parsed; raises InputError for one that is no sensible number."""
     from dreamactor.motion.limits import Limits
 
     units = {"clip_seconds": 1.0, "clip_mb": 1e6, "image_mb": 1e6, "image_megapixels": 1e6}
@@ -89,9 +92,10 @@ def limits_of(options: argparse.Namespace) -> Limits:
         value = getattr(options, f"max_{name}")
         if value is None:
             continue
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"--max-{name.replace('_', '-')} must be a number above zero, not {value}.")
+        if not 0 < value < 1e9:
+            raise InputError(f"--max-{name.replace('_', '-')} must be above zero and less than 1e9, not {value}.")
         chosen[names.get(name, name)] = value * unit if name == "clip_seconds" else int(value * unit)
     if "clip_seconds" in chosen:
-        chosen["clip_frames"] = math.ceil(Limits.clip_frames * chosen["clip_seconds"] / Limits.clip_seconds)
+        frames = math.ceil(Limits.clip_frames * chosen["clip_seconds"] / Limits.clip_seconds)
+        chosen["clip_frames"] = max(Limits.clip_frames, frames)
     return Limits(**chosen)

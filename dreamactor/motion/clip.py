@@ -67,9 +67,10 @@ def decode_clip(
         count = 0
         for frame in decoder.pictures(fps):
             if buffer is None:  # untouched pages cost nothing, so the spare tenth is free
-                buffer = np.empty((min(wanted + wanted // 10 + 2, limits.clip_frames + 1), *frame.shape), np.uint8)
-            if count >= limits.clip_frames or count >= len(buffer):
-                raise _too_long(name, f"more than {wanted} frames at {fps:g} fps", limits)
+                most = _most_frames(limits, fps) + 1 if max_frames is None else max_frames
+                buffer = np.empty((min(wanted + wanted // 10 + 2, most), *frame.shape), np.uint8)
+            if count >= len(buffer):
+                raise _too_long(name, f"more than {count} frames at {fps:g} fps", limits)
             buffer[count] = frame
             count += 1
             if on_frame:
@@ -155,12 +156,18 @@ def _expected(
     if min(width, height) < limits.smallest_side:
         raise InputError(f"Too small: {name} has frames of {width}x{height}; each side needs {limits.smallest_side}.")
     stream.codec_context.options = {"max_pixels": str(limits.clip_pixels)}
-    longest = min(limits.clip_frames, math.ceil(limits.clip_seconds * fps))
+    most = _most_frames(limits, fps)
     seconds, of_picture = _duration(container, stream)
-    if of_picture and max_frames is None and seconds * fps > longest + 1:
+    if of_picture and max_frames is None and seconds * fps > most + 1:
         raise _too_long(name, f"{seconds:.1f} s", limits)
-    known = max(1, round(seconds * fps)) if of_picture else longest
+    known = max(1, round(seconds * fps)) if seconds else limits.clip_frames
+    if not of_picture and max_frames is None:
+        known = min(known, most)
     return min(known, max_frames or known)
+
+
+def _most_frames(limits: Limits, fps: float) -> int:
+    return min(limits.clip_frames, math.ceil(limits.clip_seconds * fps))
 
 
 def _duration(container: av.container.InputContainer, stream: VideoStream) -> tuple[float, bool]:

@@ -12,7 +12,7 @@ from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.export.recipe import Recipe
 from dreamactor.presets import Preset
 
-INPUTS = 2  # that each engine runs on
+DRAWN = 2  # inputs that an engine runs on where none were recorded
 FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 10 bits
 
 
@@ -22,10 +22,10 @@ def gate(precision: str, recipe: Recipe) -> float:
 
 
 def recorded(samples: Path, network: str) -> list[dict[str, Array]]:
-    """The last of the recorded inputs: the ranges were taken from the others."""
+    """The last of the recorded inputs: ranges are taken from the others."""
     from dreamactor.export.calibrate import load_samples
 
-    return list(load_samples(samples, network).feeds())[-INPUTS:]
+    return list(load_samples(samples, network).feeds())[-1:]
 
 
 def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
@@ -33,7 +33,7 @@ def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterato
     draw = np.random.default_rng(0)
     shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width))
     specs = tuple(inputs)
-    for _ in range(INPUTS):
+    for _ in range(DRAWN):
         yield {
             spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
             if spec.dtype == "uint8"

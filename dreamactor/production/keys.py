@@ -40,8 +40,7 @@ _PLUGIN = ("kernels/*.py", "kernels/tiles.json")
 _REWRITE = ("engines/graph.py", "engines/onnxruntime_attention.py", "engines/onnxruntime_graph.py")
 _CAPTURE = (
     "dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/production/stages.py",
-    "dreamactor/pipeline/*.py", "dreamactor/motion/draw.py", "training/clip.py", "training/scene.py",
-    "training/performance.py", "training/character.py", "training/paint*.py",
+    "dreamactor/pipeline/*.py", "dreamactor/motion/*.py", "training/*.py", "training/assets.json",
 )  # fmt: skip
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 
@@ -98,10 +97,15 @@ class Keys:
         """Whether attention is written out for the builder's sake."""
         return self.request.target.runtime == "tensorrt_rtx" and self.recipe.high in RTX_ATTENTION
 
+    @property
+    def records(self) -> bool:
+        """Whether inputs are recorded: to calibrate on, or to compare with FP32 in ONNX Runtime."""
+        return self.recipe.name != "fp32" or self.request.target.name != "cpu"
+
     def ranges(self, network: str) -> Key:
         return {
-            "onnx": digest(self.onnx(network)), "samples": digest(self.samples()), "recipe": asdict(self.recipe),
-            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"),
+            "onnx": digest(self.onnx(network)), "samples": digest(self.samples()) if self.records else "",
+            "recipe": asdict(self.recipe), "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"),
             "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 from dreamactor.engines.manifest import MAX_REFERENCES, Manifest, NetworkRecord
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import Array, TensorSpec
-from dreamactor.engines.sets import EngineFiles, read_manifest, write_set
+from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable, write_set
 from dreamactor.engines.store import Entry
 from dreamactor.errors import EngineError
 from dreamactor.production import beside
@@ -48,6 +49,7 @@ def make_engines(
     if found is not None:
         log(f"{request.output} is up to date.\n{found.text}")
         return found
+    require_writable(request.output)
     stages = Stages(request, on_progress)
     log(f"{request.preset.name} in {request.precision} for {request.target.name}: {check_memory(stages)}.")
     if request.checkpoint is None:
@@ -89,7 +91,7 @@ def _set_key(request: Request) -> str:
     keys = Keys(request)
     version = runtime_version(request.target.runtime) if not request.target.is_onnx else ""
     parts = {name: keys.engine(name, keys.precision(name), version) for name in request.networks}
-    return digest({"target": request.target.name, "networks": parts, "samples": keys.samples()})
+    return digest({"target": request.target.name, "networks": parts})
 
 
 def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
@@ -180,7 +182,7 @@ def _verify(
                 source_bytes=source.bytes,
                 latency_ms=compared.latency_ms,
                 reference_ms=compared.reference_ms,
-                snr_db=snr,
+                snr_db=snr if snr is None or math.isfinite(snr) else None,
                 video_psnr_db=None if verdict is None else verdict.alone[name],
                 passed=bool(facts.get("passed", True)) and (snr >= gate if snr is not None else precision == "fp32"),
                 note=_note(compared.problem.removeprefix(f"{name} was "), facts),

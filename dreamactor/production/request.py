@@ -32,7 +32,7 @@ class Request:
     ranges: Ranges = field(default_factory=Ranges)
     build: BuildOptions = field(default_factory=BuildOptions)
     networks: tuple[str, ...] = NETWORKS
-    samples: int = 4
+    samples: int = 5
 
 
 def make_request(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamactor.errors import DreamActorError
 from dreamactor.presets import CONTROL_CHANNELS, FACE_SIZE, Preset
 
 if TYPE_CHECKING:
@@ -21,12 +20,9 @@ def origin() -> str:
     """Where clips come from on this machine, in words. The characters are of the validation split: the network never
     saw them."""
     from dreamactor.training.assets import mocap_folder
+    from dreamactor.training.mocap import is_there
 
-    try:
-        mocap_folder()
-    except DreamActorError:
-        return NOISE
-    return CHARACTERS
+    return CHARACTERS if is_there(mocap_folder(), "val") else NOISE
 
 
 def clips(preset: Preset, seeds: Iterable[int], frames: int) -> list[MotionInputs]:

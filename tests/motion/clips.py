@@ -19,10 +19,11 @@ def make_clip(
     matrix: bytes | None = None,
     sound_rate: int = 48000,
     keyframe_every: int = 250,
+    buffer: io.BytesIO | None = None,
 ) -> bytes:
     """A frame at each of `times` (seconds), its grey level 10 + 4 * index; `sound` is a codec: a click each second, for
     `duration` seconds (0: the stream is announced and has nothing)."""
-    buffer = io.BytesIO()
+    buffer = buffer or io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
         video = output.add_stream(codec, rate=30, options={"g": str(keyframe_every)})
         video.height, video.width, video.pix_fmt = *size, "yuv444p" if codec == "libx264" else "yuv420p"

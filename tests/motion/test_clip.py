@@ -1,6 +1,7 @@
 """Decoding clips: which frame is shown when, turned how, and what is refused."""
 
 import dataclasses
+import io
 import struct
 import time
 
@@ -142,6 +143,34 @@ def test_sound_may_be_longer_than_the_picture(container: str, codec: str, sound:
     assert len(decode_clip(data, 10).frames) == 20
     with pytest.raises(InputError, match="Truncated or damaged"):
         decode_clip(data[: len(data) // 2], 10)
+
+
+class Pipe(io.BytesIO):
+    """What is written once cannot be changed, as in a stream: the header never learns the duration."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("container", "codec"), [("webm", "libvpx-vp9"), ("matroska", "libx264")])
+def test_a_clip_that_announces_no_duration(container: str, codec: str) -> None:
+    data = make_clip([k / 10 for k in range(20)], container=container, codec=codec, buffer=Pipe())
+
+    assert len(decode_clip(data, 10).frames) == 20
+    with pytest.raises(InputError, match="Too long"):
+        decode_clip(data, 10, Limits(clip_seconds=1))
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_a_short_clip_keeps_its_size_and_knows_its_length(container: str) -> None:
+    data = make_clip([k / 10 for k in range(20)], (720, 1280), container, sound="aac")
+    told: list[tuple[int, int]] = []
+
+    clip = decode_clip(data, 10, Limits(clip_memory=200_000_000), on_frame=lambda *count: told.append(count))
+
+    assert clip.frames.shape[1:3] == (720, 1280)
+    assert told[-1][0] == 20
+    assert told[-1][1] <= 21
 
 
 def test_a_codec_without_a_decoder_is_named() -> None:

@@ -21,7 +21,7 @@ from dreamactor.production.make import up_to_date
 from dreamactor.production.plan import check_memory, describe, plan
 from dreamactor.production.report import Row, table, to_html, to_json
 from dreamactor.production.request import Request, make_request
-from dreamactor.production.sources import CHARACTERS, clips, origin
+from dreamactor.production.sources import CHARACTERS, NOISE, clips, origin
 from dreamactor.production.stages import Stages
 from dreamactor.production.video_quality import compare, psnr, ssim
 
@@ -148,6 +148,14 @@ def test_report_is_json_and_a_page_that_escapes_what_it_shows() -> None:
     assert "&lt;no GPU&gt;" in page
     assert "<no GPU>" not in page
     assert "class='bad'" in page
+
+
+def test_without_motion_capture_noise_is_used_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Keys(request(tmp_path)).samples()
+    monkeypatch.setenv("DREAMACTOR_ASSETS", str(tmp_path))
+    assert origin() == NOISE
+    assert Keys(request(tmp_path)).samples() != known
+    assert [inputs.controls.shape for inputs in clips(preset("tiny"), [3], 9)] == [(9, 64, 64, 6)]
 
 
 def test_clips_to_calibrate_on_have_the_presets_size() -> None:
