@@ -71,7 +71,7 @@ def prepare(
         on_progress(Event("prepare", fraction=PREPARE_SHARE * done, message=message))
 
     limits = limits or Limits()
-    if len(references) + options.pseudo_references > limits.references:
+    if options.pseudo_references and len(references) + options.pseudo_references > limits.references:
         raise InputError(
             f"Too many references: {len(references)} photos and {options.pseudo_references} pseudo-references; these "
             f"engines take {limits.references} in all."
