@@ -76,9 +76,8 @@ def check(case: Case, tile: Tile) -> dict[str, Any]:
 
 def measure(case: Case, peaks: dict[str, float | None]) -> dict[str, Any]:
     """Check every tile of the table, and time those that pass; the peers too if the case is timed."""
-    entry: dict[str, Any] = {"kernel": case.kernel, "case": case.label, "size": case.table_size(), "tiles": {}}
-    if not case.tuned:
-        entry["size"] = None  # its times say nothing of the table's tiles
+    size = case.table_size() if case.tuned else None  # else its times say nothing of the table's tiles
+    entry: dict[str, Any] = {"kernel": case.kernel, "case": case.label, "size": size, "tiles": {}}
     for tile in case.candidates():
         try:
             row = check(case, tile)

@@ -47,17 +47,22 @@ def read_file(path: Path, what: str) -> bytes:
 
 def check_output(path: Path) -> None:
     """Refuses an output that could not be written, before the minutes of work."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        return  # a device or a pipe
+    if _is_special(path):
+        return
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"The output {path} cannot be written: give a file name in a folder that exists.")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"The output {path} cannot be written: {path.parent} is not writable.")
 
 
+def _is_special(path: Path) -> bool:
+    """Whether it is a device or a pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes the file whole or not at all; to a device or a pipe, straight."""
-    straight = path.exists() and not path.is_file()
+    straight = _is_special(path)
     path = path if straight else path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamactor.engines.session import Array, TensorSpec
+from dreamactor.engines.manifest import NetworkRecord
+from dreamactor.engines.session import Array
 from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.export.recipe import Recipe
 from dreamactor.presets import Preset
@@ -21,22 +22,23 @@ def gate(precision: str, recipe: Recipe) -> float:
     return FP32_GATE if precision == "fp32" else recipe.snr_gate
 
 
-def recorded(samples: Path, network: str) -> list[dict[str, Array]]:
-    """The last of the recorded inputs: ranges are taken from the others."""
+def feeds(samples: Path | None, preset: Preset, record: NetworkRecord) -> Iterable[dict[str, Array]]:
+    """The last of the inputs recorded in `samples` (ranges are taken from the others); noise of the preset's size, the
+    same each time, for a set that records none."""
+    if samples is None:
+        return _drawn(preset, record)
     from dreamactor.export.calibrate import load_samples
 
-    return list(load_samples(samples, network).feeds())[-1:]
+    return list(load_samples(samples, record.name).feeds())[-1:]
 
 
-def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
-    """Noise of the preset's size, the same each time: an FP32 set on the CPU records no inputs."""
+def _drawn(preset: Preset, record: NetworkRecord) -> Iterator[dict[str, Array]]:
     draw = np.random.default_rng(0)
-    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width))
-    specs = tuple(inputs)
+    shapes = input_shapes(preset, record.name, Size(preset.latent_frames, preset.height, preset.width))
     for _ in range(DRAWN):
         yield {
             spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
             if spec.dtype == "uint8"
             else draw.standard_normal(shapes[spec.name], np.float32)
-            for spec in specs
+            for spec in record.inputs
         }

@@ -52,7 +52,7 @@ def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
             stages.onnx(name)
     finally:
         stages.exporter.close()
-    if stages.records:
+    if stages.keys.records:
         stages.samples()
     lowered = Lowered({name: stages.precision(name) for name in networks}, dict.fromkeys(networks, ()))
     if stages.keys.recipe.name == "fp32":

@@ -19,7 +19,7 @@ from dreamactor import paths
 from dreamactor.engines.shapes import profiles
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
-from dreamactor.production.request import Request
+from dreamactor.production.request import WEIGHTS, Request
 from dreamactor.production.sources import origin
 
 Key = dict[str, Any]
@@ -57,7 +57,7 @@ class Keys:
         """SHA-256 of the checkpoint's weights and the preset's sizes, or of the sizes alone for random weights."""
         digest = hashlib.sha256(json.dumps(self.request.preset.to_dict(), sort_keys=True).encode())
         if self.request.checkpoint is not None:
-            digest.update(_file_hash(self.request.checkpoint / "model.safetensors", self.request.store).encode())
+            digest.update(_file_hash(self.request.checkpoint / WEIGHTS, self.request.store).encode())
         return digest.hexdigest()
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from dreamactor.engines.manifest import MAX_REFERENCES, Manifest, NetworkRecord
 from dreamactor.engines.runtimes import runtime_version
-from dreamactor.engines.session import Array, TensorSpec
+from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable, write_set
 from dreamactor.engines.store import Entry
 from dreamactor.errors import EngineError
@@ -163,11 +163,8 @@ def _verify(
     for name, entry in engines.items():
         source = stages.onnx(name)
         stages.on_progress(f"verifying {name}", 0, 0)
-        feeds: Iterable[dict[str, Array]] = (
-            beside.recorded(stages.samples().folder, name)
-            if stages.records
-            else beside.drawn(request.preset, name, manifest.network(name).inputs)
-        )
+        samples = stages.samples().folder if stages.keys.records else None
+        feeds = beside.feeds(samples, request.preset, manifest.network(name))
         compared = verify_engine(request.output, name, source.paths[0], feeds)
         facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
@@ -210,12 +207,12 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "runtime_version": runtime_version(request.target.runtime),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": "random" if request.checkpoint is None else str(request.checkpoint),
-        "inputs": stages.samples().facts["source"] if stages.records else "",
+        "inputs": stages.samples().facts["source"] if stages.keys.records else "",
         "passed": passed,
         "key": _set_key(request),
         "store": {
             "root": str(request.store.resolve()),
-            "samples": stages.samples().digest if stages.records else "",
+            "samples": stages.samples().digest if stages.keys.records else "",
             "onnx": {name: stages.onnx(name).digest for name in request.networks},
         },
     }

@@ -32,7 +32,7 @@ def plan(stages: Stages) -> list[Step]:
 
     for network in request.networks:
         add("onnx", network, keys.onnx(network))
-    if stages.records:
+    if stages.keys.records:
         add("samples", "all", keys.samples())
     for network in request.networks:
         if keys.rewrites:

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from dreamactor.production.request import Request
 if TYPE_CHECKING:
     from dreamactor.engines.session import Session
     from dreamactor.export.calibrate import Samples
+    from dreamactor.motion.prepare import MotionInputs
     from dreamactor.pipeline.options import Options
 
 OnProgress = Callable[[str, int, int], None]
@@ -50,11 +52,6 @@ class Stages:
             return {"sha256": sha256(path), "bytes": sum(file.stat().st_size for file in folder.iterdir())}
 
         return self._get("onnx", self.keys.onnx(network), f"exporting {network}", make)
-
-    @property
-    def records(self) -> bool:
-        """Whether inputs are recorded."""
-        return self.keys.records
 
     def samples(self) -> Entry:
         """Inputs of every network, from animating clips with the FP32 networks."""
@@ -162,13 +159,10 @@ class Stages:
             from safetensors.numpy import save_file
 
             from dreamactor.production.capture import animate
-            from dreamactor.production.sources import clips
 
-            preset = self.request.preset
-            (clip,) = clips(preset, [JUDGED], 2 * preset.segment_frames - 1)
             with ExitStack() as opened:
                 sessions = self.open(precisions, opened)
-                frames = animate(sessions, preset, clip, _options())
+                frames = animate(sessions, self.request.preset, self._judged, _options())
             save_file({"frames": frames}, folder / "frames.safetensors")
             return {"shape": list(frames.shape)}
 
@@ -203,6 +197,14 @@ class Stages:
             sessions[name] = open_onnx(entry.paths[0], name)
             opened.callback(sessions[name].close)
         return sessions
+
+    @cached_property
+    def _judged(self) -> MotionInputs:
+        from dreamactor.production.sources import clips
+
+        preset = self.request.preset
+        (clip,) = clips(preset, [JUDGED], 2 * preset.segment_frames - 1)
+        return clip
 
     def _get(self, kind: str, key: Key, label: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
         def announced(folder: Path) -> Mapping[str, Any]:

@@ -7,13 +7,11 @@ element by element against tolerances, where the gates here are signal-to-noise 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamactor.engines import trust
 from dreamactor.engines.manifest import Manifest
-from dreamactor.engines.session import Array
 from dreamactor.engines.sets import read_manifest
 from dreamactor.engines.verify import verify_engine
 from dreamactor.errors import EngineError
@@ -77,12 +75,7 @@ def _report(folder: Path, manifest: Manifest) -> tuple[list[Row], Source]:
 
 
 def _verified(folder: Path, manifest: Manifest, row: Row, source: Source, public_key: bytes | None) -> Row:
-    record = manifest.network(row.network)
-    feeds: Iterable[dict[str, Array]] = (
-        beside.recorded(source.samples, row.network)
-        if source.samples
-        else beside.drawn(manifest.preset, row.network, record.inputs)
-    )
+    feeds = beside.feeds(source.samples, manifest.preset, manifest.network(row.network))
     compared = verify_engine(folder, row.network, source.onnx[row.network], feeds, public_key=public_key)
     if compared.problem:
         note = f"not run here: {compared.problem.removeprefix(row.network + ' was ')}"
