@@ -44,7 +44,7 @@ class Settings:
     """What is evaluated: clips of each framing, steps and guidance (None: the preset's), seed; how often the controls
     have their framing's limbs only. The truth moves all limbs: one that is not told can only be guessed."""
 
-    clips: int = 8
+    clips: int = 16
     drift_clips: int = 2
     steps: int | None = None
     guidance: float | None = None
@@ -199,13 +199,16 @@ def evaluate(
                 pictures.append(_row(case.clip, made))
             say(f"{framing} {seed}: psnr {figures['psnr']:.2f} (vae {figures['psnr_vae']:.2f})")
     drifts = {f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in FRAMINGS}
-    report: dict[str, Any] = _mean([row for group in rows.values() for row in group])
+    every = [row for group in rows.values() for row in group]
+    report: dict[str, Any] = _over_clips(np.mean, every)
     report["drift_db"] = (
         float(np.mean([d for group in drifts.values() for d in group])) if settings.drift_clips else None
     )
     report["by_framing"] = {
-        f: {**_mean(group), "drift_db": float(np.mean(drifts[f])) if drifts[f] else None} for f, group in rows.items()
+        f: {**_over_clips(np.mean, group), "drift_db": float(np.mean(drifts[f])) if drifts[f] else None}
+        for f, group in rows.items()
     }
+    report["standard_error"] = _over_clips(standard_error, every)
     report["settings"] = {
         **asdict(replace(settings, steps=evaluation.steps, guidance=evaluation.guidance)),
         "preset": evaluation.preset.name, "size": [evaluation.preset.height, evaluation.preset.width],
@@ -218,14 +221,19 @@ def evaluate(
     return report
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float | None]:
-    """Means over clips, leaving out clips in which a figure has no meaning; rounded; None where it has none in any."""
-    names = rows[0].keys()
-    means: dict[str, float | None] = {}
-    for name in names:
+def standard_error(values: list[float]) -> float:
+    """Of a mean over clips; NaN for a single one."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def _over_clips(statistic: Callable[[list[float]], Any], rows: list[dict[str, float]]) -> dict[str, float | None]:
+    """A statistic of each figure, rounded, of the clips in which that has a meaning; None where it has none."""
+    found: dict[str, float | None] = {}
+    for name in rows[0]:
         values = [row[name] for row in rows if np.isfinite(row[name])]
-        means[name] = round(float(np.mean(values)), 4) if values else None
-    return means
+        value = float(statistic(values)) if values else float("nan")
+        found[name] = round(value, 4) if np.isfinite(value) else None
+    return found
 
 
 def _row(clip: Clip, made: Frames) -> Frames:

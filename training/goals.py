@@ -31,13 +31,14 @@ ROWS = (
 
 
 def table(report: Report) -> str:
-    """Figures in rows, all framings and each in columns."""
+    """Figures in rows; all framings, with the standard error over clips, and each in columns."""
     framings = report["by_framing"]
     head = ["", "all", *framings]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for label, name, digits in ROWS:
-        columns = (report, *framings.values())
-        lines.append([label, *(_number(column[name], digits) for column in columns)])
+        error = report["standard_error"].get(name)
+        overall = _number(report[name], digits) + (f" ± {error:.{digits}f}" if error is not None else "")
+        lines.append([label, overall, *(_number(column[name], digits) for column in framings.values())])
     return _lines(lines)
 
 

@@ -1,4 +1,5 @@
-"""What is trained when, as plain data: VAE, face encoder, then the paper's stages (arXiv 2504.01724, section 4.1)."""
+"""What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), and the
+VAE's decoder once more under its fixed encoder, so that latents and all that was trained on them stay."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Stage:
 
     `trains` names parameters by parts of their names. `decay` is the share of the steps, at the end, over which the
     learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
-    a clean latent, `references` how often one, two and three reference frames are given.
+    a clean latent, `references` how often one, two and three reference frames are given. `latent_noise` is the largest
+    deviation of the noise that the decoder has to undo, in units of the normalised latents.
     """
 
     name: str
@@ -31,11 +33,12 @@ class Stage:
     carried: float = 0.4
     references: tuple[float, float, float] = (0.7, 0.2, 0.1)
     dropout: float = 0.08
+    latent_noise: float = 0.0
 
     @property
     def on_latents(self) -> bool:
-        """Whether it is flow matching, under the frozen VAE; "vae" and "expression" read pictures."""
-        return self.name not in ("vae", "expression")
+        """Whether it is flow matching, under the frozen encoder; the other stages read pictures."""
+        return self.name not in ("vae", "decoder", "expression")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ PUPPET = Recipe(
             "all", 16000, 1.8e-3, mix=((1, 32, 0.5), (3, 12, 0.2), (7, 6, 0.3)), trains=ALL_MODULES, decay=0.6,
             references=(0.85, 0.0, 0.15),
         ),
+        Stage(
+            "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",), decay=0.6,
+            latent_noise=0.3,
+        ),
     ),
 )  # fmt: skip
 
@@ -85,6 +92,7 @@ TINY = Recipe(
         Stage("body", 4, 1e-3, mix=((1, 4, 1.0),), trains=("pose_encoder.", "transformer."), face=False),
         Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
         Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),
+        Stage("decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3),
     ),
     clips=6, validation_clips=2, workers=1, bf16=False,
 )  # fmt: skip

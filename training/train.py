@@ -114,10 +114,11 @@ class Run:
         self.saved = self.drawn = time.monotonic()
 
     def _compile(self) -> None:
-        """Compiles the pose encoder and the transformer's block in place: once for every shape of batch, not once
-        more for every block."""
+        """Compiles the convolutional networks and the transformer's block in place: once for every shape of batch, not
+        once more for every block."""
         torch._dynamo.config.recompile_limit = 64
-        self.networks.pose_encoder.compile(dynamic=False)
+        for module in (self.networks.pose_encoder, self.networks.vae.encoder, self.networks.vae.decoder):
+            module.compile(dynamic=False)
         for block in self.networks.transformer.blocks:
             block.compile(dynamic=False)
 
@@ -210,11 +211,12 @@ class Run:
         # on a CPU flash attention's backward is slower than plain products at these lengths
         plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
         with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            if stage.name == "vae":
+            if stage.name in ("vae", "decoder"):
                 video, weight = vae_batch(clips.store, rng, frames, count)
                 loss, logged = vae_loss(
-                    networks, video[share].to(self.device), weight[share].to(self.device), rng, generator
-                )
+                    networks, video[share].to(self.device), weight[share].to(self.device), rng, generator,
+                    stage.latent_noise,
+                )  # fmt: skip
             elif stage.name == "expression":
                 faces, expressions = expression_batch(clips.store, rng, frames, count, progress)
                 loss, logged = expression_loss(
@@ -302,7 +304,8 @@ def _among(name: str, modules: tuple[str, ...]) -> bool:
 
 
 def _fingerprint(networks: Networks) -> str:
+    """Of what latents depend on: the VAE's encoder and statistics."""
     digest = hashlib.sha256()
-    for value in networks.vae.state_dict().values():
+    for value in (*networks.vae.encoder.state_dict().values(), networks.vae.shift, networks.vae.scale):
         digest.update(value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Training the VAE: reconstruction, edges, frame differences and a little KL, on windows of clips."""
+"""Training the VAE or its decoder: reconstruction, edges, frame differences, a little KL, on windows of clips."""
 
 from __future__ import annotations
 
@@ -56,13 +56,26 @@ def face_mask(heads: NDArray[np.float32], mouths: NDArray[np.float32], height: i
 
 
 def vae_loss(
-    networks: Networks, video: Tensor, weight: Tensor, rng: np.random.Generator, generator: torch.Generator
+    networks: Networks,
+    video: Tensor,
+    weight: Tensor,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    latent_noise: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one batch and what to log."""
+    """The loss of one batch and what to log.
+
+    `latent_noise` is the largest deviation of noise added to a clip's normalised latents: what a sampler or a quantised
+    network hands the decoder is off by about as much.
+    """
     mean, logvar = networks.vae.encode(video)
     mean, logvar = mean.float(), logvar.float()
     noise = torch.randn(mean.shape, generator=generator).to(mean.device)
     latent = mean + (0.5 * logvar).exp() * noise
+    if latent_noise:
+        amount = latent_noise * torch.rand(len(latent), generator=generator)
+        more = torch.randn(mean.shape, generator=generator) * amount[:, None, None, None, None]
+        latent = latent + networks.vae.scale[:, None, None, None] * more.to(latent.device)
     first = 0
     if latent.shape[2] > 2 and rng.random() < CARRIED:
         latent, video, weight, first = latent[:, :, 1:], video[:, :, 4:], weight[:, :, 4:], 1

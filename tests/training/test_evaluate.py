@@ -14,7 +14,7 @@ from dreamactor.errors import InputError
 from dreamactor.networks import build, save
 from dreamactor.presets import preset
 from dreamactor.training import measures
-from dreamactor.training.evaluate import Settings, evaluate
+from dreamactor.training.evaluate import Settings, evaluate, standard_error
 from dreamactor.training.goals import goals
 from dreamactor.training.scene import Scene, Stage, pose_sequence, render
 
@@ -70,6 +70,11 @@ def test_blur_and_flicker_are_seen(talking: Scene) -> None:
     assert measures.flicker(np.clip(flashing, 0, 255).astype(np.uint8), frames) > 10
 
 
+def test_standard_error_is_of_the_mean() -> None:
+    assert standard_error([1.0, 3.0]) == pytest.approx(1.0)
+    assert np.isnan(standard_error([1.0]))
+
+
 def test_the_report_has_every_figure_also_by_framing(tmp_path: Path) -> None:
     save(build(preset("tiny"), 0), tmp_path / "checkpoint")
     report = evaluate(tmp_path / "checkpoint", tmp_path / "eval", Settings(clips=1, drift_clips=1, steps=2))
@@ -77,7 +82,8 @@ def test_the_report_has_every_figure_also_by_framing(tmp_path: Path) -> None:
     for table in (report, *(report["by_framing"][framing] for framing in ("face", "half", "full"))):
         assert set(REQUIRED) <= set(table)
         assert all(np.isfinite(table[name]) for name in ("psnr", "psnr_vae", "ssim", "joint_error", "drift_db"))
-    assert f"| PSNR, dB | {report['psnr']:.2f} |" in (tmp_path / "eval" / "report.md").read_text()
+    psnr, error = report["psnr"], report["standard_error"]["psnr"]
+    assert f"| PSNR, dB | {psnr:.2f} ± {error:.2f} |" in (tmp_path / "eval" / "report.md").read_text()
     sheet = cv2.imread(str(tmp_path / "eval" / "contact_sheet.png"))
     assert sheet is not None
     assert sheet.std() > 5

@@ -52,6 +52,44 @@ def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick
     assert any("all 0/" in line for line in lines)
 
 
+def test_the_decoder_goes_on_under_a_fixed_encoder(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("decoder")
+    *others, decoder = quick.stages
+    before = load(train("tiny", folder, replace(quick, stages=tuple(others)), say=lambda _: None), preset("tiny"))
+    after = load(train("tiny", folder, quick, say=lambda _: None), preset("tiny"))
+
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert decoder.name == "decoder"
+    assert changed
+    assert all(name.startswith("vae.decoder.") for name in changed)
+
+
+def test_latents_stay_when_only_the_decoder_changed(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("latents")
+    train("tiny", folder, quick, say=lambda _: None)
+    latents = folder / "clips_train" / "latents" / "vae.txt"  # written when they are made
+    made = latents.stat().st_mtime_ns
+
+    again = replace(quick, stages=(*quick.stages, replace(quick.stages[-2], name="more")))
+    train("tiny", folder, again, say=lambda _: None)
+
+    assert len(losses(folder, "more"))
+    assert latents.stat().st_mtime_ns == made
+
+
+def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> None:
+    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
+    networks.vae.set_statistics(torch.zeros(16), torch.full((16,), 10.0))
+    video, weight = vae_batch(store, np.random.default_rng(0), 2, 2)
+
+    def loss(latent_noise: float) -> float:
+        random = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        return float(vae_loss(networks, video, weight, *random, latent_noise)[0])
+
+    assert loss(0.0) == loss(0.0) != loss(0.5)
+
+
 def test_every_sheet_comes_with_a_validation_loss(new_run: NewRun, quick: Recipe) -> None:
     folder = new_run("checked")
     steps = {"vae": 0, "expression": 0, "body": 2, "face": 0, "all": 2}
