@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DreamActorError as error:
         print(f"dreamactor: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"dreamactor: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

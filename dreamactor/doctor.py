@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from dreamactor.errors import DreamActorError
 
 PACKAGES = (
-    ("torch", "export, training", "pip install 'dreamactor[export]'"),
-    ("triton", "custom kernels", "pip install 'dreamactor[export]'"),
-    ("onnx", "export", "pip install 'dreamactor[export]'"),
-    ("onnxscript", "export", "pip install 'dreamactor[export]'"),
-    ("onnxruntime", "CPU engines", "pip install 'dreamactor[cpu]'"),
-    ("onnxruntime-gpu", "CUDA engines (instead of onnxruntime, never both)", "make setup on a GPU machine"),
-    ("tensorrt-cu13-libs", "TensorRT engines", "pip install 'dreamactor[gpu]'"),
-    ("tensorrt-rtx-cu13-libs", "TensorRT-RTX engines, cross-built on any machine", "pip install 'dreamactor[rtx]'"),
+    ("torch", "export, training", "pip install -e '.[export]'"),
+    ("triton", "custom kernels", "pip install -e '.[export]'"),
+    ("onnx", "export", "pip install -e '.[export]'"),
+    ("onnxscript", "export", "pip install -e '.[export]'"),
+    ("tensorrt-cu13-libs", "TensorRT engines", "pip install -e '.[gpu]'"),
+    ("tensorrt-rtx-cu13-libs", "TensorRT-RTX engines, cross-built on any machine", "pip install -e '.[rtx]'"),
     ("nvidia-modelopt", "FP8 and INT8", "make setup"),
-    ("av", "video", "pip install dreamactor"),
-    ("ai-edge-litert", "landmarks", "pip install dreamactor"),
-    ("tritonclient", "the gRPC client", "pip install 'dreamactor[serve]'"),
+    ("av", "video", "pip install -e ."),
+    ("ai-edge-litert", "landmarks", "pip install -e ."),
+    ("tritonclient", "the gRPC client", "pip install -e '.[serve]'"),
 )
 
 
@@ -39,7 +37,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Machine, GPU, packages, landmark models, server environment and engine sets, in that order."""
-    return [*_machine(), _gpu(), *_packages(), _assets(), _server(), _sets()]
+    return [*_machine(), _gpu(), _onnxruntime(), *_packages(), _assets(), _server(), _sets()]
 
 
 def _machine() -> list[Finding]:
@@ -61,14 +59,29 @@ def _gpu() -> Finding:
     return Finding("gpu", "; ".join(result.stdout.strip().splitlines()), True)
 
 
+def _onnxruntime() -> Finding:
+    """Two packages hold the same module, and the second to be installed overwrites the first."""
+    found = {name: version for name in ("onnxruntime", "onnxruntime-gpu") if (version := _version(name))}
+    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    if len(found) == 2:
+        return Finding("onnxruntime", text, False, "both are installed: uninstall both, then make setup")
+    return Finding("onnxruntime", text or "missing (CPU and CUDA engines)", bool(found), "" if found else "make setup")
+
+
 def _packages() -> list[Finding]:
-    findings = []
-    for name, purpose, remedy in PACKAGES:
-        try:
-            findings.append(Finding(name, importlib.metadata.version(name), True))
-        except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding(name, f"missing ({purpose})", False, remedy))
-    return findings
+    found = ((name, _version(name), purpose, remedy) for name, purpose, remedy in PACKAGES)
+    return [
+        Finding(name, version, True) if version else Finding(name, f"missing ({purpose})", False, remedy)
+        for name, version, purpose, remedy in found
+    ]
+
+
+def _version(package: str) -> str:
+    """"" where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _assets() -> Finding:

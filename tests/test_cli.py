@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,31 @@ def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     found = capsys.readouterr().out
     for subject in ("python", "gpu", "torch", "onnxruntime", "landmark models", "server environment", "engine sets"):
         assert subject in found
+
+
+def test_a_disk_that_cannot_be_written_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dreamactor.commands import doctor
+
+    def full(options: object) -> int:
+        Path("/dev/full").write_bytes(b"x" * 100)
+        return 0
+
+    monkeypatch.setattr(doctor, "run", full)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "dreamactor: No space left on device: no file named\n"
+
+
+def test_every_folder_of_code_is_packaged() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        setuptools = tomllib.load(file)["tool"]["setuptools"]
+    found = {
+        ".".join((package, *path.relative_to(ROOT / folder).parent.parts))
+        for package, folder in setuptools["package-dir"].items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert found == set(setuptools["packages"])
 
 
 def test_every_command_explains_itself() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.target import RTX_ARCHITECTURES
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import InputError
 from dreamactor.production.make import REPORT_JSON, make_engines
 from dreamactor.production.request import make_request
 
@@ -44,31 +44,51 @@ def targets() -> tuple[str, ...]:
     return tuple(found)
 
 
-def check_engines(preset: str, folder: Path, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Builds and verifies `preset` for every target and precision; a failure is recorded and the rest goes on."""
+def check_engines(
+    preset: str,
+    folder: Path,
+    log: Callable[[str], None] = print,
+    on_result: Callable[[dict[str, Any]], object] = lambda report: None,
+) -> dict[str, Any]:
+    """Builds and verifies `preset` for every target and precision; a failure is recorded and the rest goes on.
+
+    Each result's `passed` is None where this GPU lacks the precision; `on_result` hears the report after every one.
+    """
     gpu = local_gpu()
-    results = []
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "gpu": None if gpu is None else vars(gpu),
+        "preset": preset, "results": [],
+    }  # fmt: skip
     for target in targets():
         for precision in ("fp32", "fp16") if target == "cuda" else PRECISIONS:
-            result: dict[str, Any] = {"target": target, "precision": precision}
-            try:
-                request = make_request(preset, precision, target, output=folder / f"{preset}-{precision}-{target}")
-                made = make_engines(request, log)
-                report = json.loads((made.folder / REPORT_JSON).read_text())
-                result |= {"passed": made.passed, "version": runtime_version(request.target.runtime), "report": report}
-                reason = no_plugin(report) if target == "tensorrt" and precision in PLUGIN_PRECISIONS else ""
-                if reason:
-                    result |= {"passed": False, "error": f"the attention plugin was not tried: {reason}"}
-            except DreamActorError as error:
-                result |= {"passed": False, "error": str(error)}
-                log(f"{precision} on {target}: {error}")
-            results.append(result)
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "gpu": None if gpu is None else vars(gpu),
-        "preset": preset,
-        "results": results,
-    }
+            result = {"target": target, "precision": precision, **_check(preset, precision, target, folder, log)}
+            log(_said(result))
+            report["results"].append(result)
+            on_result(report)
+    return report
+
+
+def _check(preset: str, precision: str, target: str, folder: Path, log: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        request = make_request(preset, precision, target, output=folder / f"{preset}-{precision}-{target}")
+    except InputError as error:
+        return {"passed": None, "error": str(error)}
+    try:
+        made = make_engines(request, log)
+        report = json.loads((made.folder / REPORT_JSON).read_text())
+        result = {"passed": made.passed, "version": runtime_version(request.target.runtime), "report": report}
+    except Exception as error:  # whatever a runtime throws, the other sets are of interest
+        return {"passed": False, "error": f"{type(error).__name__}: {error}"}
+    idle = [row["network"] for row in report["networks"] if not row["ran"]]
+    if idle:
+        return {**result, "passed": False, "error": f"{', '.join(idle)} did not run"}
+    reason = no_plugin(report) if target == "tensorrt" and precision in PLUGIN_PRECISIONS else ""
+    return {**result, "passed": False, "error": f"the attention plugin was not tried: {reason}"} if reason else result
+
+
+def _said(result: dict[str, Any]) -> str:
+    verdict = {True: "passed", False: "FAILED", None: "not supported here"}[result["passed"]]
+    return f"{result['precision']} on {result['target']}: {verdict} {result.get('error', '')}".rstrip()
 
 
 def no_plugin(report: dict[str, Any]) -> str:
@@ -78,7 +98,8 @@ def no_plugin(report: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes `engines_DEVICE_DATE.json`; status 0 when every engine passed, 1 when one did not, 2 without a GPU."""
+    """Writes `engines_DEVICE_DATE.json`, anew after every set; status 0 when every engine whose types this GPU has ran
+    and passed, 1 when one did not, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m dreamactor.production.gpu_check", description=__doc__)
     parser.add_argument("--preset", default="puppet", help="default: %(default)s")
     parser.add_argument("--engines", type=Path, default=Path("build/gpu-check"), help="default: %(default)s")
@@ -87,14 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if local_gpu() is None:
         print("There is no NVIDIA GPU (or no driver) here; run this on a machine that has one.", file=sys.stderr)
         return 2
-    report = check_engines(options.preset, options.engines)
+    report = check_engines(options.preset, options.engines, on_result=lambda found: write(found, options.output))
+    if not report["results"]:
+        print("No runtime for this GPU is installed: pip install -e '.[gpu]'.", file=sys.stderr)
+        return 1
     print(f"Written: {write(report, options.output)}")
     for result in report["results"]:
-        said = "passed" if result["passed"] else f"FAILED {result.get('error', 'its gate')}"
-        print(f"{result['precision']} on {result['target']}: {said}")
-    if not report["results"]:
-        print("No runtime for this GPU is installed: pip install 'dreamactor[gpu]'.", file=sys.stderr)
-    return 0 if report["results"] and all(result["passed"] for result in report["results"]) else 1
+        print(_said(result))
+    verdicts = [result["passed"] for result in report["results"]]
+    return 0 if any(verdicts) and False not in verdicts else 1
 
 
 def write(report: dict[str, Any], folder: Path) -> Path:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dreamactor.engines.store import Store
 from dreamactor.errors import EngineError
 from dreamactor.production.keys import Key
 from dreamactor.production.stages import Stages
+
+CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))  # as a container sees its own, version 2 and 1
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,20 @@ def parameter_counts(stages: Stages) -> dict[str, int]:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, or None where the system does not say."""
+    """Bytes that can be had without swapping, within the container's limit, or None where the system does not say."""
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        found = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError, IndexError):
+        return None
+    limits = (cgroup / name for cgroup in CGROUPS for name in ("memory.max", "memory.limit_in_bytes"))
+    return min([found, *(limit for path in limits if (limit := _whole(path)) is not None)])
+
+
+def _whole(path: Path) -> int | None:
+    """The number in a file, None where there is no file or it says "max"."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
         return None

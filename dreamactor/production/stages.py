@@ -17,6 +17,7 @@ from dreamactor.engines.store import Entry, Store
 from dreamactor.errors import EngineError
 from dreamactor.production.exporting import Exporter
 from dreamactor.production.keys import Key, Keys
+from dreamactor.production.rehearsal import rehearsal
 from dreamactor.production.request import Request
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Stages:
         self.keys = Keys(request)
         self.store = Store(request.store)
         self.exporter = Exporter(request.checkpoint, request.preset)
+        self.rehearsal = rehearsal(request.preset)
 
     def onnx(self, network: str) -> Entry:
         """The FP32 ONNX."""
@@ -61,7 +63,7 @@ class Stages:
             from dreamactor.production.capture import record
             from dreamactor.production.sources import clips, origin
 
-            preset = self.request.preset
+            preset = self.rehearsal
             found_clips = clips(preset, CALIBRATED, preset.segment_frames)
             with ExitStack() as opened:
                 sessions = self.open({name: self.onnx(name) for name in self.request.networks}, opened)
@@ -162,7 +164,7 @@ class Stages:
 
             with ExitStack() as opened:
                 sessions = self.open(precisions, opened)
-                frames = animate(sessions, self.request.preset, self._judged, _options())
+                frames = animate(sessions, self.rehearsal, self._judged, _options())
             save_file({"frames": frames}, folder / "frames.safetensors")
             return {"shape": list(frames.shape)}
 
@@ -202,8 +204,7 @@ class Stages:
     def _judged(self) -> MotionInputs:
         from dreamactor.production.sources import clips
 
-        preset = self.request.preset
-        (clip,) = clips(preset, [JUDGED], 2 * preset.segment_frames - 1)
+        (clip,) = clips(self.rehearsal, [JUDGED], 2 * self.rehearsal.segment_frames - 1)
         return clip
 
     def _get(self, kind: str, key: Key, label: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:

@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamactor.engines.gpu import Gpu, local_gpu
 from dreamactor.engines.store import Store
 from dreamactor.errors import EngineError, InputError
 from dreamactor.presets import preset
-from dreamactor.production import gpu_check
 from dreamactor.production import plan as planning
 from dreamactor.production.gate import Verdict
-from dreamactor.production.gpu_check import check_engines
 from dreamactor.production.keys import Keys
 from dreamactor.production.make import up_to_date
 from dreamactor.production.plan import check_memory, describe, plan
@@ -166,29 +163,3 @@ def test_clips_to_calibrate_on_have_the_presets_size() -> None:
         assert inputs.faces.shape == (9, 224, 224, 3)
         assert inputs.references.shape == (1, 64, 64, 3)
         assert inputs.controls.any()
-
-
-@pytest.mark.skipif(local_gpu() is not None, reason="there is a GPU")
-def test_gpu_check_without_a_gpu_builds_nothing_and_says_so(tmp_path: Path) -> None:
-    report = check_engines("tiny", tmp_path)
-    assert report["gpu"] is None
-    assert report["results"] == []
-    assert json.loads(json.dumps(report))["preset"] == "tiny"
-    assert gpu_check.main(["--engines", str(tmp_path), "--output", str(tmp_path)]) == 2
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_gpu_check_records_each_engine_and_fails_with_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A card that is not there: what is built for it is refused one by one, written down, and the rest goes on."""
-    card = Gpu("NVIDIA Nothing 1", "sm86", 2**34, "13.0")
-    monkeypatch.setattr(gpu_check, "local_gpu", lambda: card)
-    monkeypatch.setattr(gpu_check, "targets", lambda: ("sm86", "sm99"))
-    monkeypatch.setattr(gpu_check, "PRECISIONS", ("fp8",))
-    assert gpu_check.main(["--engines", str(tmp_path / "engines"), "--output", str(tmp_path)]) == 1
-    found = json.loads(next(tmp_path.glob("engines_NVIDIA_Nothing_1_20*.json")).read_text())
-    assert found["gpu"] == {"name": "NVIDIA Nothing 1", "architecture": "sm86", "memory": 2**34, "driver": "13.0"}
-    assert [result["passed"] for result in found["results"]] == [False, False]
-    assert "fp8 needs SM89" in found["results"][0]["error"]
-    assert "fp8 on sm99: FAILED There is no target" in capsys.readouterr().out

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from dreamactor.errors import DreamActorError, InputError
-from dreamactor.networks import build, load, save
+from dreamactor.networks import Networks, build, load, save
 from dreamactor.presets import preset
 from dreamactor.training import parallel
 from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import flow_batch, latent_weight
-from dreamactor.training.latents import encode_clips
+from dreamactor.training.flow_stage import CARRIED_NOISE, conditions, flow_batch, flow_loss, latent_weight
+from dreamactor.training.latents import LatentStore, encode_clips
 from dreamactor.training.optimizer import Muon, orthogonal
 from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.state import STATE
@@ -30,6 +30,12 @@ from dreamactor.training.train import CHECKPOINT, train
 from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
 
 NewRun = Callable[[str], Path]
+
+
+def encoded(folder: Path) -> tuple[ClipStore, LatentStore, Networks]:
+    """The training clips of a run's folder and their latents, by new networks."""
+    store, networks = ClipStore(folder / "clips_train"), build(preset("tiny"), 0)
+    return store, encode_clips(networks, store, "new", False, parallel.start()), networks
 
 
 def losses(folder: Path, stage: str) -> list[float]:
@@ -88,6 +94,47 @@ def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> N
         return float(vae_loss(networks, video, weight, *random, latent_noise)[0])
 
     assert loss(0.0) == loss(0.0) != loss(0.5)
+
+
+def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, quick: Recipe) -> None:
+    store, latents, networks = encoded(new_run("dropout"))
+    stage = replace(quick.stages[-2], dropout=0.5)
+    keeps = np.concatenate(
+        [flow_batch(store, latents, np.random.default_rng(k), stage, 1, 8).keep.numpy() for k in range(40)]
+    )
+    together = 1 - 0.5 * (1 - 0.5 * 0.6)  # all at once, or each alone
+    assert 1 - keeps.mean(0) == pytest.approx([together] * 3, abs=0.08)
+
+    batch = flow_batch(store, latents, np.random.default_rng(0), stage, 2, 3)
+    batch = replace(batch, keep=torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+    found = conditions(networks, batch)
+    for row, names in enumerate((["pose_latent"], ["motion"], ["reference_latent", "reference_pose"])):
+        assert {name for name in found if not found[name][row].any()} == set(names)
+
+
+def test_a_carried_frame_is_clean_and_not_judged(new_run: NewRun, quick: Recipe) -> None:
+    store, latents, networks = encoded(new_run("carried"))
+    batch = flow_batch(store, latents, np.random.default_rng(0), replace(quick.stages[-2], carried=1.0), 2, 3)
+    assert batch.known.all()
+    seen: dict[str, torch.Tensor] = {}
+
+    def loss(first: float) -> float:
+        """Where the network says `first` of the carried frame and nothing of the others."""
+
+        def transformer(noisy: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+            seen.update(noisy=noisy, timestep=timestep)
+            velocity = torch.zeros_like(noisy)
+            velocity[:, :, 0] = first
+            return velocity
+
+        networks.transformer.forward = transformer
+        return float(flow_loss(networks, batch, torch.Generator().manual_seed(0))[0])
+
+    assert loss(0.0) == loss(1e3)
+    assert not seen["timestep"][:, 0].any()
+    assert seen["timestep"][:, 1].all()
+    off = (seen["noisy"] - batch.latent)[:, :, 0]
+    assert float(off.std()) == pytest.approx(CARRIED_NOISE, rel=0.2)
 
 
 def test_every_sheet_comes_with_a_validation_loss(new_run: NewRun, quick: Recipe) -> None:
