@@ -2,7 +2,10 @@
 PRESET    ?= puppet
 PRECISION ?= fp32
 TARGET    ?= auto
+CHECKPOINT ?=
 PYTHON    ?= python3
+
+SET := --preset $(PRESET) --precision $(PRECISION) --target $(TARGET) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 VENV   := .venv
 SERVER := .venv-server
@@ -17,7 +20,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables: PRESET=tiny|puppet|m1  PRECISION=fp32|fp16|bf16|fp8|int8  TARGET=auto|cpu|cuda|tensorrt|sm75..sm120"
+	@echo "  Variables: PRESET=tiny|puppet|m1  PRECISION=fp32|fp16|bf16|fp8|int8  TARGET=auto|cpu|cuda|tensorrt|rtx|sm75..sm121  CHECKPOINT=folder"
 
 setup: $(VENV)/.ready .assets/.ready $(SERVER)/.ready  ## both environments, landmark models and demo media
 
@@ -34,10 +37,10 @@ test-all: setup $(BINDINGS)  ## everything: also every kernel tile, every RTX bu
 	$(BIN)/python -m pytest
 
 engines: $(VENV)/.ready .assets/.ready  ## checkpoint to verified engines for TARGET
-	$(BIN)/dreamactor build --preset $(PRESET) --precision $(PRECISION) --target $(TARGET)
+	$(BIN)/dreamactor build $(SET)
 
 serve: setup  ## engines (built if need be) behind Triton Inference Server
-	$(BIN)/dreamactor serve --engines $$($(BIN)/dreamactor build --preset $(PRESET) --precision $(PRECISION) --target $(TARGET) --print-path)
+	$(BIN)/dreamactor serve --engines $$($(BIN)/dreamactor build $(SET) --print-path)
 
 bench: setup  ## the latency harness: build/bench/report.html
 	$(BIN)/dreamactor bench
