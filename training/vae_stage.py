@@ -79,7 +79,7 @@ def vae_loss(
     first = 0
     if latent.shape[2] > 2 and rng.random() < CARRIED:
         latent, video, weight, first = latent[:, :, 1:], video[:, :, 4:], weight[:, :, 4:], 1
-    decoded = networks.vae.decode(latent).float()[:, :, first:]
+    decoded = networks.vae.decoder(latent).float()[:, :, first:]  # raw, as the encoder gives them
     video, weight = video[:, :, first:], weight[:, :, first:]
     weight = weight / weight.mean()
     error = decoded - video

@@ -84,6 +84,18 @@ def test_latents_stay_when_only_the_decoder_changed(new_run: NewRun, quick: Reci
     assert latents.stat().st_mtime_ns == made
 
 
+def test_the_decoder_is_trained_on_what_it_will_be_given(clips: Path) -> None:
+    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
+    video, weight = vae_batch(store, np.random.default_rng(0), 1, 2)
+
+    def psnr() -> float:
+        return vae_loss(networks, video, weight, np.random.default_rng(0), torch.Generator().manual_seed(0))[1]["psnr"]
+
+    before = psnr()
+    networks.vae.set_statistics(torch.full((16,), 0.5), torch.full((16,), 3.0))  # what latents are normalised by
+    assert psnr() == before
+
+
 def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> None:
     store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
     networks.vae.set_statistics(torch.zeros(16), torch.full((16,), 10.0))
