@@ -8,9 +8,10 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the harness's options and its `compare` to a parser; sets `run` on what it parses."""
-    parser.add_argument("--preset", default="puppet", help="tiny, puppet or m1 (default: %(default)s)")
+    parser.add_argument("--preset", help="tiny, puppet or m1 (default: puppet)")
     parser.add_argument("--precision", action="append", help="repeatable (default: fp32 and every one that is built)")
     parser.add_argument("--engines", type=Path, help="engine set to measure instead of the preset's")
+    parser.add_argument("--checkpoint", type=Path, help="what that set was built from, if neither shipped nor random")
     parser.add_argument(
         "--output", type=Path, default=Path("build/bench"),
         help="folder for report.json, report.html and plots/ (default: %(default)s)",
@@ -43,8 +44,9 @@ def _run(options: argparse.Namespace) -> int:
     sections = tuple(options.only.split(",")) if options.only else None
     return main(
         Settings(
-            preset=options.preset, precisions=precisions, engines=options.engines, output=options.output,
-            sections=sections, quick=options.quick, minutes=options.minutes, threads=options.threads,
+            preset=options.preset, precisions=precisions, engines=options.engines, checkpoint=options.checkpoint,
+            output=options.output, sections=sections, quick=options.quick, minutes=options.minutes,
+            threads=options.threads,
         )
     )  # fmt: skip
 

@@ -3,7 +3,8 @@
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
 a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
 widened for the number of measurements (Bonferroni); a bootstrap of three blocks is narrower than it says
-(`statistics.py`), so it is the threshold, on both views, that keeps a build equal to itself.
+(`statistics.py`), so it is the threshold, on both views, that keeps a build equal to itself. PyTorch's rows are shown
+and not judged: they are not this build's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dreamactor.benchmark.schema import SCHEMA
+from dreamactor.benchmark.schema import SCHEMA, is_ours
 from dreamactor.benchmark.statistics import LEVEL, Interval, percentile, ratio
 from dreamactor.benchmark.timing import Timing
 from dreamactor.errors import InputError
@@ -36,9 +37,13 @@ class Difference:
     ratio: Interval
     verdict: str
 
+    @property
+    def ours(self) -> bool:
+        return is_ours(self.name)
+
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report; raises InputError when it is none or of another schema."""
+    """A report; raises InputError when it is none, of another schema or not whole."""
     try:
         report: dict[str, Any] = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -48,7 +53,19 @@ def read_report(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has schema {found!r}; this version compares {SCHEMA!r}: run 'dreamactor bench' again."
         )
+    broken = [key for key in ("environment", "settings", "timings", "failed") if not isinstance(report.get(key), dict)]
+    broken += [name for name, timing in report["timings"].items() if not _is_whole(name, timing)] if not broken else []
+    if broken:
+        raise InputError(f"{path} is not whole: {', '.join(broken)} cannot be read; run 'dreamactor bench' again.")
     return report
+
+
+def _is_whole(name: str, timing: Any) -> bool:
+    try:
+        samples = Timing.from_dict(name, timing).samples
+        return bool(samples) and all(sample.seconds > 0 and sample.yardstick > 0 for sample in samples)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Difference]:
@@ -73,6 +90,9 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         share = _cores_used(report)
         if share is not None and share < BUSY:
             found.append(f"The machine was busy in the {name} run: its engines had {share:.0%} of the cores.")
+    gone = [name for name in before["timings"] if name not in after["timings"]]
+    if gone:
+        found.append(f"The second run did not measure {', '.join(gone)}.")
     return found
 
 
@@ -113,24 +133,26 @@ def _difference(
 
 
 def format_differences(rows: list[Difference], notes: list[str]) -> str:
-    """For the terminal: a line a measurement, the changed ones first."""
+    """For the terminal: a line a measurement, the changed ones first, PyTorch's last."""
     order = {"slower": 0, "faster": 1, "no difference": 2}
     lines = [f"note: {note}" for note in notes]
-    for row in sorted(rows, key=lambda row: (order[row.verdict], -abs(math.log(row.ratio.value)))):
+    for row in sorted(rows, key=lambda row: (not row.ours, order[row.verdict], -abs(math.log(row.ratio.value)))):
         change = f"{row.before * 1e3:9.1f} -> {row.after * 1e3:9.1f} ms"
         interval = f"x{row.ratio.value:.3f} [{row.ratio.low:.3f}, {row.ratio.high:.3f}]"
-        lines.append(f"{row.verdict:14s} {row.name:44s} {change}   {interval}")
-    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in order}
+        lines.append(f"{row.verdict if row.ours else '(PyTorch)':14s} {row.name:44s} {change}   {interval}")
+    count = {verdict: sum(row.ours and row.verdict == verdict for row in rows) for verdict in order}
     lines.append(", ".join(f"{number} {verdict}" for verdict, number in count.items()))
     lines.append(f"These runs tell changes beyond about {finest(rows):.1%}.")
     return "\n".join(lines)
 
 
 def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
-    """Prints the comparison; 1 when anything became slower by more than `threshold`, else 0."""
+    """Prints the comparison; 1 when anything of ours became slower by more than `threshold` or broke, else 0."""
     old, new = read_report(before), read_report(after)
     rows = compare(old, new, threshold)
     if not rows:
         raise InputError(f"{before} and {after} have no measurement in common.")
     print(format_differences(rows, warnings(old, new)))
-    return 1 if any(row.verdict == "slower" for row in rows) else 0
+    for section, error in new["failed"].items():
+        print(f"FAILED in the second run: {section}: {error}")
+    return 1 if new["failed"] or any(row.ours and row.verdict == "slower" for row in rows) else 0

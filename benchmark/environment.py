@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from dreamactor.errors import InputError
 
 PACKAGES = (
     "dreamactor", "numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13",
@@ -56,6 +60,39 @@ def processor_name() -> str:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def limited_to(count: int | None) -> Iterator[None]:
+    """Inside, this process, all its threads and whatever it starts, servers too, have `count` cores; None leaves all.
+
+    Raises InputError for a count that is not to be had here.
+    """
+    if count is None:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("This system cannot keep a process to some of its cores: leave --threads out.")
+    before = os.sched_getaffinity(0)
+    if not 1 <= count <= len(before):
+        raise InputError(f"--threads is from 1 to the {len(before)} cores that this process may use, not {count}.")
+    _keep_to(set(sorted(before, key=_place)[:count]))
+    try:
+        yield
+    finally:
+        _keep_to(before)
+
+
+def _keep_to(chosen: set[int]) -> None:
+    for task in Path("/proc/self/task").iterdir():  # the call alone reaches one thread, not those of the libraries
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), chosen)
+
+
+def _place(core: int) -> tuple[bool, int]:
+    """Sorts the first hardware thread of every physical core before the second ones."""
+    siblings = _lines(Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"))
+    return bool(siblings) and int(re.split("[-,]", siblings[0])[0]) != core, core
 
 
 def total_memory() -> int | None:

@@ -1,4 +1,4 @@
-"""The kernels on a GPU: what each case computes, how it is checked, and what it is timed against.
+"""The kernels on a GPU: what each case computes, how it is checked, and what it is timed against; `gpu_plan` has sizes.
 
 A check compares a sample of rows with float64 and holds the kernel to twice the error of PyTorch's own attention in the
 same precision. Outputs start as NaN and inputs are fresh random numbers, of other scale than one here and there.
@@ -6,6 +6,7 @@ same precision. Outputs start as NaN and inputs are fresh random numbers, of oth
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,8 @@ from dreamactor.kernels.sliding_tiles import sliding_tiles
 from dreamactor.kernels.tiles import Tile
 
 Result = Tensor | tuple[Tensor, ...]
-DEVICE = "cuda"
+DEVICE = "cuda"  # where the tensors lie
+GPU = torch.device("cuda", 0)  # whose tiles are run
 SAMPLE = 192  # rows compared with float64
 REFERENCE_TOKENS = 2400
 
@@ -30,8 +32,9 @@ class Case:
     """One kernel at one shape.
 
     `run` takes a tile; `exact` and `same` give the sampled rows in float64 and by PyTorch in the same precision,
-    `sample` picks those rows from the kernel's result. `work` is FLOP (attention) or bytes (the rest). Runs from
-    architecture `since` on; where it is not `tuned` the tile makes no difference.
+    `sample` picks those rows from the kernel's result. `work` is FLOP (attention) or bytes (the rest). `variant` names
+    another kernel of the same table. Runs from compute capability `since` on; where it is not `tuned` the tile makes
+    no difference, and one is run.
     """
 
     kernel: str
@@ -48,16 +51,19 @@ class Case:
     timed: bool = True
     tuned: bool = True
     since: int = 80
+    variant: str = ""
 
     def table_size(self) -> int:
         """The tile table's size for this case: the head size, or the class of channels."""
-        known = tiles.sizes(self.kernel, dispatch.architecture(torch.device(DEVICE, 0)))
+        known = tiles.sizes(self.kernel, dispatch.architecture(GPU))
         return self.size if self.kernel != "modulate_norm" else min((n for n in known if n >= self.size), default=0)
 
     def candidates(self) -> tuple[Tile, ...]:
-        """The tiles of this device's table; none below architecture `since`."""
-        arch = dispatch.architecture(torch.device(DEVICE, 0))
-        return tiles.tiles(self.kernel, arch, self.table_size()) if arch >= self.since else ()
+        """The tiles of this device's table; none where the device itself is older than `since`."""
+        if dispatch.capability(GPU) < self.since:
+            return ()
+        found = tiles.tiles(self.kernel, dispatch.architecture(GPU), self.table_size())
+        return found if self.tuned else found[:1]
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -84,6 +90,14 @@ def _attention_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, scale: float,
     return out
 
 
+def _of(batch: int) -> str:
+    return f"{batch}x" if batch > 1 else ""
+
+
+def _apart(width: int) -> str:
+    return f", rows {width} apart" if width else ""
+
+
 def _sampled(result: Result, rows: Tensor, heads: int, size: int) -> Tensor:
     """The same rows of a kernel's [B,M,H*D]."""
     out = result if isinstance(result, Tensor) else result[0]
@@ -91,13 +105,20 @@ def _sampled(result: Result, rows: Tensor, heads: int, size: int) -> Tensor:
     return picked.transpose(0, 1)
 
 
-def attention(tokens: int, references: int, heads: int, size: int, dtype: torch.dtype, timed: bool = True) -> Case:
-    """Kernel 1. Values are the strided view that the network has."""
+def _chunk(batch: int, tokens: int, channels: int, width: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """[B,N,channels]: the last of `width` columns of a fused projection (0: three times as many)."""
+    return torch.randn(batch, tokens, width or 3 * channels, device=DEVICE, dtype=dtype)[..., -channels:]
+
+
+def attention(
+    tokens: int, references: int, heads: int, size: int, dtype: torch.dtype, timed: bool = True, batch: int = 1,
+    width: int = 0,
+) -> Case:  # fmt: skip
+    """Kernel 1. Values are the strided view that the network has, rows `width` elements apart."""
     scale = size**-0.5
-    q, k = _heads(1, tokens, heads, size, dtype), _heads(1, tokens, heads, size, dtype)
-    v = torch.randn(1, tokens, 3 * heads * size, device=DEVICE, dtype=dtype)[..., -heads * size :]
-    v = v.unflatten(-1, (heads, size)).transpose(1, 2)
-    k_reference, v_reference = _heads(1, references, heads, size, dtype), _heads(1, references, heads, size, dtype)
+    q, k = _heads(batch, tokens, heads, size, dtype), _heads(batch, tokens, heads, size, dtype)
+    v = _chunk(batch, tokens, heads * size, width, dtype).unflatten(-1, (heads, size)).transpose(1, 2)
+    k_reference, v_reference = (_heads(batch, references, heads, size, dtype) for _ in range(2))
     k[:, :, tokens // 3] *= 30  # an outlier among the keys
 
     def joined() -> tuple[Tensor, Tensor, Tensor]:
@@ -108,27 +129,31 @@ def attention(tokens: int, references: int, heads: int, size: int, dtype: torch.
     if timed:
         peers |= {"flex": gpu_peers.flex(joined, scale), "compiled unfused": gpu_peers.unfused(joined, scale)}
     return Case(
-        "two_segment", f"{tokens}+{references} D{size} {str(dtype)[6:]}", size,
+        "two_segment", f"{_of(batch)}{tokens}+{references} D{size} {str(dtype)[6:]}{_apart(width)}", size,
         run=lambda tile: two_segment.launch(q, k, v, k_reference, v_reference, scale, tile),
         sample=partial(_sampled, rows=rows, heads=heads, size=size),
         exact=lambda: _attention_rows(*joined(), rows, scale, torch.float64),
         same=lambda: _attention_rows(*joined(), rows, scale, dtype),
-        work=4.0 * heads * tokens * (tokens + references) * size,
+        work=4.0 * batch * heads * tokens * (tokens + references) * size,
         peers=peers if timed else {}, timed=timed,
     )  # fmt: skip
 
 
-def fp8_attention(tokens: int, references: int, heads: int, timed: bool = True) -> Case:
+def fp8_attention(tokens: int, references: int, heads: int, timed: bool = True, batch: int = 1) -> Case:
     """Kernel 2, timed with its inputs quantised; against float64 of the quantised inputs, as the goal is put."""
     size, scale = 128, 128**-0.5
-    arch = dispatch.architecture(torch.device(DEVICE, 0))
+    arch = dispatch.architecture(GPU)
     lengths = (tokens, tokens, tokens, references, references)
-    q, k, v, k_reference, v_reference = (_heads(1, n, heads, size) for n in lengths)
+    q, k, v, k_reference, v_reference = (_heads(batch, n, heads, size) for n in lengths)
     mean = fp8.mean_key(k, k_reference)
-    parts = (
-        fp8.quantize(q), fp8.quantize(k, mean), fp8.quantize(v, transpose=True),
-        fp8.quantize(k_reference, mean), fp8.quantize(v_reference, transpose=True),
-    )  # fmt: skip
+
+    @functools.cache
+    def parts() -> tuple[fp8.Quantized, fp8.Quantized, fp8.Quantized, fp8.Quantized, fp8.Quantized]:
+        return (  # by a kernel as well, so not before it is known that the device can
+            fp8.quantize(q), fp8.quantize(k, mean), fp8.quantize(v, transpose=True),
+            fp8.quantize(k_reference, mean), fp8.quantize(v_reference, transpose=True),
+        )  # fmt: skip
+
     rows, pick = _rows(tokens), [0, heads - 1]
 
     def whole() -> Tensor:
@@ -145,32 +170,32 @@ def fp8_attention(tokens: int, references: int, heads: int, timed: bool = True) 
         if dtype != torch.float64:  # the one rounding the kernel has left: the probabilities'
             p = (256 * p / p.amax(-1, keepdim=True)).to(torch.float8_e4m3fn).double()
             p = p / p.sum(-1, keepdim=True)
-        out: Tensor = (p @ values.double())[0]
+        out: Tensor = (p @ values.double())[-1]
         return out
 
     return Case(
-        "fp8_attention", f"{tokens}+{references} D128", size,
-        run=lambda tile: fp8.attend(*parts, scale, torch.bfloat16, tile, arch),
+        "fp8_attention", f"{_of(batch)}{tokens}+{references} D128", size,
+        run=lambda tile: fp8.attend(*parts(), scale, torch.bfloat16, tile, arch),
         sample=partial(_sampled, rows=rows, heads=heads, size=size),
         exact=lambda: rounded(torch.float64), same=lambda: rounded(torch.float32),
-        work=4.0 * heads * tokens * (tokens + references) * size,
+        work=4.0 * batch * heads * tokens * (tokens + references) * size,
         peers={"with quantisation": whole} if timed else {},
-        absolute=2e-3, timed=timed,
+        absolute=2e-3, timed=timed, since=dispatch.FP8_SINCE,
     )  # fmt: skip
 
 
-def face_attention(frames: int, per_frame: int, heads: int, size: int, timed: bool = True) -> Case:
+def face_attention(frames: int, per_frame: int, heads: int, size: int, timed: bool = True, batch: int = 1) -> Case:
     """Kernel 4 against SDPA with a mask over all frames."""
     scale, window, group = size**-0.5, 1, 4
-    q = _heads(1, frames * per_frame, heads, size)
-    k, v = _heads(1, frames * group, heads, size), _heads(1, frames * group, heads, size)
+    q = _heads(batch, frames * per_frame, heads, size)
+    k, v = (_heads(batch, frames * group, heads, size) for _ in range(2))
     query_frame = torch.arange(frames, device=DEVICE).repeat_interleave(per_frame)
     key_frame = torch.arange(frames, device=DEVICE).repeat_interleave(group)
     mask = (query_frame[:, None] - key_frame).abs() <= window
     rows, pick = _rows(frames * per_frame), [0, heads - 1]
 
     def plain(dtype: torch.dtype) -> Tensor:
-        chosen = (q[:, pick][:, :, rows].to(dtype), k[:, pick].to(dtype), v[:, pick].to(dtype))
+        chosen = (q[-1:, pick][:, :, rows].to(dtype), k[-1:, pick].to(dtype), v[-1:, pick].to(dtype))
         out: Tensor = torch.nn.functional.scaled_dot_product_attention(*chosen, attn_mask=mask[rows], scale=scale)[0]
         return out
 
@@ -178,7 +203,7 @@ def face_attention(frames: int, per_frame: int, heads: int, size: int, timed: bo
         return q, k, v
 
     return Case(
-        "face_attention", f"{frames}x{per_frame} D{size}", size,
+        "face_attention", f"{_of(batch)}{frames}x{per_frame} D{size}", size,
         run=lambda tile: face.launch(q, k, v, frames, window, scale, tile),
         sample=partial(_sampled, rows=rows, heads=heads, size=size),
         exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
@@ -191,13 +216,16 @@ def face_attention(frames: int, per_frame: int, heads: int, size: int, timed: bo
     )  # fmt: skip
 
 
-def sparse_attention(grid: tuple[int, int, int], heads: int, size: int, timed: bool = True) -> Case:
+def sparse_attention(
+    grid: tuple[int, int, int], heads: int, size: int, timed: bool = True, batch: int = 1, references: int = 0
+) -> Case:
     """Kernel 5 over sliding tiles; its work is that of the blocks visited."""
+    references = references or REFERENCE_TOKENS
     scale = size**-0.5
     layout = sliding_tiles(grid)
     tokens = grid[0] * grid[1] * grid[2]
-    q, k, v = (_heads(1, tokens, heads, size) for _ in range(3))
-    k_reference, v_reference = (_heads(1, REFERENCE_TOKENS, heads, size) for _ in range(2))
+    q, k, v = (_heads(batch, tokens, heads, size) for _ in range(3))
+    k_reference, v_reference = (_heads(batch, references, heads, size) for _ in range(2))
     index, offsets = layout.index.to(DEVICE), layout.offsets.to(DEVICE)
     block = layout.index.shape[0] // 2
     first, last = int(layout.offsets[block]), int(layout.offsets[block + 1])
@@ -209,19 +237,24 @@ def sparse_attention(grid: tuple[int, int, int], heads: int, size: int, timed: b
         values = torch.cat([*(v[:, :, part] for part in seen), v_reference], 2)
         return _attention_rows(q, keys, values, rows, scale, dtype)
 
-    work = 4.0 * heads * size * tokens * (layout.density * tokens + REFERENCE_TOKENS)
+    def joined() -> tuple[Tensor, Tensor, Tensor]:
+        return q, torch.cat([k, k_reference], 2), torch.cat([v, v_reference], 2)
+
+    work = 4.0 * batch * heads * size * tokens * (layout.density * tokens + references)
     return Case(
-        "sparse_attention", f"{grid} density {layout.density:.3f} D{size}", size,
+        "sparse_attention", f"{_of(batch)}{grid} density {layout.density:.3f} D{size}", size,
         run=lambda tile: sparse.launch(q, k, v, k_reference, v_reference, index, offsets, scale, tile),
         sample=partial(_sampled, rows=rows, heads=heads, size=size),
         exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
         work=work, timed=timed,
+        peers={"flex": gpu_peers.flex(joined, scale, partial(gpu_peers.block_mask, layout, references, DEVICE))}
+        if timed else {},
     )  # fmt: skip
 
 
-def norm_rope(tokens: int, heads: int, size: int, timed: bool = True) -> Case:
+def norm_rope(tokens: int, heads: int, size: int, timed: bool = True, batch: int = 1, width: int = 0) -> Case:
     """Kernel 3 on a chunk of a fused projection."""
-    x = torch.randn(1, tokens, 3 * heads * size, device=DEVICE, dtype=torch.bfloat16).chunk(3, -1)[0]
+    x = _chunk(batch, tokens, heads * size, width)
     weight = _random(size)
     angles = torch.randn(tokens, size // 2, device=DEVICE)
     cos, sin = angles.cos(), angles.sin()
@@ -237,7 +270,7 @@ def norm_rope(tokens: int, heads: int, size: int, timed: bool = True) -> Case:
         return result[:, :, rows]
 
     return Case(
-        "norm_rope", f"{tokens}x{heads} D{size}", size,
+        "norm_rope", f"{_of(batch)}{tokens}x{heads} D{size}{_apart(width)}", size,
         run=lambda tile: rotary.launch(x, weight, cos, sin, heads, 1e-6, tile), sample=sample,
         exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
         work=2.0 * 2 * x.numel() + 4.0 * 2 * cos.numel(), unit="gbps",
@@ -246,16 +279,21 @@ def norm_rope(tokens: int, heads: int, size: int, timed: bool = True) -> Case:
     )  # fmt: skip
 
 
-def norm_rope_fp8(tokens: int, heads: int, size: int, timed: bool = True) -> Case:
-    """Kernel 3 to E4M3 with scales; one tile, so it is run once for each of the table's."""
-    x = torch.randn(1, tokens, 3 * heads * size, device=DEVICE, dtype=torch.bfloat16).chunk(3, -1)[0]
+def norm_rope_fp8(
+    tokens: int, heads: int, size: int, timed: bool = True, batch: int = 1, shifted: bool = False
+) -> Case:
+    """Kernel 3 to E4M3 with scales, with or without an offset taken off first; it has one tile."""
+    x = _chunk(batch, tokens, heads * size, 0)
     weight, angles = _random(size), torch.randn(tokens, size // 2, device=DEVICE)
+    offset = _random(batch, heads, size, dtype=torch.float32) if shifted else None
     cos, sin = angles.cos(), angles.sin()
     last = slice((tokens - 1) // reference.FP8_BLOCK * reference.FP8_BLOCK, tokens)  # the last block alone
 
     def plain(dtype: torch.dtype) -> Tensor:
         chosen = (x[:, last].to(dtype), weight.to(dtype), cos[last].to(dtype), sin[last].to(dtype))
         rotated = reference.norm_rope(*chosen, heads)
+        if offset is not None:
+            rotated = rotated - offset[:, :, None].to(dtype)
         return rotated if dtype == torch.float64 else reference.dequantize_blocks(*reference.quantize_blocks(rotated))
 
     def sample(result: Result) -> Tensor:
@@ -263,71 +301,48 @@ def norm_rope_fp8(tokens: int, heads: int, size: int, timed: bool = True) -> Cas
         return reference.dequantize_blocks(result[0][:, :, last], result[1][:, :, -1:])
 
     return Case(
-        "norm_rope", f"to E4M3 {tokens}x{heads} D{size}", size,
-        run=lambda tile: rotary.launch_fp8(x, weight, cos, sin, heads, 1e-6), sample=sample,
+        "norm_rope", f"to E4M3{' less an offset' * shifted} {_of(batch)}{tokens}x{heads} D{size}", size,
+        run=lambda tile: rotary.launch_fp8(x, weight, cos, sin, heads, 1e-6, offset), sample=sample,
         exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
-        work=3.0 * x.numel() + 4.0 * 2 * cos.numel(), unit="gbps", timed=timed, tuned=False, since=89,
+        work=3.0 * x.numel() + 4.0 * 2 * cos.numel(), unit="gbps", timed=timed,
+        tuned=False, since=dispatch.FP8_SINCE, variant="to E4M3",
     )  # fmt: skip
 
 
-def modulate_norm(frames: int, per_frame: int, channels: int, timed: bool = True) -> Case:
-    """Kernel 6 with its gate: two reads and two writes of the rows."""
-    x, branch = (torch.randn(1, frames * per_frame, channels, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    shift, scale, gate = _random(1, frames, 9, channels).unbind(2)[:3]
-    peers = (
-        {"compiled reference": gpu_peers.compiled(reference.modulate_norm, x, shift, scale, branch, gate)}
-        if timed
-        else {}
+def modulate_norm(
+    frames: int, per_frame: int, channels: int, timed: bool = True, batch: int = 1, gated: bool = True
+) -> Case:
+    """Kernel 6: with its gate two reads and two writes of the rows, without it one of each."""
+    x, branch = (
+        torch.randn(batch, frames * per_frame, channels, device=DEVICE, dtype=torch.bfloat16) if used else None
+        for used in (True, gated)
     )
+    assert x is not None
+    shift, scale, rows = _random(batch, frames, 9, channels).unbind(2)[:3]
+    gate = rows if gated else None
+    arguments = (x, shift, scale, branch, gate)
+    peers = {"compiled reference": gpu_peers.compiled(reference.modulate_norm, *arguments)} if timed else {}
 
     def plain(dtype: torch.dtype) -> Tensor:
-        last = (part[:, -1:] for part in (shift, scale))
-        chosen = (x[:, -per_frame:], *last, branch[:, -per_frame:], gate[:, -1:])
-        wide: list[Any] = [tensor.to(dtype) for tensor in chosen]
-        return torch.cat(reference.modulate_norm(*wide))
+        last = (-per_frame, -1, -1, -per_frame, -1)  # the last frame
+        wide: list[Any] = [
+            None if part is None else part[:, start:].to(dtype) for part, start in zip(arguments, last, strict=True)
+        ]
+        residual, normed = reference.modulate_norm(*wide)
+        return torch.cat((residual, normed)) if gated else normed
 
     def sample(result: Result) -> Tensor:
         assert isinstance(result, tuple)
         return torch.cat([part[:, -per_frame:] for part in result])
 
-    def run(tile: Tile) -> tuple[Tensor, Tensor]:
-        residual, normed = modulate.launch(x, shift, scale, branch, gate, 1e-6, tile)
-        assert residual is not None
-        return residual, normed
+    def run(tile: Tile) -> tuple[Tensor, ...]:
+        residual, normed = modulate.launch(*arguments, 1e-6, tile)
+        return (normed,) if residual is None else (residual, normed)
 
+    shape = f"{_of(batch)}{frames}x{per_frame}x{channels}"
     return Case(
-        "modulate_norm", f"{frames}x{per_frame}x{channels}", channels, run=run, sample=sample,
+        "modulate_norm", shape if gated else f"{shape} ungated", channels, run=run, sample=sample,
         exact=lambda: plain(torch.float64), same=lambda: plain(torch.bfloat16),
-        work=2.0 * 4 * x.numel(), unit="gbps",
-        peers=peers,
-        absolute=1e-5, timed=timed,
+        work=(2.0 if gated else 1.0) * 4 * x.numel(), unit="gbps",
+        peers=peers, absolute=1e-5, timed=timed, variant="" if gated else "ungated",
     )  # fmt: skip
-
-
-bf16, fp16 = torch.bfloat16, torch.float16
-Make = Callable[[], Case]
-TIMED: dict[str, list[Make]] = {
-    "two_segment": [partial(attention, n, REFERENCE_TOKENS, 32, d, bf16) for n in (16384, 48000) for d in (128, 64)],
-    "fp8_attention": [partial(fp8_attention, n, REFERENCE_TOKENS, 32) for n in (16384, 48000)],
-    "norm_rope": [
-        partial(norm_rope, 48000, 32, 128),
-        partial(norm_rope, 48000, 32, 64),
-        partial(norm_rope_fp8, 48000, 32, 128),
-    ],
-    "face_attention": [partial(face_attention, 19, 2400, 32, 128)],
-    "sparse_attention": [partial(sparse_attention, (19, 40, 60), 32, 128)],
-    "modulate_norm": [partial(modulate_norm, 19, 2400, 4096)],
-}
-_LENGTHS = ((1000, 0, bf16), (1, 7, fp16), (4097, 2400, fp16), (45600, 4800, bf16), (160000, 2400, bf16))
-_GRIDS = (((5, 11, 13), 64), ((5, 11, 13), 128), ((67, 40, 60), 128))
-CHECKED: dict[str, list[Make]] = {
-    "two_segment": [partial(attention, n, r, 2, d, dtype, False) for d in (128, 64) for n, r, dtype in _LENGTHS],
-    "fp8_attention": [partial(fp8_attention, n, r, 2, False) for n, r in ((1000, 0), (4097, 130), (160000, 2400))],
-    "norm_rope": [
-        *(partial(norm_rope, n, 3, d, False) for n in (1, 1001, 160000) for d in (64, 128)),
-        *(partial(norm_rope_fp8, n, 3, 128, False) for n in (1, 1001, 160000)),
-    ],
-    "face_attention": [partial(face_attention, f, p, 3, d, False) for f, p in ((1, 1), (19, 77)) for d in (64, 128)],
-    "sparse_attention": [partial(sparse_attention, grid, 2, d, False) for grid, d in _GRIDS],
-    "modulate_norm": [partial(modulate_norm, f, p, c, False) for f, p in ((1, 1), (19, 77)) for c in (96, 256, 4096)],
-}

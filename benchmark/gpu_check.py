@@ -2,33 +2,49 @@
 
 Each part runs in a process of its own, so that one that crashes takes nothing with it. Parts: kernels (correctness and
 speed), denoiser (a step at m1's width), engines (those of the puppet preset by every runtime and precision that is
-here, run beside FP32; then one of them timed).
-Results lie in benchmark/results. Status 0 when all passed, 1 when one failed, 2 without a GPU.
+here, run beside FP32), bench (one of these sets timed, beside PyTorch on the same GPU).
+Results lie in benchmark/results, named by device and date; gpu_check_DEVICE_DATE.json says what became of every part
+and is written anew after each. Status 0 when one passed and none failed, 1 otherwise, 2 without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dreamactor.engines.gpu import local_gpu
 
-ENGINES = Path("build/gpu-check")
-BUILT = "the first FP16 set that was built"
+ENGINES, BENCH = Path("build/gpu-check"), Path("build/bench-gpu")
 RESULTS = Path(__file__).resolve().parent / "results"
-PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "kernels": (("-m", "dreamactor.benchmark.gpu_kernels"),),
-    "denoiser": (("-m", "dreamactor.benchmark.gpu_denoiser"),),
+PARTS: dict[str, tuple[str, ...]] = {
+    "kernels": ("-m", "dreamactor.benchmark.gpu_kernels"),
+    "denoiser": ("-m", "dreamactor.benchmark.gpu_denoiser"),
     "engines": (
-        ("-m", "dreamactor.production.gpu_check", "--preset", "puppet", "--engines", str(ENGINES),
-         "--output", str(RESULTS)),
-        ("-m", "dreamactor.cli", "bench", "--engines", BUILT, "--quick",
-         "--only", "engine,trace", "--output", "build/bench-gpu"),
+        "-m", "dreamactor.production.gpu_check", "--preset", "puppet", "--engines", str(ENGINES),
+        "--output", str(RESULTS),
     ),
+    "bench": ("-m", "dreamactor.cli", "bench", "--quick", "--only", "engine,peers,trace", "--output", str(BENCH)),
 }  # fmt: skip
+PASSED, FAILED, UNSUPPORTED = "passed", "failed", "not supported here"
+_CANNOT = 2  # the status of a part that finds nothing here that it could run on
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`state` is one of the three; `reason` is the last line of the error stream unless the part passed."""
+
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,25 +60,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("There is no NVIDIA GPU (or no driver) here; run this on a machine that has one.", file=sys.stderr)
         return 2
     print(f"{gpu.name}, {gpu.architecture}, {gpu.memory / 2**30:.0f} GiB, driver for CUDA {gpu.driver}", flush=True)
-    passed = {name: _run(PARTS[name]) for name in options.parts or PARTS}
-    for name, good in passed.items():
-        print(f"{'passed' if good else 'FAILED'}  {name}")
-    return 0 if all(passed.values()) else 1
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    stamp = f"{re.sub(r'[^A-Za-z0-9]+', '_', gpu.name)}_{date[:10]}"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    for name in options.parts or PARTS:
+        outcomes[name] = run(name, stamp)
+        report = {"date": date, "gpu": vars(gpu), "parts": {name: asdict(found) for name, found in outcomes.items()}}
+        (RESULTS / f"gpu_check_{stamp}.json").write_text(json.dumps(report, indent=1) + "\n")
+    for name, found in outcomes.items():
+        print(f"{found.state.upper() if found.state == FAILED else found.state}  {name}  {found.reason}".rstrip())
+    states = {found.state for found in outcomes.values()}
+    return 0 if PASSED in states and FAILED not in states else 1
 
 
-def _run(commands: Sequence[Sequence[str]]) -> bool:
-    """Whether every command of a part ended with 0; the first that does not ends the part."""
-    for command in commands:
-        command = [str(_built()) if part == BUILT else part for part in command]
-        print(f"\n$ python {' '.join(command)}", flush=True)
-        if subprocess.run([sys.executable, *command], check=False).returncode:
-            return False
-    return True
+def run(name: str, stamp: str) -> Outcome:
+    """One part to its end; whatever goes wrong is its outcome. The report of bench becomes `bench_STAMP.json`."""
+    start = time.monotonic()
+    try:
+        found = _bench(PARTS[name], stamp) if name == "bench" else _called(PARTS[name], cannot=_CANNOT)
+    except Exception as error:  # the other parts are of interest
+        found = Outcome(FAILED, f"{type(error).__name__}: {error}")
+    return Outcome(found.state, found.reason, round(time.monotonic() - start, 1))
 
 
-def _built() -> Path:
-    folders = [ENGINES / f"puppet-fp16-{target}" for target in ("tensorrt", "rtx", "cuda")]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
+def _bench(command: Sequence[str], stamp: str) -> Outcome:
+    built = [ENGINES / f"puppet-fp16-{target}" for target in ("tensorrt", "rtx", "cuda")]
+    folder = next((folder for folder in built if (folder / "manifest.json").is_file()), None)
+    if folder is None:
+        return Outcome(UNSUPPORTED, f"{ENGINES} holds no FP16 engine set to time: see the part 'engines'")
+    report = BENCH / "report.json"
+    report.unlink(missing_ok=True)
+    found = _called((*command, "--engines", str(folder)))
+    if report.is_file():
+        shutil.copyfile(report, RESULTS / f"bench_{stamp}.json")
+    return found
+
+
+def _called(command: Sequence[str], cannot: int | None = None) -> Outcome:
+    """Runs `python COMMAND` with its output shown; `cannot` is the status that means "not supported here"."""
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    last = ""
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        for line in process.stderr or ():
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+    if process.returncode == 0:
+        return Outcome(PASSED)
+    return Outcome(UNSUPPORTED if process.returncode == cannot else FAILED, last or f"status {process.returncode}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,44 +10,72 @@ import torch
 from torch import Tensor
 
 from dreamactor import kernels
+from dreamactor.benchmark.gpu_measure import step
+from dreamactor.benchmark.gpu_report import Report
 from dreamactor.kernels import reference
 from dreamactor.kernels.sliding_tiles import sliding_tiles
 
 DEVICE = "cuda"
 HEADS, SIZE, FRAMES, TOKENS = 4, 128, 5, 60
+LENGTH, CHANNELS, SCALE = FRAMES * TOKENS, HEADS * SIZE, SIZE**-0.5
 Function = Callable[..., Any]
+Arguments = tuple[Any, ...]
 
 
-def _cases() -> dict[str, tuple[Function, Function, tuple[Any, ...]]]:
-    """name -> (operator, reference, arguments)."""
+def _rows(*shape: int) -> Tensor:
+    return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16)
 
-    def rows(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16)
 
-    length, channels, scale = FRAMES * TOKENS, HEADS * SIZE, SIZE**-0.5
-    q, k, v = (rows(2, length, HEADS, SIZE).transpose(1, 2) for _ in range(3))
-    k_reference, v_reference = (rows(2, HEADS, 70, SIZE) for _ in range(2))
-    face_k, face_v = (rows(2, HEADS, FRAMES * 4, SIZE) for _ in range(2))
-    angles = torch.randn(length, SIZE // 2, device=DEVICE)
-    x, branch = rows(2, length, channels), rows(2, length, channels)
-    shift, scale_rows, gate = rows(2, FRAMES, 3, channels).unbind(2)
+def _segments() -> Arguments:
+    q, k, v = (_rows(2, LENGTH, HEADS, SIZE).transpose(1, 2) for _ in range(3))
+    return (q, k, v, *(_rows(2, HEADS, 70, SIZE) for _ in range(2)))
+
+
+def _face() -> Arguments:
+    k, v = (_rows(2, HEADS, FRAMES * 4, SIZE) for _ in range(2))
+    return (_rows(2, LENGTH, HEADS, SIZE).transpose(1, 2), k, v, FRAMES, 1, SCALE)
+
+
+def _rope() -> Arguments:
+    angles = torch.randn(LENGTH, SIZE // 2, device=DEVICE)
+    return (_rows(2, LENGTH, CHANNELS), _rows(SIZE), angles.cos(), angles.sin(), HEADS)
+
+
+def _modulation() -> Arguments:
+    shift, scale, gate = _rows(2, FRAMES, 3, CHANNELS).unbind(2)
+    return (_rows(2, LENGTH, CHANNELS), shift, scale, _rows(2, LENGTH, CHANNELS), gate)
+
+
+def _lists() -> Arguments:
     layout = sliding_tiles((FRAMES, 6, 10), (2, 4, 4), (1, 1, 3))
-    lists = (layout.index.to(DEVICE), layout.offsets.to(DEVICE))
-    segments = (q, k, v, k_reference, v_reference)
-    return {
-        "two_segment": (kernels.two_segment_attention, reference.two_segment_attention, (*segments, scale)),
-        "fp8_attention": (kernels.fp8_attention, reference.fp8_attention, (*segments, scale)),
-        "face_attention": (
-            kernels.face_attention, reference.face_attention, (q, face_k, face_v, FRAMES, 1, scale)
-        ),
-        "norm_rope": (
-            kernels.norm_rope, reference.norm_rope, (x, rows(SIZE), angles.cos(), angles.sin(), HEADS)
-        ),
-        "modulate_norm": (
-            kernels.modulate_norm, reference.modulate_norm, (x, shift, scale_rows, branch, gate)
-        ),
-        "sparse_attention": (kernels.sparse_attention, reference.sparse_attention, (*segments, *lists, scale)),
-    }  # fmt: skip
+    return (layout.index.to(DEVICE), layout.offsets.to(DEVICE))
+
+
+def _normed_fp8(*arguments: Any) -> Tensor:
+    return reference.dequantize_blocks(*kernels.norm_rope_fp8(*arguments))
+
+
+def _normed(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, heads: int, eps: float, offset: Tensor) -> Tensor:
+    return reference.norm_rope(x, weight, cos, sin, heads, eps) - offset[:, :, None]
+
+
+# (kernel, variant) -> (operator, reference, its arguments)
+CASES: dict[tuple[str, str], tuple[Function, Function, Callable[[], Arguments]]] = {
+    ("two_segment", ""): (
+        kernels.two_segment_attention, reference.two_segment_attention, lambda: (*_segments(), SCALE)
+    ),
+    ("fp8_attention", ""): (kernels.fp8_attention, reference.fp8_attention, lambda: (*_segments(), SCALE)),
+    ("face_attention", ""): (kernels.face_attention, reference.face_attention, _face),
+    ("norm_rope", ""): (kernels.norm_rope, reference.norm_rope, _rope),
+    ("norm_rope", "to E4M3"): (
+        _normed_fp8, _normed, lambda: (*_rope(), 1e-6, torch.randn(2, HEADS, SIZE, device=DEVICE))
+    ),
+    ("modulate_norm", ""): (kernels.modulate_norm, reference.modulate_norm, _modulation),
+    ("modulate_norm", "ungated"): (kernels.modulate_norm, reference.modulate_norm, lambda: _modulation()[:3]),
+    ("sparse_attention", ""): (
+        kernels.sparse_attention, reference.sparse_attention, lambda: (*_segments(), *_lists(), SCALE)
+    ),
+}  # fmt: skip
 
 
 def _first(result: Any) -> Tensor:
@@ -80,31 +108,37 @@ def _eager(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _compiled(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
-    compiled: Function = torch.compile(operator, fullgraph=True)
+    compiled: Function = torch.compile(operator, fullgraph=True, dynamic=False)
     return _first(compiled(*arguments))
 
 
 WAYS = {"eager": _eager, "compiled": _compiled, "graph": _graphed}
 
 
-def check_all(only: str = "") -> list[dict[str, Any]]:
-    """Eager, compiled and captured results of each operator against the reference in float32."""
-    found = []
-    for name, (operator, plain, arguments) in _cases().items():
-        if only not in name:
+def bound(kernel: str, variant: str) -> float:
+    """The relative error allowed: E4M3 keeps three bits of mantissa."""
+    return 0.06 if kernel == "fp8_attention" or "E4M3" in variant else 0.02
+
+
+def check(kernel: str, variant: str) -> dict[str, float]:
+    """Relative errors of the eager, compiled and captured operator against the reference in float32, by way."""
+    operator, plain, make = CASES[kernel, variant]
+    arguments = make()
+    with torch.no_grad():
+        wide = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+        exact = _first(plain(*wide))
+        found = {way: call(operator, arguments).float() - exact for way, call in WAYS.items()}
+        return {way: float(difference.norm() / exact.norm()) for way, difference in found.items()}
+
+
+def check_all(report: Report, run: str, only: str, until: float) -> None:
+    """Every operator whose kernel has `only` in its name; what this `run` has in the report is not done again."""
+    for kernel, variant in CASES:
+        if only not in kernel or time.monotonic() > until:
             continue
-        row: dict[str, Any] = {"kernel": name}
-        try:
-            with torch.no_grad():
-                wide = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-                exact = _first(plain(*wide))
-                for way, call in WAYS.items():
-                    difference = call(operator, arguments).float() - exact
-                    row[way] = float(difference.norm() / exact.norm())
-            bound = 0.06 if name == "fp8_attention" else 0.02
-            row["passed"] = all(row[way] < bound for way in WAYS)
-        except Exception as error:
-            traceback.print_exc()
-            row |= {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
-        found.append(row)
-    return found
+        row = report.row("compiled_and_graphs", run, kernel=kernel, variant=variant)
+        if "passed" in row:
+            continue
+        with step(row, report.save):
+            row |= check(kernel, variant)
+            row["passed"] = all(row[way] < bound(kernel, variant) for way in WAYS)

@@ -1,8 +1,9 @@
 """Checks and times every kernel on the GPU of this machine; needs torch and triton, nothing else.
 
 `python benchmark/gpu_kernels.py` from a checkout (nothing need be installed), or `python -m
-dreamactor.benchmark.gpu_kernels`. Writes benchmark/results/gpu_kernels_DEVICE_DATE.json, and a plot where matplotlib
-is there. A kernel that fails a check gets no figure. Ends with 1 if a check failed.
+dreamactor.benchmark.gpu_kernels`. Writes benchmark/results/gpu_kernels_DEVICE_TORCH_DATE.json after every step, and a
+plot beside it; another run of the day adds to it. Each kernel runs in a process of its own, started again behind what
+ended it. A tile that fails a check gets no figure. Ends with 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ import argparse
 import datetime
 import json
 import re
-import shutil
 import subprocess
 import time
-import traceback
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,149 +49,173 @@ _importable()
 
 import torch  # noqa: E402
 
-from dreamactor.benchmark import gpu_cases, gpu_graphs, gpu_plot, gpu_timing  # noqa: E402
-from dreamactor.benchmark.gpu_cases import Case, Make  # noqa: E402
-from dreamactor.kernels import dispatch, tiles  # noqa: E402
-from dreamactor.kernels.tiles import Tile  # noqa: E402
+from dreamactor.benchmark import (  # noqa: E402
+    gpu_graphs,
+    gpu_measure,
+    gpu_plan,
+    gpu_plot,
+    gpu_report,
+    gpu_sanitize,
+    gpu_timing,
+    gpu_warm,
+)
+from dreamactor.benchmark.gpu_report import Report, Row  # noqa: E402
+from dreamactor.kernels import dispatch  # noqa: E402
 
-FP8_ERROR, FP8_COSINE = 3e-2, 0.9995
-
-
-def check(case: Case, tile: Tile) -> dict[str, Any]:
-    """Errors of one tile against float64, and whether they keep to the rule."""
-    with gpu_timing.poisoned():
-        result = case.run(tile)
-    tensors = result if isinstance(result, tuple) else (result,)
-    finite = all(bool(tensor.float().isfinite().all()) for tensor in tensors)
-    found, exact, same = case.sample(result).double(), case.exact().double(), case.same().double()
-    error, allowed = (float((x - exact).norm() / exact.norm()) for x in (found, same))
-    cosine = float((found * exact).sum() / (found.norm() * exact.norm()))
-    passed = finite and error <= 2 * allowed + case.absolute
-    if case.kernel == "fp8_attention":
-        passed = passed and error <= FP8_ERROR and cosine >= FP8_COSINE
-    return {"passed": passed, "finite": finite, "error": error, "error_of_torch": allowed, "cosine": cosine}
+COMPILING, PEAKS, GRAPHS, SANITIZER = 100.0, 40.0, 60.0, 60.0  # seconds kept for each
+GRACE = 30.0  # seconds beyond its share before a process is ended: what it has begun may be finished
+SPREAD = 4  # a timed case takes about as long as so many checks
 
 
-def measure(case: Case, peaks: dict[str, float | None]) -> dict[str, Any]:
-    """Check every tile of the table, and time those that pass; the peers too if the case is timed."""
-    size = case.table_size() if case.tuned else None  # else its times say nothing of the table's tiles
-    entry: dict[str, Any] = {"kernel": case.kernel, "case": case.label, "size": size, "tiles": {}}
-    for tile in case.candidates():
+def worker(options: argparse.Namespace) -> int:
+    """One part, in this process; its results are in the report as soon as they are there."""
+    until = time.monotonic() + options.seconds
+    part, _, kernel = options.part.partition(":")
+    if part == "compile":
+        chosen = [name for name in gpu_plan.CHECKED if options.only in name]
+        gpu_warm.compile_share(int(kernel), gpu_warm.PROCESSES, chosen, until)
+        return 0
+    if part == "sanitize":
+        entry: Row = {}
+        for make in gpu_plan.RAGGED[kernel]:
+            entry = {"kernel": kernel, "tiles": {}}
+            gpu_measure.case_of(make, entry, {}, lambda: None, until)
+            if gpu_report.passed(entry) is False:
+                print(gpu_report.line(entry), flush=True)
+                return 1
+        return 0
+    report = Report(options.report)
+    if part == "peaks":
+        report.data["peaks"] = gpu_timing.peaks()
+        report.save()
+    elif part == "graphs":
+        gpu_graphs.check_all(report, options.run, options.only, until)
+    else:
+        gpu_measure.measure_kernel(kernel, report, options.run, until, not options.check)
+    return 0
+
+
+def spawn(part: str, seconds: float, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """A process of its own for one part."""
+    command = [sys.executable, __file__, "--part", part, "--seconds", f"{seconds:.1f}", "--only", options.only]
+    command += ["--report", str(options.report), "--run", options.run, *["--check"] * options.check]
+    return subprocess.Popen(command)
+
+
+def finish(part: str, until: float, options: argparse.Namespace) -> None:
+    """Run a part until it is done or `until`; a process that ends before is followed by one that does the rest."""
+    while (left := until - time.monotonic()) > 0:
+        before = options.report.read_bytes()
+        process = spawn(part, left, options)
         try:
-            row = check(case, tile)
-            if row["passed"] and case.timed:
-                row |= _rate(case, gpu_timing.median_ms(partial(case.run, tile)), peaks)
-        except Exception as error:
-            row = {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
-            traceback.print_exc()
-        entry["tiles"][tile.name] = row
-    entry["passed"] = all(row["passed"] for row in entry["tiles"].values()) if entry["tiles"] else None
-    timed = {name: row for name, row in entry["tiles"].items() if "ms" in row}
-    if timed:
-        entry["fastest"] = min(timed, key=lambda name: timed[name]["ms"])
-        entry["peers"] = {name: _peer(case, peer, peaks) for name, peer in case.peers.items()}
-    torch.cuda.empty_cache()
-    return entry
+            code = process.wait(left + GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            gpu_report.interrupted(Report(options.report), options.run)
+            return
+        if code == 0:
+            return
+        print(f"{part}: the process ended with {code}", flush=True)
+        if options.report.read_bytes() == before:  # nothing was even begun: another would do no better
+            report = Report(options.report)
+            row = report.row("kernels", options.run, kernel=part.partition(":")[2] or part, case="its process")
+            row |= {"tiles": {}, "passed": False, "failure": f"ended with {code} before its first step"}
+            report.save()
+            return
 
 
-def _rate(case: Case, milliseconds: float, peaks: dict[str, float | None]) -> dict[str, float | None]:
-    """Milliseconds, TFLOP/s or GB/s, and the share of what the device reached in this run."""
-    rate = case.work / milliseconds / (1e9 if case.unit == "tflops" else 1e6)
-    names = {"tflops": "fp8_tflops" if case.kernel == "fp8_attention" else "bf16_tflops", "gbps": "copy_gbps"}
-    peak = peaks[names[case.unit]]
-    return {"ms": milliseconds, case.unit: rate, "of_peak": rate / peak if peak else None}
+def compile_all(seconds: float, options: argparse.Namespace) -> None:
+    """Compile what will be launched, on all cores; what is not done in time is compiled when it is needed."""
+    start = time.monotonic()
+    processes = [spawn(f"compile:{index}", seconds, options) for index in range(gpu_warm.PROCESSES)]
+    for process in processes:
+        try:
+            process.wait(max(start + seconds + GRACE - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+    print(f"Compiled on {len(processes)} processes in {time.monotonic() - start:.0f} s", flush=True)
 
 
-def _peer(case: Case, peer: Any, peaks: dict[str, float | None]) -> dict[str, Any]:
-    try:
-        peer()
-        return dict(_rate(case, gpu_timing.median_ms(peer), peaks))
-    except Exception as error:  # not supported for this shape or device, or out of memory: said, not hidden
-        torch.cuda.empty_cache()
-        return {"not_run": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"}
+def run(options: argparse.Namespace) -> None:
+    """Every part in turn, each with its share of the time; the shortest first, so that what they leave adds up."""
+    deadline = time.monotonic() + options.seconds
+    compile_all(min(COMPILING, options.seconds / 4), options)
+    if not options.check:
+        finish("peaks", min(time.monotonic() + PEAKS, deadline), options)
+    kernels = sorted((name for name in gpu_plan.CHECKED if options.only in name), key=_length)
+    for number, kernel in enumerate(kernels):
+        share = _length(kernel) / sum(map(_length, kernels[number:]))
+        left = deadline - GRAPHS - SANITIZER - time.monotonic()
+        finish(f"kernel:{kernel}", time.monotonic() + share * left, options)
+    finish("graphs", deadline - SANITIZER, options)
+    report = Report(options.report)
+    command = [sys.executable, __file__, "--part"]
+    for row in gpu_sanitize.sanitize(kernels, command, max(deadline - time.monotonic(), 1)):
+        report.row("sanitizer", options.run, kernel=row["kernel"]).update(row)
+    report.save()
 
 
-def run(timed: bool, only: str, peaks: dict[str, float | None], deadline: float) -> list[dict[str, Any]]:
-    """Every case, correctness first; stops taking up new ones at `deadline` (seconds of time.monotonic)."""
-    groups: list[dict[str, list[Make]]] = [gpu_cases.CHECKED] + ([gpu_cases.TIMED] if timed else [])
-    entries: list[dict[str, Any]] = []
-    for group in groups:
-        for kernel, makes in group.items():
-            for make in makes if only in kernel else []:
-                if time.monotonic() > deadline:
-                    entries.append({"kernel": kernel, "case": "time was up", "passed": None, "tiles": {}})
-                    continue
-                entries.append(_measured(kernel, make, peaks))
-                print(_line(entries[-1]), flush=True)
-    broken = {entry["kernel"] for entry in entries if entry["passed"] is False}
-    for entry in entries:  # no figure for a kernel that failed anywhere
-        if entry["kernel"] in broken:
-            for row in entry["tiles"].values():
-                for figure in ("ms", "tflops", "gbps", "of_peak"):
-                    row.pop(figure, None)
-            entry.pop("fastest", None)
-    return entries
+def _length(kernel: str) -> int:
+    return len(gpu_plan.CHECKED[kernel]) + SPREAD * len(gpu_plan.TIMED[kernel])
 
 
-def _measured(kernel: str, make: Make, peaks: dict[str, float | None]) -> dict[str, Any]:
-    """One case with fresh random inputs, which are gone afterwards."""
-    arch = dispatch.architecture(torch.device(gpu_cases.DEVICE, 0))
-    if not tiles.sizes(kernel, arch):
-        return {"kernel": kernel, "case": f"no tiles for sm_{arch}", "passed": None, "tiles": {}}
-    torch.manual_seed(int(time.time()))
-    try:
-        return measure(make(), peaks)
-    except Exception as error:
-        traceback.print_exc()
-        failure = {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
-        return {"kernel": kernel, "case": "could not be set up", "passed": False, "tiles": {"": failure}}
-    finally:
-        torch.cuda.empty_cache()
+def begin(options: argparse.Namespace) -> None:
+    """Open today's report of this device, or begin it."""
+    now, environment = datetime.datetime.now(datetime.UTC), gpu_timing.environment()
+    name = re.sub(r"\W+", "_", f"gpu_kernels_{environment['device']}_torch_{environment['torch']}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    options.report = (options.output / f"{name}_{now:%Y-%m-%d}.json").resolve()
+    options.run = f"{now:%Y-%m-%d %H:%M:%S}"
+    report = Report(options.report)
+    planned = gpu_plan.names()
+    report.data["kernels"] = [row for row in report.data["kernels"] if row["case"] in planned]
+    report.data = {
+        "date": f"{now:%Y-%m-%d %H:%M} UTC", "command": " ".join(["python", *sys.argv]), **environment,
+        "peaks": report.data.get("peaks", {}), **{name: report.data[name] for name in gpu_report.LISTS},
+    }  # fmt: skip
+    report.save()
+    print(json.dumps(environment, indent=1), flush=True)
 
 
-def _line(entry: dict[str, Any]) -> str:
-    state = {True: "ok", False: "FAILED", None: "skipped"}[entry["passed"]]
-    text = f"{entry['kernel']:17} {entry['case']:34} {state:7}"
-    if "fastest" in entry:
-        best = entry["tiles"][entry["fastest"]]
-        rate = f"{best['tflops']:.0f} TFLOP/s" if "tflops" in best else f"{best['gbps']:.0f} GB/s"
-        share = f" ({best['of_peak']:.0%} of this run's peak)" if best["of_peak"] else ""
-        peers = ", ".join(f"{name} {row['ms']:.3f}" for name, row in entry["peers"].items() if "ms" in row)
-        text += f" {entry['fastest']:26} {best['ms']:.3f} ms {rate}{share}; peers (ms): {peers or 'none'}"
-    return text
+def conclude(options: argparse.Namespace) -> int:
+    """Judge, plot and print the report; 1 if anything failed that this run did."""
+    report = Report(options.report)
+    gpu_report.judge(report.data)
+    report.data["goals"] = gpu_plot.goals(report.data)
+    report.save()
+    gpu_plot.plot(report.data, options.report.with_suffix(".svg"))
+    print(json.dumps({name: report.data[name] for name in (*gpu_report.LISTS[1:], "goals")}, indent=1))
+    rows = report.of(options.run)
+    print("\n".join(map(gpu_report.line, rows)))
+    print(f"Written: {options.report}")
+    return 1 if any(gpu_report.passed(row) is False for row in rows) else 0
 
 
-def sanitize(seconds: float) -> dict[str, Any]:
-    """compute-sanitizer over the smallest cases, where it is on PATH, for at most so long."""
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return {"run": False, "why": "compute-sanitizer is not on PATH"}
-    command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, __file__, "--smallest"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"run": False, "why": f"not done in {seconds:.0f} s"}
-    summary = re.findall(r"ERROR SUMMARY: .*", result.stdout + result.stderr)
-    return {"run": True, "passed": result.returncode == 0, "summary": summary[-1] if summary else result.stdout[-500:]}
-
-
-def smallest() -> int:
-    """One small case of each kernel, every tile: what `sanitize` runs."""
-    entries = [_measured(kernel, makes[0], {}) for kernel, makes in gpu_cases.CHECKED.items()]
-    print("\n".join(map(_line, entries)))
-    return 1 if any(entry["passed"] is False for entry in entries) else 0
-
-
-def main() -> int:
-    """Run from the command line; the exit status says whether every check passed."""
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     parser.add_argument("--check", action="store_true", help="correctness only, no timing")
-    parser.add_argument("--smallest", action="store_true", help="one small case of each kernel, nothing written")
-    parser.add_argument("--seconds", type=float, default=540, help="take up no new case after this long")
+    parser.add_argument("--seconds", type=float, default=500, help="for everything; what is not reached is said")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmark" / "results", help="folder for the results")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # what a worker does: compile:N, peaks, kernel:NAME, ...
+    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--run", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if not any(options.only in kernel for kernel in gpu_plan.CHECKED):
+        parser.error(f"no kernel's name contains '{options.only}'; there are {', '.join(gpu_plan.CHECKED)}")
+    return options
+
+
+def available() -> bool:
+    """Whether there is a GPU."""
+    return torch.cuda.is_available()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; the exit status says whether every check passed."""
+    options = parsed(arguments)
+    if not available():
         print("There is no CUDA GPU here; run this on a machine that has one.", file=sys.stderr)
         return 2
     try:
@@ -201,32 +223,11 @@ def main() -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.smallest:
-        return smallest()
-    deadline = time.monotonic() + options.seconds
-    report: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python", *sys.argv]),
-        **gpu_timing.environment(),
-    }
-    report["peaks"] = {} if options.check else gpu_timing.peaks()
-    print(json.dumps(report, indent=1), flush=True)
-    report["kernels"] = run(not options.check, options.only, report["peaks"], deadline)
-    report["compiled_and_graphs"] = gpu_graphs.check_all(options.only)
-    left = deadline - time.monotonic()
-    report["sanitizer"] = sanitize(left) if left > 0 else {"run": False, "why": "time was up"}
-    report["goals"] = gpu_plot.goals(report)
-    options.output.mkdir(parents=True, exist_ok=True)
-    device = re.sub(r"\W+", "_", report["device"])
-    path = options.output / f"gpu_kernels_{device}_{report['date'][:10]}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    gpu_plot.plot(report, path.with_suffix(".png"))
-    print(json.dumps({name: report[name] for name in ("compiled_and_graphs", "sanitizer", "goals")}, indent=1))
-    print("\n".join(map(_line, report["kernels"])))
-    print(f"Written: {path}")
-    failed = [entry for entry in report["kernels"] if entry["passed"] is False]
-    failed += [row for row in report["compiled_and_graphs"] if not row["passed"]]
-    return 1 if failed or report["sanitizer"].get("passed") is False else 0
+    if options.part:
+        return worker(options)
+    begin(options)
+    run(options)
+    return conclude(options)
 
 
 if __name__ == "__main__":

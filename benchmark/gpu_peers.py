@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dreamactor.kernels.sliding_tiles import BlockLayout
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -28,28 +31,46 @@ def sdpa(backend: str, concatenate: Callable[[], tuple[Tensor, Tensor, Tensor]],
     return run
 
 
-def flex(concatenate: Callable[[], tuple[Tensor, Tensor, Tensor]], scale: float, mask: Any = None) -> Peer:
-    """FlexAttention, compiled; `mask` a BlockMask or None."""
+def flex(
+    concatenate: Callable[[], tuple[Tensor, Tensor, Tensor]], scale: float, mask: Callable[[], Any] | None = None
+) -> Peer:
+    """FlexAttention, compiled; `mask` makes its BlockMask, once and outside what is timed."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled = torch.compile(flex_attention)
-    return lambda: compiled(*concatenate(), block_mask=mask, scale=scale)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    blocks = functools.cache(mask) if mask else lambda: None
+    return lambda: compiled(*concatenate(), block_mask=blocks(), scale=scale)
 
 
-def unfused(concatenate: Callable[[], tuple[Tensor, Tensor, Tensor]], scale: float, mask: Tensor | None = None) -> Peer:
+def block_mask(layout: BlockLayout, references: int, device: str) -> Any:
+    """FlexAttention's BlockMask of what `sparse_attention` sees, tokens in the layout's order, then the references."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    tokens, tiles = len(layout.order), len(layout.index)
+    tile = torch.repeat_interleave(torch.arange(tiles), layout.offsets.diff()).to(device)
+    tile = torch.nn.functional.pad(tile, (0, references), value=tiles)  # the references are one more, seen by all
+    seen = torch.zeros(tiles, tiles + 1, dtype=torch.bool).scatter_(1, layout.index.long() % (tiles + 1), True)
+    seen[:, -1] = True
+    seen = seen.to(device)
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return seen[tile[query], tile[key]]
+
+    compiled = device == "cuda"  # else the whole mask, query by key, is made
+    return create_block_mask(visible, None, None, tokens, tokens + references, device, _compile=compiled)
+
+
+def unfused(concatenate: Callable[[], tuple[Tensor, Tensor, Tensor]], scale: float) -> Peer:
     """Products and softmax written out, compiled."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = q @ k.transpose(-1, -2) * scale
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return scores.softmax(-1) @ v
+        return (q @ k.transpose(-1, -2) * scale).softmax(-1) @ v
 
-    compiled = torch.compile(attention)
+    compiled = torch.compile(attention, dynamic=False)
     return lambda: compiled(*concatenate())
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Peer:
     """torch.compile of a plain reference."""
-    fused = torch.compile(function)
+    fused = torch.compile(function, dynamic=False)
     return lambda: fused(*arguments)

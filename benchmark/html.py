@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dreamactor.benchmark.plots import report_charts
+from dreamactor.benchmark.table import exponents
+from dreamactor.benchmark.table import title as table_title
 
 Report = Mapping[str, Any]
 _STYLE = """
@@ -28,8 +30,7 @@ _CARDS = {
 
 def write_html(report: Report) -> str:
     """The page; every figure in it is in the JSON too."""
-    machine, settings = report["environment"], report["settings"]
-    title = f"dreamactor bench: {settings.get('preset')} on {machine.get('processor')}, {machine.get('cores')} cores"
+    title = f"dreamactor bench: {table_title(report)}"
     body = [f"<h1>{html.escape(title)}</h1>", f"<p>{_subtitle(report)}</p>", _cards(report["summary"])]
     for chart in report_charts(report):
         body.append(f"<h2>{html.escape(chart.title)}</h2><p>{html.escape(chart.caption)}</p>{chart.drawing.svg()}")
@@ -111,6 +112,16 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
     step = _twice(report)
     if step:
         yield "A step of the denoiser, measured twice", ("where", "p50, ms"), step
+    powers = exponents(report["scaling"])
+    if powers:
+        yield "Fitted exponents", ("what", "power, 95 % interval"), [*powers]
+    peaks = report["scaling"].get("peaks", [])
+    if peaks:
+        yield "Peak memory of a clip, MB", ("frames", "engines open, idle", "most", "most on the GPU"), [
+            (peak["frames"], *("-" if size is None else f"{size / 1e6:.0f}"
+                               for size in (peak["idle"], peak["peak"], peak.get("device"))))
+            for peak in peaks
+        ]  # fmt: skip
     if report["scaling"].get("longest_clip"):
         longest = report["scaling"]["longest_clip"]
         yield "The longest clip that fits", ("bound", "frames"), [

@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 
 from dreamactor.engines.session import Array
-from dreamactor.errors import MissingDependency
+from dreamactor.motion.assets import media_file
 from dreamactor.presets import CONTROL_CHANNELS, FACE_SIZE, LATENT_CHANNELS, SPATIAL_STRIDE, Preset, latent_frames
 
-MEDIA = Path(".assets/media")
 REFERENCE, CLIP = "astronaut.png", "WolfgangLanger_Pexels.mp4"
 
 
@@ -50,14 +48,9 @@ class Media:
     driving: bytes
 
 
-def media(folder: Path = MEDIA) -> Media:
+def media() -> Media:
     """The demo photo and clip; raises MissingDependency with the command that fetches them."""
-    try:
-        return Media((folder / REFERENCE).read_bytes(), (folder / CLIP).read_bytes())
-    except FileNotFoundError as error:
-        raise MissingDependency(
-            f"{error.filename} is missing; fetch the demo media with: python -m dreamactor.motion.assets"
-        ) from error
+    return Media(media_file(REFERENCE).read_bytes(), media_file(CLIP).read_bytes())
 
 
 def lengthened(clip: bytes, seconds: float) -> bytes:

@@ -42,9 +42,9 @@ class Peaks:
         return {"operations": self.operations, "bytes": self.bytes, "ridge": self.ridge, "how": self.how}
 
 
-def measure_peaks(threads: int | None = None, rounds: int = 5) -> Peaks:
+def measure_peaks(rounds: int = 5) -> Peaks:
     """The best of `rounds`: a ceiling is what the machine once did, not what it did at the median."""
-    threads = threads or cores()
+    threads = cores()
     product, library = _product(threads)
     operations = 2 * PRODUCT_SIZE**3 / min(_time(product) for _ in range(rounds))
     copied = 2 * COPY_BYTES / min(_time(_copy(threads)) for _ in range(rounds))

@@ -1,7 +1,7 @@
 """Peak memory of a whole clip, in a process of its own so that nothing else counts.
 
-`python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS` prints what one run needed, as JSON. The demo clip
-is played over and over where it is shorter than that.
+`python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS REFERENCES` prints what one run needed, as JSON. The demo
+clip is played over and over where it is shorter than that.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ class Peak:
         return max(self.peak - self.idle, 1)
 
 
-def probe(engines: Path, frames: int, steps: int, timeout: float = 600) -> Peak:
-    """Animates `frames` frames of the demo clip in a fresh process."""
-    command = [sys.executable, "-m", "dreamactor.benchmark.memory", str(engines), str(frames), str(steps)]
+def probe(engines: Path, frames: int, steps: int, references: int = 1, timeout: float = 600) -> Peak:
+    """Animates `frames` frames of the demo clip in a fresh process, the demo photo given so many times."""
+    numbers = map(str, (frames, steps, references))
+    command = [sys.executable, "-m", "dreamactor.benchmark.memory", str(engines), *numbers]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode:
         raise DreamActorError(f"The memory probe failed: {done.stderr.strip().splitlines()[-1:]}")
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def run(engines: Path, frames: int, steps: int) -> Peak:
+def run(engines: Path, frames: int, steps: int, references: int = 1) -> Peak:
     """The same in this process."""
     from dreamactor.benchmark.inputs import lengthened, media
     from dreamactor.pipeline import Animator, Options
@@ -57,7 +58,8 @@ def run(engines: Path, frames: int, steps: int) -> Peak:
         _reset_peak()
         device = _DevicePeak()
         start = time.perf_counter()
-        animator.animate([given.reference], driving, Options(steps=steps, max_frames=frames))
+        photos = references * [given.reference]
+        animator.animate(photos, driving, Options(steps=steps, max_frames=frames))
         seconds = time.perf_counter() - start
         return Peak(frames, idle, _status("VmHWM"), seconds, device.stop())
 
@@ -105,4 +107,4 @@ def _reset_peak() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))))
+    print(json.dumps(asdict(run(Path(sys.argv[1]), *map(int, sys.argv[2:])))))

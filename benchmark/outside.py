@@ -12,6 +12,7 @@ from typing import Any
 
 from dreamactor.benchmark.environment import cores
 from dreamactor.benchmark.inputs import Size, network_inputs
+from dreamactor.benchmark.peers import Place
 from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import interleave
 from dreamactor.engines import Engines
@@ -22,23 +23,26 @@ TEXT_TOKENS = 512
 
 
 def compare_with_wan(engines: Engines, rounds: int) -> dict[str, Any]:
-    """Our denoiser engine and diffusers' eager network, interleaved, both with guidance (a batch of two).
+    """Our denoiser engine and diffusers' eager network on the same device, interleaved, both with guidance (a batch of
+    two).
 
-    Raises MissingDependency without torch or diffusers.
+    Raises MissingDependency without diffusers, or torch for that device.
     """
-    preset, size = engines.preset, Size.of(engines.preset)
+    preset, size, place = engines.preset, Size.of(engines.preset), Place.beside(engines.manifest)
     inputs = network_inputs(preset, "denoiser", size, seed=5)
-    cases = {"ours": partial(engines.session("denoiser").run, inputs), "theirs": wan_animate(preset, size)}
+    cases = {"ours": partial(engines.session("denoiser").run, inputs), "theirs": wan_animate(preset, size, place)}
     timings = interleave(cases, rounds)
     return {
         "seconds": {name: timing.median().to_dict() for name, timing in timings.items()},
         "theirs_over_ours": paired_ratio(timings["theirs"].seconds, timings["ours"].seconds).to_dict(),
+        "device": place.device,
+        "dtype": place.dtype,
         "note": "equal width, depth, heads and video tokens; text instead of face attention; random weights; eager",
     }
 
 
-def wan_animate(preset: Preset, size: Size) -> Any:
-    """A call that evaluates diffusers' network once at `size`, on random inputs."""
+def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
+    """A call that evaluates diffusers' network once at `size`, on random inputs, and waits for the device."""
     try:
         import torch
         from diffusers import WanAnimateTransformer3DModel
@@ -63,7 +67,7 @@ def wan_animate(preset: Preset, size: Size) -> Any:
         inject_face_latents_blocks=next(n for n in (5, 4, 3, 2, 1) if config.depth % n == 0),  # it must divide
     ).eval()
     frames, rows, columns = size.latent
-    motion = torch.randn(size.batch * size.frames, config.dim)
+    motion = torch.randn(size.batch * size.frames, config.dim, device=place.device)
 
     class Encoded(torch.nn.Module):
         """Motion vectors that were made before, as ours are."""
@@ -72,7 +76,7 @@ def wan_animate(preset: Preset, size: Size) -> Any:
             return motion[: len(faces)]
 
     model.motion_encoder = Encoded()
-    given = {
+    tensors = {
         "hidden_states": torch.randn(size.batch, 36, frames + 1, rows, columns),
         "timestep": torch.full((size.batch,), 700),
         "encoder_hidden_states": torch.randn(size.batch, TEXT_TOKENS, config.dim),
@@ -80,8 +84,11 @@ def wan_animate(preset: Preset, size: Size) -> Any:
         "face_pixel_values": torch.randn(size.batch, 3, size.frames, 16, 16),
     }
 
+    model.to(place.device)
+    given = {name: tensor.to(place.device) for name, tensor in tensors.items()}
+
     def run() -> Any:
-        with torch.inference_mode():
-            return model(**given, return_dict=False)[0]
+        with place.running():
+            return model(**given, return_dict=False)[0].cpu()
 
     return run

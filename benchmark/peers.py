@@ -1,43 +1,90 @@
 """What one would use instead: the same networks in PyTorch, eager and compiled, behind the same pipeline.
 
-A peer is compared only after its outputs were found equal on fresh inputs; one that differs is reported as such and
-gets no figure. torch is imported here and nowhere else in the harness's measured path.
+A peer has the set's own weights and runs where the set runs, on the CPU or the GPU. It is compared only after its
+outputs were found equal on fresh inputs; one that differs is reported as such and gets no figure. torch is imported
+here and nowhere else in the harness's measured path.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamactor import paths
+from dreamactor.benchmark.engine_sets import on_gpu
 from dreamactor.benchmark.environment import cores
 from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.engines import NETWORKS, Engines, Session
+from dreamactor.engines import NETWORKS, Engines, Manifest, Session
 from dreamactor.engines.session import Array
-from dreamactor.errors import MissingDependency
+from dreamactor.errors import InputError, MissingDependency
+from dreamactor.export.recipes import recipe
 from dreamactor.presets import Preset
 
 RELATIVE_BOUND = 2e-2  # of float outputs; single-precision networks lie near 1e-5, half-precision ones near 1e-3
 PIXEL_BOUND = 1.0  # mean difference of byte outputs, in levels of 255
 
 
-class TorchSession:
-    """A network's PyTorch module as the pipeline's Session."""
+@dataclass(frozen=True)
+class Place:
+    """Where PyTorch runs, "cpu" or "cuda", and the type of its products: "float32", or a half one by autocast."""
 
-    def __init__(self, name: str, module: Any, like: Session, output_names: tuple[str, ...]) -> None:
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    @classmethod
+    def beside(cls, manifest: Manifest) -> Place:
+        """Where the set runs, in the type of what the set does not quantise; on the CPU always float32.
+
+        Raises MissingDependency without a PyTorch that can do so.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingDependency("The PyTorch peers need torch: pip install 'dreamactor[export]'.") from error
+        if not on_gpu(manifest):
+            return cls()
+        if not torch.cuda.is_available():
+            raise MissingDependency(
+                f"The set runs on the GPU and this PyTorch ({torch.__version__}) does not: install one for CUDA."
+            )
+        half = {"fp16": "float16", "bf16": "bfloat16"}
+        return cls("cuda", half.get(recipe(manifest.precision, manifest.target).high, "float32"))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, PyTorch computes in this type and keeps nothing for a backward pass."""
+        import torch
+
+        half = self.dtype != "float32"
+        kind = getattr(torch, self.dtype) if half else None
+        with torch.inference_mode(), torch.autocast(self.device, kind, enabled=half):
+            yield
+
+
+class TorchSession:
+    """A network's PyTorch module as the pipeline's Session: arrays in, arrays out, when the device is done."""
+
+    def __init__(
+        self, name: str, module: Any, like: Session, output_names: tuple[str, ...], place: Place | None = None
+    ) -> None:
         self.name, self.inputs, self.outputs = name, like.inputs, like.outputs
+        self._place = place or Place()
         self._module, self._output_names = module, output_names
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         import torch
 
-        with torch.inference_mode():
-            out = self._module(**{key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()})
+        given = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()}
+        with self._place.running():
+            out = self._module(**{key: value.to(self._place.device) for key, value in given.items()})
         values = out if isinstance(out, tuple) else (out,)
-        return {key: value.numpy() for key, value in zip(self._output_names, values, strict=True)}
+        return {key: _array(value) for key, value in zip(self._output_names, values, strict=True)}
 
     def close(self) -> None:
         self._module = None
@@ -52,34 +99,69 @@ class Agreement:
     passed: bool
 
 
-def torch_engines(engines: Engines, compiled: bool, threads: int | None = None) -> Engines:
-    """The set's networks in PyTorch: its checkpoint, or the random weights that `dreamactor build` gives.
+def torch_engines(engines: Engines, compiled: bool, place: Place, checkpoint: Path | None = None) -> Engines:
+    """The set's networks in PyTorch at `place`, with the weights of `checkpoint_of`.
 
-    Compiled ones specialise on each shape and are compiled at their first run. Raises MissingDependency without torch.
+    Compiled ones specialise on each shape and are compiled at their first run.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependency("The PyTorch peers need torch: pip install 'dreamactor[export]'.") from error
-    from dreamactor import networks, paths
+    import torch
+
+    from dreamactor import networks
     from dreamactor.export.graphs import graph
 
-    torch.set_num_threads(threads or cores())
-    preset = engines.preset
-    source = paths.checkpoint(preset.name)
+    torch.set_num_threads(cores())
+    preset, source = engines.preset, checkpoint_of(engines.manifest, checkpoint)
     model = networks.load(source, preset) if source else networks.build(preset)
     sessions: dict[str, Session] = {}
     for name in NETWORKS:
         item = graph(model, name)
-        module = torch.compile(item.module, dynamic=False) if compiled else item.module
-        sessions[name] = TorchSession(name, module, engines.session(name), item.outputs)
+        module: Any = item.module.to(place.device)
+        module = torch.compile(module, dynamic=False) if compiled else module
+        sessions[name] = TorchSession(name, module, engines.session(name), item.outputs, place)
     return Engines(preset, engines.manifest, sessions)
 
 
-def compile_for(engines: Engines, sizes: Mapping[str, tuple[Size, ...]]) -> float:
-    """Runs each network once at each size, so that nothing compiles under the clock; returns the seconds it took."""
+def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Path | None:
+    """The checkpoint that a set was built from, by the manifest's hash: `given`, or the one that ships, or None for the
+    random weights of `networks.build`.
+
+    Raises InputError where none of them is it.
+    """
+    built = {record.weights_sha256 for record in manifest.networks.values()}
+    for folder in (given,) if given else (paths.checkpoint(manifest.preset.name), None):
+        if built == {_weights(manifest.preset, folder)}:
+            return folder
+    what = f"from {given}" if given else "from the shipped checkpoint or random weights"
+    raise InputError(
+        f"The engine set was not built {what} (its weights are {', '.join(sorted(built))[:16] or 'unknown'}): give the "
+        "checkpoint that it was built from with --checkpoint, beside --engines."
+    )
+
+
+def _weights(preset: Preset, checkpoint: Path | None) -> str:
+    """What the manifest of a set built from this checkpoint, or from none, says of its weights."""
+    from dreamactor.engines.target import parse_target
+    from dreamactor.production.keys import Keys
+    from dreamactor.production.request import WEIGHTS, Request
+
+    if checkpoint is not None and not (checkpoint / WEIGHTS).is_file():
+        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
+    return Keys(Request(preset, "fp32", parse_target("cpu"), checkpoint, Path())).weights
+
+
+def plain() -> AbstractContextManager[None]:
+    """Inside, the networks in PyTorch run none of our kernels on a GPU: what one has without this project."""
+    from dreamactor.benchmark import gpu_denoiser
+
+    context: AbstractContextManager[None] = gpu_denoiser.plain()
+    return context
+
+
+def compile_for(engines: Engines) -> float:
+    """Runs each network once at each size of a clip of one segment, so that nothing compiles under the clock; returns
+    the seconds it took."""
     start = time.perf_counter()
-    for name, wanted in sizes.items():
+    for name, wanted in pipeline_sizes(engines.preset, engines.preset.segment_frames).items():
         for size in wanted:
             engines.session(name).run(network_inputs(engines.preset, name, size, seed=0))
     return time.perf_counter() - start
@@ -118,3 +200,9 @@ def compare_outputs(name: str, ours: Mapping[str, Array], theirs: Mapping[str, A
             difference, bound = float(np.linalg.norm(found - expected)) / scale, RELATIVE_BOUND
         worst, passed = max(worst, difference), passed and difference <= bound
     return Agreement(name, worst, passed)
+
+
+def _array(value: Any) -> Array:
+    """A tensor's values, float32 where they are floating; waits for its device."""
+    found: Array = (value.float() if value.is_floating_point() else value).cpu().numpy()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,11 +128,14 @@ def memory(scaling: Mapping[str, Any]) -> tuple[str, Drawing]:
         charts.Series("engines open, idle", tuple((float(p["frames"]), p["idle"] / 1e6) for p in peaks),
                       colour=COLOURS[7]),
     ]  # fmt: skip
+    device = tuple((float(peak["frames"]), peak["device"] / 1e6) for peak in peaks if peak.get("device") is not None)
+    if device:
+        series.append(charts.Series("GPU memory in use", device, colour=COLOURS[2]))
     caption = (
         f"Each length in a process of its own; fitted from {fit['from']:g} frames on, "
         "where the clip and not the engines' working memory sets the peak."
     )
-    return caption, charts.lines(series, "frames", "MB of host memory", logarithmic=False)
+    return caption, charts.lines(series, "frames", "MB", logarithmic=False)
 
 
 def _curves(curves: Mapping[str, Mapping[str, Any]]) -> Iterator[Chart]:
@@ -152,4 +156,5 @@ def _fit(curve: Mapping[str, Any]) -> str:
 
 def _colour(label: str) -> str:
     """Ours in one colour, each rival in its own."""
-    return next((COLOURS[i % 8] for i, kind in enumerate(_KINDS) if kind in label.split("/")), COLOURS[0])
+    words = re.split("[/-]", label)
+    return next((COLOURS[i % 8] for i, kind in enumerate(_KINDS) if kind in words), COLOURS[0])

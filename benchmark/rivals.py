@@ -1,71 +1,82 @@
 """The peers section: other precisions of the engines, PyTorch eager and torch.compile, each through the same pipeline.
 
 First every network by itself, then the whole pipeline, then what lies between landmarks and MP4, the cases in turn.
+Engines are set against PyTorch on the same device only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from dreamactor.benchmark import inputs, peers
+from dreamactor.benchmark.engine_sets import label, on_gpu, runtime_name
 from dreamactor.benchmark.run import Bench
 from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import Case, Timing, interleave
 from dreamactor.engines import Engines
 from dreamactor.engines.session import Array
+from dreamactor.errors import DreamActorError
+from dreamactor.fidelity import psnr
 from dreamactor.motion.limits import Limits
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline import Animator, Options
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.prepare import encode
-from dreamactor.production.video_quality import psnr
 
-OURS = "onnxruntime"
+ON_GPU = "-cuda"  # ends the name of a peer that runs on the GPU
 VIDEO_BOUND = 30.0  # dB of PSNR against the main set's video, as at the build of a quantised set
+
+
+@dataclass(frozen=True)
+class Group:
+    """Engines of one device and the PyTorch peers on it, by the names of their rows. The peers were checked against the
+    first of `ours`."""
+
+    ours: Mapping[str, Engines]
+    rivals: Mapping[str, Engines]
+
+    @property
+    def everyone(self) -> dict[str, Engines]:
+        return {**self.ours, **self.rivals}
 
 
 def compare_peers(bench: Bench) -> None:
     """Adds `peer/`, `networks/` and `pipeline/` timings and the summary's speedups; who differs gets no figure."""
-    ours, preset, settings = bench.main, bench.main.preset, bench.settings
+    preset, clips = bench.main.preset, bench.settings.clips
     media, options = inputs.media(), Options(max_frames=preset.segment_frames)
     given = prepare_motion(
         [media.reference], media.driving, preset.height, preset.width, preset.fps, Limits(), options.max_frames
     )
-    variants = {OURS: ours, **_precisions(bench, given, options)}
-    if len(variants) == 1:
-        bench.report["not_run"]["other precisions of the pipeline"] = (
-            f"only {ours.manifest.precision} is built; 'dreamactor build --precision int8' gives another"
-        )
-    rivals = _rivals(bench)
-    everyone = {**variants, **rivals}
-    for network in ours.sessions:
-        single = inputs.network_inputs(preset, network, inputs.Size.of(preset), 4)
-        cases: dict[str, Case] = {
-            name: partial(engines.session(network).run, single)
+    variants = {runtime_name(bench.main.manifest): bench.main, **_precisions(bench, given, options)}
+    with ExitStack() as inside:
+        groups = _groups(bench, variants, inside)
+        for group in groups:
+            _networks_alone(bench, group)
+        everyone = {name: engines for group in groups for name, engines in group.everyone.items()}
+        whole: dict[str, Case] = {
+            name: partial(Animator(engines).animate, [media.reference], media.driving, options)
             for name, engines in everyone.items()
-            if name not in variants or name == OURS  # other precisions of a network are the engine section's
         }
-        _keep(bench, f"peer/{network}", interleave(cases, settings.rounds))
-    clips: dict[str, Case] = {
-        name: partial(Animator(engines).animate, [media.reference], media.driving, options)
-        for name, engines in everyone.items()
-    }
-    pipelines = _keep(bench, "pipeline", interleave(clips, settings.clips))
-    between: dict[str, Case] = {
-        name: partial(run_networks, engines, given, options) for name, engines in everyone.items()
-    }
-    networks = _keep(bench, "networks", interleave(between, settings.clips))
-    for rival in rivals:
-        for name in variants:
-            suffix = "" if name == OURS else f"_{name}"
-            speedup = paired_ratio(pipelines[rival].seconds, pipelines[name].seconds)
-            bench.report["summary"][f"pipeline_speedup_over_{rival}{suffix}"] = speedup.to_dict()
-            alone = paired_ratio(networks[rival].seconds, networks[name].seconds)
-            bench.report["peers"][rival][f"networks_speedup{suffix}"] = alone.to_dict()
+        pipelines = _keep(bench, "pipeline", interleave(whole, clips))
+        between: dict[str, Case] = {
+            name: partial(run_networks, engines, given, options) for name, engines in everyone.items()
+        }
+        networks = _keep(bench, "networks", interleave(between, clips))
+    for group in groups:
+        for rival in group.rivals:
+            for name, engines in group.ours.items():
+                suffix = "" if engines is bench.main else f"_{name}"
+                speedup = paired_ratio(pipelines[rival].seconds, pipelines[name].seconds)
+                kind = rival.removesuffix(ON_GPU)
+                bench.report["summary"][f"pipeline_speedup_over_{kind}{suffix}"] = speedup.to_dict()
+                alone = paired_ratio(networks[rival].seconds, networks[name].seconds)
+                bench.report["peers"][rival][f"networks_speedup{suffix}"] = alone.to_dict()
 
 
 def run_networks(engines: Engines, given: MotionInputs, options: Options) -> Array:
@@ -81,37 +92,77 @@ def run_networks(engines: Engines, given: MotionInputs, options: Options) -> Arr
 
 
 def _precisions(bench: Bench, given: MotionInputs, options: Options) -> dict[str, Engines]:
-    """The other sets by precision, as far as their video is that of the main set."""
+    """The other sets by label, as far as their video is that of the main set."""
     found, expected = {}, run_networks(bench.main, given, options)
-    for precision, engines in bench.sets.items():
+    for name, engines in bench.sets.items():
         if engines is bench.main:
             continue
         decibels = psnr(run_networks(engines, given, options), expected)
-        bench.report["peers"][precision] = {"video_psnr_db": decibels}
+        bench.report["peers"][name] = {"video_psnr_db": decibels}
         if decibels >= VIDEO_BOUND:
-            found[precision] = engines
+            found[name] = engines
         else:
-            bench.report["not_run"][f"pipeline in {precision}"] = (
-                f"its video is {decibels:.1f} dB from {bench.main.manifest.precision}'s; {VIDEO_BOUND:g} are wanted"
+            bench.report["not_run"][f"pipeline in {name}"] = (
+                f"its video is {decibels:.1f} dB from {label(bench.main.manifest)}'s; {VIDEO_BOUND:g} are wanted"
             )
+    if len(bench.sets) == 1 and bench.settings.engines is None:
+        bench.report["not_run"]["other precisions of the pipeline"] = (
+            f"only {label(bench.main.manifest)} is built; 'dreamactor build --precision int8' gives another"
+        )
     return found
 
 
-def _rivals(bench: Bench) -> dict[str, Engines]:
-    """PyTorch eager and compiled behind the pipeline's interface, compiled ahead of the clock."""
-    ours, preset, found = bench.main, bench.main.preset, dict[str, Engines]()
-    sizes = peers.pipeline_sizes(preset, preset.segment_frames)
-    for name, compiled in (("eager", False), ("compile", True)):
-        rival = peers.torch_engines(ours, compiled, bench.settings.threads)
-        seconds = peers.compile_for(rival, sizes)
-        rows = peers.agreement(ours, rival, inputs.Size.of(preset))
-        bench.report["peers"][name] = {"first_run_seconds": seconds, "agreement": [vars(row) for row in rows]}
+def _groups(bench: Bench, variants: Mapping[str, Engines], inside: ExitStack) -> list[Group]:
+    """The engines by device, the main set's first, each with its peers."""
+    groups = []
+    for device in dict.fromkeys(on_gpu(engines.manifest) for engines in variants.values()):
+        ours = {name: engines for name, engines in variants.items() if on_gpu(engines.manifest) == device}
+        groups.append(Group(ours, _rivals(bench, next(iter(ours.values())), inside)))
+    return groups
+
+
+def _rivals(bench: Bench, ours: Engines, inside: ExitStack) -> dict[str, Engines]:
+    """PyTorch eager and compiled behind the pipeline's interface where `ours` runs, compiled ahead of the clock."""
+    found: dict[str, Engines] = {}
+    for kind, compiled in (("eager", False), ("compile", True)):
+        name = kind + ON_GPU if on_gpu(ours.manifest) else kind
+        try:
+            place = peers.Place.beside(ours.manifest)
+            if place.device == "cuda":
+                inside.enter_context(peers.plain())
+            rival = peers.torch_engines(ours, compiled, place, bench.settings.checkpoint)
+            seconds = peers.compile_for(rival)
+            rows = peers.agreement(ours, rival, inputs.Size.of(ours.preset))
+        except DreamActorError as error:
+            bench.report["not_run"][f"peer {name}"] = str(error)
+            continue
+        except Exception as error:  # PyTorch's own, a compiler that is missing above all: the others go on
+            reason = (str(error).splitlines() or [""])[0][:300]
+            bench.report["not_run"][f"peer {name}"] = f"PyTorch failed with {type(error).__name__}: {reason}"
+            continue
+        bench.report["peers"][name] = {
+            "device": place.device, "dtype": place.dtype, "first_run_seconds": seconds,
+            "agreement": [vars(row) for row in rows],
+        }  # fmt: skip
         if all(row.passed for row in rows):
             found[name] = rival
         else:
             bad = ", ".join(row.network for row in rows if not row.passed)
             bench.report["not_run"][f"peer {name}"] = f"its outputs differ from the engines' in {bad}: no figure"
     return found
+
+
+def _networks_alone(bench: Bench, group: Group) -> None:
+    """Every network by itself, the peers beside the engines they were checked against; those of other precisions are
+    the engine section's."""
+    first = next(iter(group.ours))
+    for network in group.ours[first].sessions if group.rivals else ():
+        single = inputs.network_inputs(bench.main.preset, network, inputs.Size.of(bench.main.preset), 4)
+        cases: dict[str, Case] = {
+            name: partial(engines.session(network).run, single)
+            for name, engines in {first: group.ours[first], **group.rivals}.items()
+        }
+        _keep(bench, f"peer/{network}", interleave(cases, bench.settings.rounds))
 
 
 def _keep(bench: Bench, group: str, timings: Mapping[str, Timing]) -> Mapping[str, Timing]:

@@ -2,13 +2,13 @@
 
     main(Settings(preset="puppet"))   # writes build/bench/report.json, report.html and plots/, prints the table
 
-A section that cannot run here (no torch, no server environment) is noted in `not_run` with its reason; others go on.
+A section that cannot run here (no torch, no server environment) is noted in `not_run` with its reason, one that breaks
+in `failed`; others go on.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -19,24 +19,29 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor.benchmark import schema
-from dreamactor.benchmark.environment import conditions, environment
+from dreamactor.benchmark.engine_sets import open_sets
+from dreamactor.benchmark.environment import conditions, environment, limited_to
 from dreamactor.benchmark.timing import Timing
-from dreamactor.engines import Engines, open_engines
-from dreamactor.errors import DreamActorError, InputError
+from dreamactor.commands.common import check_output, write_whole
+from dreamactor.engines import Engines
+from dreamactor.errors import EngineError, InputError, MissingDependency
 
+JSON, PAGE, PLOTS = "report.json", "report.html", "plots"
 SECTIONS = ("engine", "peers", "trace", "service", "scaling", "outside")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for. None means automatic: fp32 and whatever else is built, every section, every core.
+    """What was asked for. None means automatic: puppet, fp32 and whatever else is built, every section, every core.
 
-    No section is begun after `minutes`; what is left out is noted in the report.
+    `engines` is one set in place of a preset's, `checkpoint` what it was built from, for the PyTorch peers. No section
+    is begun after `minutes`; what is left out is noted in the report.
     """
 
-    preset: str = "puppet"
+    preset: str | None = None
     precisions: tuple[str, ...] | None = None
     engines: Path | None = None
+    checkpoint: Path | None = None
     output: Path = Path("build/bench")
     sections: tuple[str, ...] | None = None
     quick: bool = False
@@ -47,6 +52,14 @@ class Settings:
         unknown = [name for name in self.sections or () if name not in SECTIONS]
         if unknown:
             raise InputError(f"There is no section {', '.join(unknown)}; choose of {', '.join(SECTIONS)}.")
+        if self.engines is not None and (self.preset is not None or self.precisions is not None):
+            raise InputError("--engines names a set that has its own preset and precision: leave the two out.")
+        if self.checkpoint is not None and self.engines is None:
+            raise InputError("--checkpoint says what the set of --engines was built from: give both.")
+
+    @property
+    def preset_name(self) -> str:
+        return self.preset or "puppet"
 
     @property
     def rounds(self) -> int:
@@ -64,7 +77,7 @@ class Settings:
 
 @dataclass
 class Bench:
-    """What the sections share: the settings, the open engine sets by precision, and what was found so far."""
+    """What the sections share: the settings, the open engine sets by label, and what was found so far."""
 
     settings: Settings
     folders: dict[str, Path]
@@ -93,14 +106,15 @@ class Bench:
 def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
     """Runs the harness; returns 0, or 1 when a section broke.
 
-    Raises InputError or EngineError when there is nothing to measure.
+    Raises InputError or EngineError when there is nothing to measure, or nowhere to write to.
     """
+    _prepare(settings.output)
     report = run(settings, say or _say)
     from dreamactor.benchmark.table import print_table
 
     write(report, settings.output)
     print_table(report)
-    print("  ".join(str(settings.output / name) for name in ("report.json", "report.html", "plots/")))
+    print("  ".join(str(settings.output / name) for name in (JSON, PAGE, PLOTS)))
     return 1 if report["failed"] else 0
 
 
@@ -110,26 +124,44 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
     from dreamactor.benchmark.plots import report_charts
     from dreamactor.benchmark.png import png
 
-    plots = folder / "plots"
-    plots.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
-    _replace(folder / "report.html", write_html(report).encode())
-    for old in plots.glob("*.png"):
+    _prepare(folder)
+    write_whole(folder / JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(folder / PAGE, write_html(report).encode())
+    for old in (folder / PLOTS).glob("*.png"):
         old.unlink()
     for chart in report_charts(report):
-        _replace(plots / f"{chart.name}.png", png(chart.drawing, chart.title, chart.caption))
+        write_whole(folder / PLOTS / f"{chart.name}.png", png(chart.drawing, chart.title, chart.caption))
+
+
+def _prepare(folder: Path) -> None:
+    """Makes the folders; raises InputError where nothing can be written, before the minutes of measuring."""
+    try:
+        (folder / PLOTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The report cannot be written to {folder}: {error.strerror}; give another --output."
+        ) from error
+    for name in (JSON, PAGE, f"{PLOTS}/engine.png"):
+        check_output(folder / name)
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """The report as a dictionary of `schema.KEYS`."""
     from dreamactor.benchmark import sections
+    from dreamactor.benchmark.peers import checkpoint_of
 
     with ExitStack() as opened:
-        folders = _folders(settings, say)  # building what is missing does not count towards the minutes
+        opened.enter_context(limited_to(settings.threads))
+        sets = open_sets(settings, opened, say)  # building what is missing does not count towards the minutes
         started = time.monotonic()
-        sets = {name: opened.enter_context(open_engines(path, settings.threads)) for name, path in folders.items()}
-        bench = Bench(settings, folders, sets)
-        bench.report["settings"] = {**settings.to_dict(), "preset": bench.main.preset.name, "precisions": list(sets)}
+        bench = Bench(settings, dict(sets.folders), dict(sets.opened))
+        if settings.checkpoint is not None:
+            checkpoint_of(bench.main.manifest, settings.checkpoint)  # said now if it is another, not in a minute
+        bench.report["not_run"] |= sets.left_out
+        bench.report["settings"] = {
+            **settings.to_dict(), "preset": bench.main.preset.name, "precisions": list(bench.sets),
+            "targets": {name: engines.manifest.target for name, engines in bench.sets.items()},
+        }  # fmt: skip
         bench.report["environment"] = environment()
         for name, title, work in sections.PLAN:
             if not bench.wants(name):
@@ -143,7 +175,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
             bench.report["conditions"].append({"before": title, **conditions()})
             try:
                 work(bench)
-            except DreamActorError as error:
+            except (InputError, MissingDependency, EngineError) as error:
                 bench.report["not_run"][title] = str(error)
                 say(f"         not run: {error}")
             except Exception as error:  # an hour's measurements are not thrown away; main() ends with status 1
@@ -156,22 +188,6 @@ def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         return report
 
 
-def _folders(settings: Settings, say: Callable[[str], None]) -> dict[str, Path]:
-    """Engine sets by precision, the fp32 one first; built where they are missing."""
-    from dreamactor import paths
-    from dreamactor.build import build_set
-    from dreamactor.engines import read_manifest
-
-    if settings.engines is not None:
-        return {read_manifest(settings.engines).precision: settings.engines}
-    wanted = settings.precisions or ("fp32",)
-    folders = {name: build_set(settings.preset, name, "cpu", log=say) for name in wanted}
-    if settings.precisions is None:
-        for path in sorted(paths.ENGINES.glob(f"{settings.preset}-*-cpu/manifest.json")):
-            folders.setdefault(path.parent.name.split("-")[1], path.parent)
-    return folders
-
-
 def _finite(value: Any) -> Any:
     """JSON knows no infinity: an endless interval's ends become null."""
     if isinstance(value, dict):
@@ -181,15 +197,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _say(line: str) -> None:

@@ -1,9 +1,11 @@
-"""How time and memory grow with frames, resolution, references and steps, with the fitted exponents."""
+"""How time grows with frames, resolution, references and steps, and memory with all of these but the resolution, which
+is the set's own; with the fitted exponents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +15,9 @@ from dreamactor.benchmark.environment import available_memory
 from dreamactor.benchmark.inputs import Size, network_inputs
 from dreamactor.benchmark.statistics import Growth, Interval, exponent, exponent_of_rounds, growth
 from dreamactor.benchmark.timing import interleave
-from dreamactor.engines import Engines
+from dreamactor.engines import Engines, Session
+from dreamactor.engines.session import Array
+from dreamactor.errors import InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.presets import Preset
 
@@ -26,6 +30,10 @@ class Curve:
     axis: str
     sizes: tuple[float, ...]
     samples: tuple[tuple[float, ...], ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} / {self.axis}"
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -44,19 +52,35 @@ class Curve:
         return {**values, "samples": list(map(list, self.samples)), "exponent": self.exponent.to_dict()}
 
 
-def engine_curves(engines: Engines, rounds: int, quick: bool) -> list[Curve]:
-    """The denoiser's step against frames, resolution and references, and the decoder's against frames."""
+def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curve], dict[str, str]]:
+    """The denoiser's step against frames, resolution and references, and the decoder's against frames; and why a size
+    is not on its curve: TensorRT's engines take no others than they were built for."""
     base = Size.of(engines.preset)
     side = base.height
     frames = [5, 13, 25] if quick else [5, 13, 25, 49]
     sides = [side // 2, side] if quick else [side // 2, side, side * 3 // 2]
     counts = [1, 2] if quick else [1, 2, 4]
-    return [
-        _curve(engines, "denoiser", "frames", frames, [replace(base, frames=n) for n in frames], rounds),
-        _curve(engines, "denoiser", "pixels", [s * s for s in sides], [_square(base, s) for s in sides], rounds),
-        _curve(engines, "denoiser", "references", counts, [replace(base, references=n) for n in counts], rounds),
-        _curve(engines, "vae_decoder", "frames", frames, [replace(base, frames=n) for n in frames], rounds),
+    lengths = {float(n): replace(base, frames=n) for n in frames}
+    plan: list[tuple[str, str, dict[float, Size]]] = [
+        ("denoiser", "frames", lengths),
+        ("denoiser", "pixels", {float(s * s): _square(base, s) for s in sides}),
+        ("denoiser", "references", {float(n): replace(base, references=n) for n in counts}),
+        ("vae_decoder", "frames", lengths),
     ]
+    curves: list[Curve] = []
+    refused: dict[str, str] = {}
+    for network, axis, sizes in plan:
+        taken = {}
+        for number, size in sizes.items():
+            given = network_inputs(engines.preset, network, size, seed=2)
+            try:
+                engines.session(network).run(given)
+                taken[number] = given
+            except InputError as error:
+                refused[f"time of {network} at {number:g} {axis}"] = str(error)
+        if len(taken) > 1:
+            curves.append(_curve(engines.session(network), axis, taken, rounds))
+    return curves, refused
 
 
 def steps_curve(run: Callable[[int], object], steps: Sequence[int], rounds: int) -> Curve:
@@ -115,17 +139,31 @@ def clip_scaling(engines: Path, preset: Preset, quick: bool) -> ClipScaling:
     return ClipScaling(tuple(memory.probe(engines, count, steps=1) for count in lengths), frames(long[0]))
 
 
+def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -> dict[str, Any]:
+    """Peak memory of a clip of one segment, on top of the open engines, against references, as far as the set takes
+    them, and against steps: bytes and the exponent, which is small where most of it does not grow."""
+    counts, frames = (1, 4) if quick else (1, 2, 4), preset.segment_frames
+    one, found = memory.probe(engines, frames, steps=1), {}
+    for axis, most in (("references", references), ("steps", counts[-1])):
+        sizes = [count for count in counts if count <= most]
+        if len(sizes) < 2:
+            continue
+        peaks = [one, *(memory.probe(engines, frames, **{"steps": 1, axis: count}) for count in sizes[1:])]
+        grown = [peak.grown for peak in peaks]
+        found[axis] = {
+            "sizes": sizes, "bytes": grown, "device": [peak.device for peak in peaks],
+            "exponent": exponent(sizes, grown).to_dict(),
+        }  # fmt: skip
+    return found
+
+
 def _square(size: Size, side: int) -> Size:
     aligned = max(32, side // 32 * 32)
     return replace(size, height=aligned, width=aligned)
 
 
-def _curve(
-    engines: Engines, network: str, axis: str, labels: Sequence[float], sizes: Sequence[Size], rounds: int
-) -> Curve:
-    session, preset = engines.session(network), engines.preset
-    inputs = [network_inputs(preset, network, size, seed=2) for size in sizes]
-    cases = {str(label): (lambda given=given: session.run(given)) for label, given in zip(labels, inputs, strict=True)}
+def _curve(session: Session, axis: str, inputs: Mapping[float, Mapping[str, Array]], rounds: int) -> Curve:
+    cases = {str(number): partial(session.run, given) for number, given in inputs.items()}
     timings = interleave(cases, rounds)
-    samples = tuple(tuple(timings[str(label)].seconds) for label in labels)
-    return Curve(network, axis, tuple(map(float, labels)), samples)
+    samples = tuple(tuple(timings[str(number)].seconds) for number in inputs)
+    return Curve(session.name, axis, tuple(inputs), samples)

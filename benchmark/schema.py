@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = "dreamactor.benchmark/2"
+SCHEMA = "dreamactor.benchmark/3"
 SUMMARY = ("pipeline_speedup_over_eager", "pipeline_speedup_over_compile", "served_overhead", "memory_exponent")
 KEYS = {
     "schema": "name and version of this format",
@@ -17,12 +17,19 @@ KEYS = {
     "limits": "measured peaks, and network -> operations, bytes, share of the peak",
     "peers": "agreement and speed of what one would use instead",
     "service": "loads on the server, its own statistics, the plain gRPC server beside it",
-    "scaling": "curves with fitted exponents, peak memory and its fit, the longest clip that fits",
+    "scaling": "curves with fitted exponents, peak memory and its fit, the longest clip that fits, memory against "
+    "references and steps",
     "not_run": "section -> why it was not run",
     "failed": "section -> the error that ended it; empty in a sound report",
     "summary": f"{', '.join(SUMMARY)}: value, low and high each, or null where not run; the speedups of another "
     "precision under their names and the precision's, such as pipeline_speedup_over_eager_int8",
 }
+_PYTORCH = ("eager", "compile")
+
+
+def is_ours(timing: str) -> bool:
+    """Whether a timing of this name measures this project and not PyTorch, here or on a GPU ("eager-cuda")."""
+    return timing.rpartition("/")[2].partition("-")[0] not in _PYTORCH
 
 
 def empty() -> dict[str, Any]:

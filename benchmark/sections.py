@@ -11,17 +11,17 @@ from typing import Any
 
 from dreamactor.benchmark import inputs, scaling
 from dreamactor.benchmark.count import count
+from dreamactor.benchmark.engine_sets import on_gpu
 from dreamactor.benchmark.limits import measure_peaks, placed
 from dreamactor.benchmark.profiles import profile
 from dreamactor.benchmark.rivals import compare_peers
 from dreamactor.benchmark.run import Bench
 from dreamactor.benchmark.service import load_service
 from dreamactor.benchmark.tensorrt_profiles import profile_engine, source_model
-from dreamactor.benchmark.timing import Case, Sample, Timing, interleave
-from dreamactor.benchmark.trace import Trace, traced
+from dreamactor.benchmark.timing import Case, Sample, Timing, Yardstick, interleave
+from dreamactor.benchmark.trace import STAGES, Trace, traced
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.engines.session import Array
-from dreamactor.errors import DreamActorError
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Animator, Options
 
@@ -37,51 +37,76 @@ def engines(bench: Bench, block: int) -> None:
 
     fresh(-1 % 997)
     cases: dict[str, Case] = {}
-    for precision, opened in bench.sets.items():
+    for name, opened in bench.sets.items():
         for network, session in opened.sessions.items():
-            cases[f"engine/{network}/{precision}"] = partial(_run, session, given, network)
+            cases[f"engine/{network}/{name}"] = partial(_run, session, given, network)
     for timing in interleave(cases, bench.settings.rounds, block=block, fresh=fresh).values():
         bench.add(timing)
 
 
 def limits(bench: Bench) -> None:
-    """Peaks of the machine, work of every network, and where its time goes."""
+    """Where the time of every network of the main set goes; on the CPU also its work and the machine's peaks."""
     preset, folder, opened = bench.main.preset, bench.main_folder, bench.main
-    peaks = measure_peaks(bench.settings.threads)
-    size, rows = inputs.Size.of(preset), {}
+    size = inputs.Size.of(preset)
+    if on_gpu(opened.manifest):
+        reason = "the set runs on the GPU, and the peaks measured here are the processor's: make gpu-check"
+        bench.report["not_run"]["operations and limits"] = reason
+    if opened.manifest.target == "cuda":
+        reason = "ONNX Runtime tells when it started a GPU's kernels, not how long they took"
+        bench.report["not_run"]["profiles"] = reason
+        return
     for network in opened.sessions:
-        record = opened.manifest.network(network)
-        path, given = folder / record.files[0].path, inputs.network_inputs(preset, network, size, 3)
-        if record.runtime != "onnxruntime":
-            model = source_model(folder, record)
-            bench.report["profiles"][network] = profile_engine(folder, record, given, model).to_dict()
-            bench.report["not_run"][f"limit of {network}"] = "the peak measured here is the processor's: make gpu-check"
-            continue
-        seconds = bench.timings[f"engine/{network}/{opened.manifest.precision}"].median().value
-        rows[network] = placed(count(path, given), seconds, peaks)
-        options = partial(session_options, bench.settings.threads)
-        bench.report["profiles"][network] = profile(path, network, options, given).to_dict()
+        record, given = opened.manifest.network(network), inputs.network_inputs(preset, network, size, 3)
+        if on_gpu(opened.manifest):
+            found = profile_engine(folder, record, given, source_model(folder, record))
+        else:
+            found = profile(folder / record.files[0].path, network, session_options, given)
+        bench.report["profiles"][network] = found.to_dict()
+    if not on_gpu(opened.manifest):
+        _roofs(bench, size)
+
+
+def _roofs(bench: Bench, size: inputs.Size) -> None:
+    """Peaks of the machine, and every network of the main set under them."""
+    peaks, rows, name = measure_peaks(), {}, next(iter(bench.sets))
+    for network in bench.main.sessions:
+        path = bench.main_folder / bench.main.manifest.network(network).files[0].path
+        seconds = bench.timings[f"engine/{network}/{name}"].median().value
+        work = count(path, inputs.network_inputs(bench.main.preset, network, size, 3))
+        rows[network] = placed(work, seconds, peaks)
     bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "networks": rows}
 
 
 def stages(bench: Bench) -> None:
     """Stage by stage, over clips of one segment; the last trace of a clip of two segments is kept whole."""
-    preset, media, landmarker = bench.main.preset, inputs.media(), Landmarker()
-    kept: list[Trace] = []
-    for index in range(bench.settings.clips):
-        options = Options(max_frames=preset.segment_frames, seed=index)
-        kept.append(traced(bench.main, [media.reference], media.driving, options, landmarker)[1])
-    for stage in kept[0].stage_seconds():
-        bench.add(_timing(f"stage/{stage}", [trace.stage_seconds()[stage] for trace in kept]))
-    bench.add(_timing("step/denoiser", [seconds for trace in kept for seconds in trace.step_seconds()]))
-    options = Options(max_frames=2 * preset.segment_frames - 1)
-    bench.report["trace"] = traced(bench.main, [media.reference], media.driving, options, landmarker)[1].to_dict()
+    preset, media, landmarker, yardstick = bench.main.preset, inputs.media(), Landmarker(), Yardstick()
+
+    def clip(frames: int, seed: int) -> Trace:
+        options = Options(max_frames=frames, seed=seed)
+        return traced(bench.main, [media.reference], media.driving, options, landmarker)[1]
+
+    clip(preset.segment_frames, 0)  # warms up
+    kept = [(yardstick.run(), clip(preset.segment_frames, seed)) for seed in range(bench.settings.clips)]
+    for stage in STAGES:
+        samples = [
+            Sample(trace.stage_seconds()[stage], trace.stage_seconds("processor")[stage], beside)
+            for beside, trace in kept
+        ]
+        bench.add(Timing(f"stage/{stage}", tuple(samples)))
+    steps = [
+        Sample(span.seconds, span.processor, beside, block)  # a clip's steps drift together
+        for block, (beside, trace) in enumerate(kept)
+        for span in trace.steps
+    ]
+    bench.add(Timing("step/denoiser", tuple(steps)))
+    bench.report["trace"] = clip(2 * preset.segment_frames - 1, 0).to_dict()
 
 
 def growth(bench: Bench) -> None:
     """Curves over sizes; peak memory of whole clips in fresh processes."""
     quick, preset, media = bench.settings.quick, bench.main.preset, inputs.media()
-    curves = scaling.engine_curves(bench.main, 3 if quick else 5, quick)
+    curves, refused = scaling.engine_curves(bench.main, 3 if quick else 5, quick)
+    bench.report["not_run"] |= refused
     animator = Animator(bench.main)
 
     def clip(steps: int) -> object:
@@ -90,8 +115,11 @@ def growth(bench: Bench) -> None:
     curves.append(scaling.steps_curve(clip, [2, 4] if quick else [2, 4, 8], 2 if quick else 3))
     clips = scaling.clip_scaling(bench.main_folder, preset, quick)
     curves.append(clips.time())
-    named = {f"{curve.name} / {curve.axis}": curve.to_dict() for curve in curves}
-    bench.report["scaling"] = {"curves": named, **clips.to_dict(preset.fps)}
+    bench.report["scaling"].setdefault("curves", {}).update({curve.title: curve.to_dict() for curve in curves})
+    bench.report["scaling"] |= clips.to_dict(preset.fps)
+    bench.report["scaling"]["memory_curves"] = scaling.memory_curves(
+        bench.main_folder, preset, bench.main.manifest.references, quick
+    )
     bench.report["summary"]["memory_exponent"] = clips.memory().exponent.to_dict()
 
 
@@ -104,13 +132,6 @@ def outside(bench: Bench) -> None:
 
 def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -> object:
     return session.run(given[network])
-
-
-def _timing(name: str, seconds: list[float]) -> Timing:
-    """Samples that a trace took, where no yardstick ran in between."""
-    if not seconds:
-        raise DreamActorError(f"No samples of {name}.")
-    return Timing(name, tuple(Sample(value, value, 1.0) for value in seconds))
 
 
 PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (

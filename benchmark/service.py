@@ -9,6 +9,7 @@ from dreamactor.benchmark import inputs, server_statistics
 from dreamactor.benchmark.load import Call, closed_loop, open_loop
 from dreamactor.benchmark.plain_server import PlainServer
 from dreamactor.benchmark.run import Bench
+from dreamactor.benchmark.scaling import Curve
 from dreamactor.benchmark.statistics import Interval, paired_ratio
 from dreamactor.benchmark.timing import Case, Timing, interleave
 from dreamactor.pipeline import Animator, Options
@@ -39,8 +40,11 @@ def load_service(bench: Bench) -> None:
                 statistics,
             )
         call = partial(animate, server.address, references, driving, SHORT)
-        bench.report["service"]["loads"] = _loads(call, bench.settings.quick)
+        loads = bench.report["service"]["loads"] = _loads(call, bench.settings.quick)
         bench.report["service"]["request"] = SHORT.to_json()
+    curve = _against_callers(loads)
+    if curve is not None:
+        bench.report["scaling"].setdefault("curves", {})[curve.title] = curve.to_dict()
 
 
 def _whole_clips(bench: Bench, cases: dict[str, Case], http: str) -> None:
@@ -70,6 +74,15 @@ def _loads(call: Call, quick: bool) -> list[dict[str, Any]]:
     count = 8 if quick else 20
     results += [open_loop(call, share * capacity, count, seed=index) for index, share in enumerate(_SHARES)]
     return [result.to_dict() for result in results]
+
+
+def _against_callers(loads: list[dict[str, Any]]) -> Curve | None:
+    """The median answer of the closed loops over their callers; None where fewer than two loops were answered."""
+    closed = [load for load in loads if load["kind"] == "closed" and "p50" in load]
+    if len(closed) < 2:
+        return None
+    callers, seconds = zip(*((load["offered"], (load["p50"]["value"],)) for load in closed), strict=True)
+    return Curve("service", "callers", tuple(map(float, callers)), seconds)
 
 
 _CALLERS = (1, 2, 4)

@@ -8,7 +8,7 @@ all where another job wants the cores.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,41 @@ from dreamactor.engines.session import Array
 from dreamactor.engines.trust import check_file
 
 SPIN, DURATION = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
-ENTRIES: dict[str, dict[str, str]] = {
-    "the same again": {},
-    "no busy waiting between operators": {SPIN: "0"},
-    "busy waiting for 200 us": {DURATION: "200"},
-    "busy waiting without bound": {DURATION: "-1"},
-    "work shared out in shrinking blocks": {"session.dynamic_block_base": "4"},
-    "denormals as zero": {"session.set_denormal_as_zero": "1"},
+Change = Callable[[Any], None]  # of fresh `onnxruntime.SessionOptions`
+
+
+def entry(key: str, value: str) -> Change:
+    return lambda options: options.add_session_config_entry(key, value)
+
+
+def attribute(name: str, value: Any) -> Change:
+    return lambda options: setattr(options, name, value)
+
+
+def optimisation(level: str) -> Change:
+    """By ONNX Runtime's name of the level; the files were rewritten before (`engines/onnxruntime_graph.py`)."""
+
+    def change(options: Any) -> None:
+        from onnxruntime import GraphOptimizationLevel
+
+        options.graph_optimization_level = getattr(GraphOptimizationLevel, level)
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "the same again": lambda options: None,
+    "no busy waiting between operators": entry(SPIN, "0"),
+    "busy waiting for 200 us": entry(DURATION, "200"),
+    "busy waiting without bound": entry(DURATION, "-1"),
+    "work shared out in shrinking blocks": entry("session.dynamic_block_base", "4"),
+    "denormals as zero": entry("session.set_denormal_as_zero", "1"),
+    "no memory arena": attribute("enable_cpu_mem_arena", False),
+    "no memory pattern": attribute("enable_mem_pattern", False),
+    "one thread": attribute("intra_op_num_threads", 1),
+    "no graph optimisation": optimisation("ORT_DISABLE_ALL"),
+    "basic graph optimisation": optimisation("ORT_ENABLE_BASIC"),
+    "extended graph optimisation, no layouts": optimisation("ORT_ENABLE_EXTENDED"),
 }
 
 
@@ -41,23 +69,20 @@ def compare(engines: Path, network: str, rounds: int) -> dict[str, Interval]:
         path = check_file(engines, opened.manifest.network(network).files[0])
         given = network_inputs(opened.preset, network, Size.of(opened.preset), seed=1)
         cases: dict[str, Case] = {"as it is": partial(ours.run, given)}
-        for name, entries in ENTRIES.items():
-            cases[name] = partial(_session(path, entries).run, None, given)
-        cases["no memory arena"] = partial(_session(path, {}, arena=False).run, None, given)
-        cases["inputs and outputs bound once"] = _bound(_session(path, {}), given, ours.run(given))
+        for name, change in CHANGES.items():
+            cases[name] = partial(_session(path, change).run, None, given)
+        cases["inputs and outputs bound once"] = _bound(_session(path), given, ours.run(given))
         timings = interleave(cases, rounds, warmup=2)
     base = timings.pop("as it is").seconds
     return {name: paired_ratio(base, timing.seconds) for name, timing in timings.items()}
 
 
-def _session(path: Path, entries: Mapping[str, str], arena: bool = True) -> Any:
+def _session(path: Path, change: Change = CHANGES["the same again"]) -> Any:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)  # it warns of every entry that is set anew
     options = session_options()
-    options.enable_cpu_mem_arena = arena
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
+    change(options)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dreamactor.engines import Engines, Session, TensorSpec
@@ -23,8 +23,8 @@ STAGES = ("motion", "encode", "denoise", "decode", "write")
 
 @dataclass(frozen=True)
 class Span:
-    """Something that took from `start` to `start + seconds` after the beginning. `kind` is "stage" or "engine"; `bytes`
-    went into and came out of it."""
+    """Something that took from `start` to `start + seconds` after the beginning. `kind` is "stage", "engine" or
+    "step"; `bytes` went into and came out of it, `processor` is what this process computed meanwhile, in seconds."""
 
     name: str
     kind: str
@@ -32,6 +32,7 @@ class Span:
     seconds: float
     segment: int = 0
     bytes: int = 0
+    processor: float = 0.0
 
 
 @dataclass
@@ -42,17 +43,18 @@ class Trace:
     seconds: float = 0.0
     handed_on: dict[str, int] = field(default_factory=dict)  # bytes a stage hands to the next
 
-    def stage_seconds(self) -> dict[str, float]:
-        """Seconds of each stage, its segments added up."""
+    def stage_seconds(self, clock: str = "seconds") -> dict[str, float]:
+        """Seconds of each stage, its segments added up; `clock` is "seconds", of the wall, or "processor"."""
         totals = dict.fromkeys(STAGES, 0.0)
         for span in self.spans:
             if span.kind == "stage":
-                totals[span.name] += span.seconds
+                totals[span.name] += getattr(span, clock)
         return totals
 
-    def step_seconds(self) -> list[float]:
-        """Seconds of every denoising step: the engine's call and the loop around it."""
-        return [span.seconds for span in self.spans if span.kind == "step"]
+    @property
+    def steps(self) -> list[Span]:
+        """Every denoising step: the engine's call and the loop around it."""
+        return [span for span in self.spans if span.kind == "step"]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -102,10 +104,10 @@ class Recorder:
     def span(self, name: str, kind: str) -> Iterator[list[int]]:
         """Times its body; byte counts appended to the list it yields are added up in the span."""
         moved: list[int] = []
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         yield moved
-        end = time.perf_counter()
-        self.trace.spans.append(Span(name, kind, start - self._zero, end - start, self.segment, sum(moved)))
+        end, processor = time.perf_counter(), time.process_time() - processor
+        self.trace.spans.append(Span(name, kind, start - self._zero, end - start, self.segment, sum(moved), processor))
 
     def finish(self) -> Trace:
         self.trace.seconds = time.perf_counter() - self._zero
@@ -155,14 +157,13 @@ def _denoise(
     """Denoises and decodes segment by segment; returns the bytes of latents handed on."""
     steps, handed = denoise(sessions["denoiser"], engines.preset, clip, options), 0
     while True:
-        start = time.perf_counter()
         with recorder.span("denoise", "stage"):
             done = next(steps, None)
+        span = recorder.trace.spans[-1]
         if done is None:
             recorder.trace.spans.pop()  # the loop's end is no step
             return handed
-        span = recorder.trace.spans[-1]
-        recorder.trace.spans.append(Span("step", "step", span.start, time.perf_counter() - start, done.event.segment))
+        recorder.trace.spans.append(replace(span, name="step", kind="step", segment=done.event.segment))
         recorder.segment = done.event.segment
         if done.latent is not None:
             handed += done.latent.nbytes

@@ -36,5 +36,5 @@ def build_set(
     with BuildProgress() as progress:
         found = make_engines(request, log, progress)
     if not found.passed:
-        raise EngineError(f"{request.output} misses its quality gate: see the table and {request.output}/report.html.")
+        raise EngineError(f"{request.output} did not pass: see the table and {request.output}/report.html.")
     return found.folder

@@ -77,7 +77,7 @@ def _packages() -> list[Finding]:
 
 
 def _version(package: str) -> str:
-    """"" where it is not installed."""
+    """ "" where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

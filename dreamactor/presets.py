@@ -17,6 +17,7 @@ TEMPORAL_STRIDE = 4
 SPATIAL_STRIDE = 8
 LATENT_CHANNELS = 16
 CONTROL_CHANNELS = 6  # skeleton RGB + head sphere RGB
+ATTENTIONS = ("dense", "fp8", "sliding")
 FACE_SIZE = 224
 
 
@@ -49,12 +50,22 @@ class FaceEncoderConfig:
 
 @dataclass(frozen=True)
 class TransformerConfig:
+    """`attention` is how self-attention is computed, the weights being the same: "dense"; in "fp8" (inference, made for
+    head size 128); or "sliding", where noise tokens see the 3D tiles around them, for long clips. Only dense is
+    exported. Raises InputError for any other.
+    """
+
     dim: int
     depth: int
     num_heads: int
     ffn_ratio: float = 4.0
     patch: int = 2
     face_window: int = 1  # latent frames to either side whose face tokens are visible
+    attention: str = "dense"
+
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS:
+            raise InputError(f"There is no attention '{self.attention}'; choose one of {', '.join(ATTENTIONS)}.")
 
     @property
     def head_dim(self) -> int:
@@ -87,7 +98,11 @@ class Preset:
         return latent_frames(self.segment_frames)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain values; dense attention is not named, so that descriptions are what they were before the choice."""
+        values = dataclasses.asdict(self)
+        if self.transformer.attention == "dense":
+            del values["transformer"]["attention"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:

@@ -1,10 +1,16 @@
-"""Which attention a TensorRT engine gets: TensorRT's own, or our Triton kernels as a plugin where they are faster."""
+"""Which attention a TensorRT engine gets: TensorRT's own, or our Triton kernels as a plugin where they are faster.
+
+FP8 sets never have our kernels: their recipe writes attention out with Q/DQ on Q, K, V and the softmax, one scale a
+tensor, which TensorRT fuses itself. `FlashAttentionFP8` takes blocks of 128 tokens with a scale each, found at run
+time: another graph with another error, which would need an export, a quality gate and an engine of its own.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +19,7 @@ import numpy as np
 from dreamactor.engines.session import Array, Session
 from dreamactor.engines.target import Target
 from dreamactor.errors import EngineError
+from dreamactor.fidelity import signal_to_noise
 
 NATIVE, PLUGIN, AUTO = "native", "plugin", "auto"
 CHOICES = (AUTO, NATIVE, PLUGIN)
@@ -30,13 +37,16 @@ class Choice:
 
 
 def ways(asked: str, target: Target, nodes: Sequence[str], head_size: int, dtype: str) -> tuple[tuple[str, ...], str]:
-    """The ways to build, and why the plugin is not among them ("" where it is, or there is nothing to choose).
+    """The ways to build, and why the plugin is not among them ("" where it is, or TensorRT's own was asked for).
 
     `nodes` are the kinds of attention node in the graph, which runs in `dtype` ("fp16", "bf16", "fp32"). Raises
-    EngineError where the plugin was asked for by name and cannot be had.
+    EngineError where the plugin was asked for by name and cannot be had; a network without such nodes, as all but the
+    denoiser are, has its reason instead.
     """
-    if not nodes or asked == NATIVE:
+    if asked == NATIVE:
         return (NATIVE,), ""
+    if not nodes:
+        return (NATIVE,), "its graph has no attention node that a kernel of ours could replace"
     missing = _missing(target, nodes, head_size, dtype)
     if asked == PLUGIN:
         if missing:
@@ -65,20 +75,30 @@ def _missing(target: Target, nodes: Sequence[str], head_size: int, dtype: str) -
 
 
 def fastest(
-    built: Mapping[str, Path], open_session: Callable[[Path], Session], feed: Mapping[str, Array]
-) -> tuple[str, dict[str, float]]:
-    """The way whose engine runs `feed` in the least time, and the median milliseconds of each; both in turns."""
-    sessions = {way: open_session(path) for way, path in built.items()}
-    try:
+    built: Mapping[str, Path],
+    open_session: Callable[[Path], Session],
+    feed: Mapping[str, Array],
+    least_snr: float,
+) -> tuple[str, dict[str, float], str]:
+    """Of an engine built both ways: the way that runs `feed` in less time, the median milliseconds of each, and "".
+
+    The plugin counts only if its outputs are those of TensorRT's own attention to `least_snr` dB; else nothing is
+    timed, the native way is taken and the third value says so. Raises EngineError where one of the two cannot run.
+    """
+    with ExitStack() as opened:
+        sessions: dict[str, Session] = {}
+        for way, path in built.items():
+            sessions[way] = open_session(path)
+            opened.callback(sessions[way].close)
+        native, plugin = (sessions[way].run(feed) for way in (NATIVE, PLUGIN))  # the first runs, which warm up
+        decibels = min(signal_to_noise(native[name], plugin[name]) for name in native)
+        if decibels < least_snr:
+            return NATIVE, {}, f"its output is {decibels:.1f} dB from TensorRT's own, {least_snr:.0f} dB are needed"
         seconds: dict[str, list[float]] = {way: [] for way in sessions}
-        for run in range(_RUNS + 1):
+        for _ in range(_RUNS):
             for way, session in sessions.items():
                 started = time.perf_counter()
                 session.run(feed)
-                if run:  # the first one warms up
-                    seconds[way].append(time.perf_counter() - started)
-    finally:
-        for session in sessions.values():
-            session.close()
+                seconds[way].append(time.perf_counter() - started)
     found = {way: 1000 * float(np.median(values)) for way, values in seconds.items()}
-    return min(found, key=lambda way: found[way]), found
+    return min(found, key=lambda way: found[way]), found, ""

@@ -7,21 +7,16 @@ TensorRT-RTX aborts the process on nodes it does not know. Run as `python -m dre
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import uuid
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dreamactor.engines.runtimes import collecting_logger, load_tensorrt
-
-_FLAGS = {
-    "strip": ("STRIP_PLAN",),
-    "refit": ("REFIT",),
-    "weight_streaming": ("WEIGHT_STREAMING",),
-    "version_compatible": ("VERSION_COMPATIBLE",),
-}
 
 
 class BuildFailed(Exception):
@@ -54,7 +49,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         raise BuildFailed("the builder gave up: " + "; ".join(messages[-3:] or ["no reason given"]))
     content = memoryview(plan)
     Path(request["output"]).write_bytes(content)
-    _keep_timing_cache(config, request["timing_cache"])
+    if request["timing_cache"]:
+        messages[:0] = _keep_timing_cache(config, Path(request["timing_cache"]))
     return {
         "bytes": content.nbytes,
         "layers": dict(layers),
@@ -66,16 +62,15 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _register_plugins(trt: ModuleType, request: dict[str, Any], lazy: bool = False) -> None:
-    """Defines the kernels of the request's GPU as plugins; a card without a table of its own shares another's."""
+    """Defines the kernels as plugins, compiled for the request's GPU."""
     if request["runtime"] != "tensorrt":
         raise BuildFailed("TensorRT-RTX has no plugins: build without the attention plugin.")
     from dreamactor.kernels.plugin import register
     from dreamactor.kernels.tiles import table_key
 
-    table = table_key(request["architecture"])
-    if table is None:
+    if table_key(request["architecture"]) is None:
         raise BuildFailed(f"there are no attention kernels for sm{request['architecture']}.")
-    register(trt, table, lazy=lazy)
+    register(trt, request["architecture"], lazy=lazy)
 
 
 def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]) -> Any:
@@ -85,21 +80,14 @@ def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]
     if request["compute_capability"]:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, request["compute_capability"]), 0)
-    for option, flags in _FLAGS.items():
-        for flag in flags if request[option] else ():
-            config.set_flag(getattr(trt.BuilderFlag, flag))
-    if request["hardware_compatibility"]:
-        level = getattr(trt.HardwareCompatibilityLevel, request["hardware_compatibility"])
-        config.hardware_compatibility_level = level
+    if request["weight_streaming"]:
+        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if request["optimization_level"] is not None:
         config.builder_optimization_level = request["optimization_level"]
     if request["workspace_bytes"]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
     if request["timing_cache"]:
-        path = Path(request["timing_cache"])
-        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-        if cache is not None:  # TensorRT-RTX times nothing at build and has none
-            config.set_timing_cache(cache, False)
+        _use_timing_cache(config, Path(request["timing_cache"]))
     names: set[str] = {network.get_input(i).name for i in range(network.num_inputs)}
     for shapes in request["profiles"]:
         profile = builder.create_optimization_profile()
@@ -143,13 +131,32 @@ def _monitor(trt: ModuleType) -> Any:
     return Monitor()
 
 
-def _keep_timing_cache(config: Any, path: str) -> None:
-    cache = config.get_timing_cache() if path else None
-    if cache is not None:
-        temporary = Path(path + ".new")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """Starts from the timings in `path`, or from none where TensorRT will not have them: another device or version."""
+    kept = b""
+    with contextlib.suppress(OSError):
+        kept = path.read_bytes()
+    for content in (kept, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+
+
+def _keep_timing_cache(config: Any, path: Path) -> list[str]:
+    """Writes the timings for the next build; where they cannot be written a sentence says so: the engine is built."""
+    cache = config.get_timing_cache()
+    if cache is None:
+        return []
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # others may be building at the same time
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(memoryview(cache.serialize()))
         temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        return [f"The timing cache {path} cannot be written ({error.strerror or error}): the next build times again."]
+    return []
 
 
 def _tensor(trt: ModuleType, tensor: Any) -> dict[str, Any]:

@@ -28,19 +28,15 @@ OnBuild = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the user may choose about an engine; the defaults are the fastest engine for exactly this GPU and version.
+    """What the user may choose about an engine; every engine is for the target's architecture and this version.
 
-    `strip` leaves the weights out and `refit` lets them be put in again; `weight_streaming` lets weights exceed the
-    GPU's memory; `hardware_compatibility` is "", "AMPERE_PLUS" or "SAME_COMPUTE_CAPABILITY"; `attention`
-    is "native" (TensorRT's own), "plugin" (our Triton kernels, TensorRT only) or "auto" (the faster of the two, timed
-    where it is built; `build_engine` takes it as "native"); `optimization_level` 0-5.
+    `weight_streaming` lets weights exceed the GPU's memory; `attention` is "native" (TensorRT's own), "plugin" (our
+    Triton kernels, TensorRT only) or "auto" (the faster of the two, timed where it is built; `build_engine` takes it as
+    "native"); `optimization_level` 0-5. There are no stripped plans and none for other versions or cards: sessions put
+    no weights in, and `engines.trust` demands the version and the architecture that an engine was built for.
     """
 
-    strip: bool = False
-    refit: bool = False
     weight_streaming: bool = False
-    version_compatible: bool = False
-    hardware_compatibility: str = ""
     attention: str = "auto"
     optimization_level: int | None = None
     workspace_bytes: int = 0
@@ -76,11 +72,11 @@ def build_engine(
     """Builds `onnx` for `target` into `output`, in a child process; `output` appears only when it is complete.
 
     `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` ("fp16", "bf16", "fp8")
-    demands a fused attention kernel of that type in the engine. Raises EngineError with the reason.
+    demands a fused attention kernel of that type in the engine. `timing_cache` is the file for TensorRT's timings, to
+    whose name that of this machine's GPU is added. Raises EngineError with the reason.
     """
     started = time.monotonic()
     options = options or BuildOptions()
-    _check_options(options, target)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".build-") as folder:
         plan = Path(folder) / output.name
@@ -91,7 +87,7 @@ def build_engine(
             "architecture": int(re.sub(r"\D", "", target.architecture) or 0),
             "compute_capability": target.architecture.upper() if target.runtime == "tensorrt_rtx" else "",
             "profiles": [dict(profile_shapes(preset, network, profile)) for profile in profiles],
-            "timing_cache": str(timing_cache) if timing_cache and target.runtime == "tensorrt" else "",
+            "timing_cache": str(_of_this_gpu(timing_cache)) if timing_cache and target.runtime == "tensorrt" else "",
             "expected_layers": dict(expected_layers or {}),
             **asdict(options),
         }
@@ -115,13 +111,10 @@ def build_engine(
     )
 
 
-def _check_options(options: BuildOptions, target: Target) -> None:
-    if target.runtime != "tensorrt_rtx":
-        return
-    if options.version_compatible:
-        raise EngineError("Version-compatible plans are made by TensorRT only: TensorRT-RTX has no lean runtime.")
-    if (options.strip or options.refit) and local_gpu() is None:
-        raise EngineError("TensorRT-RTX makes stripped and refittable plans only on a machine with an NVIDIA GPU.")
+def _of_this_gpu(path: Path) -> Path:
+    """Two cards of one architecture run at different speeds, and TensorRT refuses the timings of another card."""
+    gpu = local_gpu()
+    return path.with_stem(f"{path.stem}-{re.sub(r'[^A-Za-z0-9]+', '_', gpu.name)}") if gpu else path
 
 
 def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuild | None) -> dict[str, Any]:

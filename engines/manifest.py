@@ -33,8 +33,9 @@ class FileRecord:
 class NetworkRecord:
     """One engine. The first of `files` is what the runtime opens; the others are its external data.
 
-    `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines; `source_sha256` is the ONNX the
-    engine was built from, `weights_sha256` the checkpoint; `notes` says in sentences what was kept in high precision.
+    `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines; `source_sha256` is the ONNX that
+    the engine was built from, weights beside it included, `weights_sha256` the checkpoint; `notes` says in sentences
+    what was kept in high precision.
     """
 
     name: str

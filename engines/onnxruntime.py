@@ -11,6 +11,8 @@ from dreamactor.engines.session import Array, TensorSpec, check_inputs
 from dreamactor.errors import EngineError, MissingDependency
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_HEAVY = {"Attention", "Conv", "ConvTranspose", "FusedConv", "FusedMatMul", "Gemm", "MatMul", "MultiHeadAttention"}
+_RECORD = "session.record_ep_graph_assignment_info"
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -32,19 +34,19 @@ class OnnxRuntimeSession:
     """An ONNX model on ONNX Runtime.
 
     `model` is the file's bytes, or its path where the weights lie beside it as external data. `threads` None takes
-    every core this process may use. Raises EngineError when the model cannot be loaded or `provider` is not what the
-    session really runs on; MissingDependency without onnxruntime.
+    every core this process may use. Raises EngineError when the model cannot be loaded, or `provider` is not what the
+    session and its products of matrices really run on; MissingDependency without onnxruntime.
     """
 
     def __init__(self, model: bytes | Path, name: str, threads: int | None = None, provider: str = CPU) -> None:
         ort = _import()
         options = session_options(threads)
-        if provider not in ort.get_available_providers():
-            raise EngineError(
-                f"{name} asks for {provider}; this onnxruntime has {', '.join(ort.get_available_providers())}."
-            )
-        if provider == CUDA and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA's and cuDNN's libraries from their wheels, unless torch has loaded them
+        if provider not in available_providers():
+            raise EngineError(f"{name} asks for {provider}; this onnxruntime has {', '.join(available_providers())}.")
+        if provider == CUDA:
+            options.add_session_config_entry(_RECORD, "1")
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()  # CUDA's and cuDNN's libraries from their wheels, unless torch has loaded them
         try:
             self._session: Any = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model, options, providers=[provider]
@@ -54,6 +56,11 @@ class OnnxRuntimeSession:
         if self._session.get_providers()[0] != provider:  # CUDA falls back to the CPU without an error
             found = self._session.get_providers()[0]
             raise EngineError(f"{name} asked for {provider} but runs on {found}: check the CUDA and cuDNN libraries.")
+        if provider == CUDA and (heavy := heavy_on_cpu(self._session)):
+            raise EngineError(
+                f"{name} asked for {provider}, and {len(heavy)} of its heavy nodes would run on the CPU "
+                f"({', '.join(sorted(set(heavy)))}): upgrade onnxruntime-gpu or build the engines for another target."
+            )
         self.name = name
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
@@ -70,6 +77,22 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         self._session = None
+
+
+def available_providers() -> tuple[str, ...]:
+    """What the installed onnxruntime was built with; raises MissingDependency without it."""
+    return tuple(_import().get_available_providers())
+
+
+def heavy_on_cpu(session: Any) -> list[str]:
+    """The operators of the heavy nodes that an `InferenceSession` opened with `_RECORD` runs on the CPU, one a node.
+
+    What computes shapes belongs there. Empty before onnxruntime 1.24, which does not tell.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return []
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == CPU]
+    return [node.op_type for part in parts for node in part.get_nodes() if node.op_type in _HEAVY]
 
 
 def version() -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,8 +27,11 @@ from dreamactor.engines.manifest import (
     read_bytes,
 )
 from dreamactor.engines.session import Session
+from dreamactor.engines.store import alive
 from dreamactor.errors import EngineError
 from dreamactor.presets import Preset
+
+_BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.(?P<pid>\d+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,9 @@ def open_engines(
 def check_destination(directory: Path | str) -> Path:
     """The absolute path of a folder that a set may be written to; raises EngineError where it holds something else."""
     directory = Path(directory).resolve()
-    if directory.exists() and not _is_set(directory) and not (directory.is_dir() and not any(directory.iterdir())):
-        raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
+    with _alone(directory.parent):
+        if directory.exists() and not _is_set(directory) and not (directory.is_dir() and not any(directory.iterdir())):
+            raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
     return directory
 
 
@@ -120,15 +126,19 @@ def write_set(
     target: str,
     engines: Iterable[EngineFiles],
     references: int = MAX_REFERENCES,
+    complete: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
 ) -> Manifest:
     """Makes (or replaces) the set in `directory` from files, with their hashes; a failure leaves what was there.
 
-    `references` is how many the denoiser takes at most, pseudo-references among them.
+    `references` is how many the denoiser takes at most, pseudo-references among them. `complete` may verify the set and
+    add to it where it is made, before it takes its place. What a killed writer left beside it is tidied up.
     """
     directory = check_destination(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
+    fresh = _beside(directory, "new")
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(directory.parent):
+            tidy(directory.parent)
         fresh.mkdir()
         records = {item.record.name: _place(fresh, item) for item in engines}
         manifest = Manifest(
@@ -136,12 +146,27 @@ def write_set(
             f"dreamactor {dreamactor.__version__}", references,
         )  # fmt: skip
         (fresh / FILE_NAME).write_text(manifest.to_json())
-        _swap(fresh, directory)
+        complete(fresh, manifest)
+        with _alone(directory.parent):
+            _swap(fresh, directory)
     except OSError as error:
         raise EngineError(f"The engine set cannot be written to {directory}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return manifest
+
+
+def tidy(parent: Path) -> None:
+    """Of the sets in `parent`, removes what killed writers left, and brings back a set that one had moved away."""
+    for path in parent.iterdir():
+        match = _BESIDE.fullmatch(path.name)
+        if match is None or alive(int(match["pid"])):
+            continue
+        place = parent / match["name"]
+        if match["kind"] == "old" and not place.exists():
+            path.rename(place)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _installed(runtime: str) -> str:
@@ -186,16 +211,35 @@ def _is_set(directory: Path) -> bool:
     return isinstance(values, dict) and {"format", "preset", "networks"} <= set(values)
 
 
+def _beside(directory: Path, kind: str) -> Path:
+    """Where this process makes the "new" set that belongs in `directory`, or keeps the "old" one meanwhile."""
+    return directory.with_name(f".{directory.name}.{kind}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+@contextlib.contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """One writer at a time moves sets in `parent`, where there are locks; the system lets go when it dies."""
+    with ExitStack() as held:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            folder = os.open(parent, os.O_RDONLY)
+            held.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+
+
 def _swap(fresh: Path, directory: Path) -> None:
     """Puts `fresh` where `directory` is; on POSIX two renames, so a reader sees the old set, the new one or none."""
     if not directory.exists():
         fresh.rename(directory)
         return
-    old = directory.with_name(f".{directory.name}.old.{uuid.uuid4().hex[:8]}")
-    directory.rename(old)
+    old = _beside(directory, "old")
     try:
+        directory.rename(old)
         fresh.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:  # failed or interrupted between the two
+            old.rename(directory)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamactor.engines import trust
 from dreamactor.errors import EngineError
 
 ENTRY = "entry.json"
@@ -27,7 +28,8 @@ _PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the store. `key` is what it was made from, `facts` what its maker recorded, `seconds` how long."""
+    """One thing in the store. `key` is what it was made from, `facts` what its maker recorded, `seconds` how long;
+    `sizes` in bytes and `hashes` (SHA-256) are the files' as they were made."""
 
     folder: Path
     kind: str
@@ -35,6 +37,7 @@ class Entry:
     facts: Mapping[str, Any]
     files: tuple[str, ...]
     sizes: tuple[int, ...]
+    hashes: tuple[str, ...]
     seconds: float
     created: float
 
@@ -47,6 +50,11 @@ class Entry:
         return sum(self.sizes)
 
     @property
+    def sha256(self) -> str:
+        """`trust.sha256` of all its files."""
+        return trust.together(self.hashes)
+
+    @property
     def digest(self) -> str:
         return self.folder.name
 
@@ -56,9 +64,10 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self._sound: set[Path] = set()  # entries whose files were read and found as they were made
 
     def find(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
-        """The entry made from `key`, or None; finding it marks it as used."""
+        """The entry made from `key`, its files' sizes right, or None; finding it marks it as used."""
         entry = _read(self._folder(kind, key))
         if entry is not None:
             with contextlib.suppress(OSError):
@@ -69,17 +78,17 @@ class Store:
         """The entry made from `key` and whether it was there already.
 
         Where it is not, `make(folder)` writes its files into an empty folder and returns facts to record. Two callers
-        with the same key wait for each other, and the second finds what the first made. When `make` fails nothing is
-        left behind; a full disk becomes an EngineError.
+        with the same key wait for each other, and the second finds what the first made. One whose files are not as they
+        were made is made again. When `make` fails nothing is left behind; a full disk becomes an EngineError.
         """
-        found = self.find(kind, key)
+        found = self._find_sound(kind, key)
         if found is not None:
             return found, True
         folder = self._folder(kind, key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.with_name(f".{folder.name}.lock")):
-                found = self.find(kind, key)
+                found = self._find_sound(kind, key)
                 return (found, True) if found is not None else (self._make(kind, key, folder, make), False)
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -106,6 +115,18 @@ class Store:
                 shutil.rmtree(partial, ignore_errors=True)
         return removed
 
+    def _find_sound(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
+        """As `find`, and every file has the hash it was made with; each entry is read once."""
+        entry = self.find(kind, key)
+        if entry is not None and entry.folder not in self._sound:
+            try:
+                if tuple(map(trust.sha256, entry.paths)) != entry.hashes:
+                    return None
+            except OSError:  # unreadable is as bad as changed
+                return None
+            self._sound.add(entry.folder)
+        return entry
+
     def _folder(self, kind: str, key: Mapping[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True, separators=(",", ":"))
         return self.root / kind / hashlib.sha256(text.encode()).hexdigest()[:24]
@@ -121,7 +142,8 @@ class Store:
             files = sorted(path.name for path in partial.iterdir())
             description = {
                 "kind": kind, "key": dict(key), "facts": facts, "files": files, "created": time.time(),
-                "sizes": [(partial / name).stat().st_size for name in files], "seconds": time.monotonic() - started,
+                "seconds": time.monotonic() - started, "sizes": [(partial / name).stat().st_size for name in files],
+                "hashes": [trust.sha256(partial / name) for name in files],
             }  # fmt: skip
             (partial / ENTRY).write_text(json.dumps(description, indent=1))
             if folder.exists():  # a damaged entry that `find` would not take
@@ -132,6 +154,7 @@ class Store:
         entry = _read(folder)
         if entry is None:
             raise EngineError(f"The store's new entry {folder} vanished: is something else deleting it?")
+        self._sound.add(folder)
         return entry
 
 
@@ -146,7 +169,7 @@ def _read(folder: Path) -> Entry | None:
             return None
         return Entry(
             folder, values["kind"], values["key"], values["facts"], tuple(values["files"]), tuple(values["sizes"]),
-            float(values["seconds"]), float(values["created"]),
+            tuple(values.get("hashes", ())), float(values["seconds"]), float(values["created"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -166,9 +189,16 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _alive(partial: Path) -> bool:
+    """Whether the process that makes a partial entry still does."""
+    maker = partial.name.removeprefix(_PARTIAL).split("-")[0]
+    return maker.isdigit() and alive(int(maker))
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of this number."""
     try:
-        os.kill(int(partial.name.removeprefix(_PARTIAL).split("-")[0]), 0)
-    except (ValueError, ProcessLookupError):
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

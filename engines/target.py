@@ -25,13 +25,13 @@ class Target:
 
 
 def parse_target(name: str) -> Target:
-    """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (TensorRT where GPU and it are, else the CPU).
+    """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (what is installed for the GPU, else the CPU).
 
     `tensorrt` and `rtx` are for the GPU of this machine; an `sm…` target is built by TensorRT-RTX on any machine.
     Raises InputError for another word, EngineError where a local GPU is needed and there is none.
     """
     if name == "auto":
-        return parse_target("tensorrt" if local_gpu() and _has("tensorrt") else "cuda" if local_gpu() else "cpu")
+        return parse_target(_automatic())
     if name in ("cpu", "cuda"):
         return Target(name, "onnxruntime", "any")
     if name in RTX_ARCHITECTURES:
@@ -52,7 +52,13 @@ def parse_target(name: str) -> Target:
     return Target(name, "tensorrt" if name == "tensorrt" else "tensorrt_rtx", gpu.architecture)
 
 
-def _has(module: str) -> bool:
+def _automatic() -> str:
     from importlib.util import find_spec
 
-    return find_spec(module) is not None
+    if local_gpu() is None:
+        return "cpu"
+    if find_spec("tensorrt") is not None:
+        return "tensorrt"
+    from dreamactor.engines.onnxruntime import CUDA, available_providers
+
+    return "cuda" if CUDA in available_providers() else "cpu"

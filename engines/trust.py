@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,10 +23,18 @@ _PICKLE_HEAD = re.compile(rb"\x80[\x01-\x05]|PK\x03\x04")
 _REBUILD = "Build the set again or fetch it from a source you trust."
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """SHA-256 of a file, in hex; of several (an ONNX and its weights beside it) as `together` has it."""
+    hashes = []
+    for path in paths:
+        with path.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return together(hashes)
+
+
+def together(hashes: Sequence[str]) -> str:
+    """One SHA-256 for several files from theirs, in this order; a single file keeps its own."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def safe_path(directory: Path, name: str) -> Path:

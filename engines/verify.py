@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dreamactor.engines.session import Array, Session
-from dreamactor.errors import EngineError
+from dreamactor.errors import EngineError, InputError, MissingDependency
+from dreamactor.fidelity import PERFECT, signal_to_noise
 
 REPEATS = 3
-LIMIT = 200.0  # dB, reported where nothing differs
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ def compare_sessions(
     network: str, engine: Session, reference: Session, feeds: Iterable[Mapping[str, Array]]
 ) -> Comparison:
     """Runs both on every input, in turns, so that both see the same machine."""
-    fast, slow, worst = [], [], LIMIT
+    fast, slow, worst = [], [], PERFECT
     for feed in feeds:
         for _ in range(REPEATS):
             expected, seconds = _timed(reference, feed)
             slow.append(seconds)
             found, seconds = _timed(engine, feed)
             fast.append(seconds)
-        worst = min(worst, *(_snr(expected[name], found[name]) for name in expected))
+        worst = min(worst, *(signal_to_noise(expected[name], found[name]) for name in expected))
     return Comparison(network, 1000 * float(np.median(fast)), 1000 * float(np.median(slow)), worst)
 
 
@@ -50,30 +51,20 @@ def verify_engine(
     threads: int | None = None,
     public_key: bytes | None = None,
 ) -> Comparison:
-    """Opens `network` of a set after every check and compares it; an engine that cannot run here says so."""
+    """Opens `network` of a set after every check and compares it; an engine that cannot run here says why."""
     from dreamactor.engines.onnxruntime import OnnxRuntimeSession
     from dreamactor.engines.sets import open_engines
 
     try:
-        engines = open_engines(directory, threads, [network], public_key)
-    except EngineError as error:
-        return Comparison(network, None, None, None, str(error))
-    with engines:
-        plain = OnnxRuntimeSession(reference, network, threads)
-        try:
+        with ExitStack() as opened:
+            engines = opened.enter_context(open_engines(directory, threads, [network], public_key))
+            plain = OnnxRuntimeSession(reference, network, threads)
+            opened.callback(plain.close)
             return compare_sessions(network, engines.session(network), plain, feeds)
-        finally:
-            plain.close()
+    except (EngineError, InputError, MissingDependency) as error:
+        return Comparison(network, None, None, None, str(error))
 
 
 def _timed(session: Session, feed: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
     started = time.perf_counter()
     return session.run(feed), time.perf_counter() - started
-
-
-def _snr(reference: Array, found: Array) -> float:
-    exact, other = reference.astype(np.float64), found.astype(np.float64)
-    if not (np.isfinite(exact).all() and np.isfinite(other).all()):
-        return float("-inf")
-    noise = float(np.square(exact - other).sum())
-    return LIMIT if noise == 0 else min(LIMIT, 10 * float(np.log10(max(float(np.square(exact).sum()), 1e-30) / noise)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as safetensors
 
 from dreamactor.errors import EngineError, MissingDependency
 from dreamactor.export.onnxgraph import constants
@@ -34,7 +34,7 @@ class Samples:
     def feeds(self) -> Iterator[Feed]:
         """The samples, one at a time."""
         for path in self.paths:
-            yield dict(load_file(path))
+            yield dict(safetensors.load_file(path))
 
     def first(self, count: int) -> Samples:
         """The first `count` of them (a negative one leaves out so many), but at least one."""
@@ -55,10 +55,8 @@ def save_samples(folder: Path, network: str, feeds: Iterable[Mapping[str, np.nda
     for old in folder.glob(f"{network}.*.safetensors"):
         old.unlink()
     for index, feed in enumerate(feeds):
-        save_file(
-            {key: np.ascontiguousarray(value) for key, value in feed.items()},
-            folder / f"{network}.{index:03d}.safetensors",
-        )
+        content = safetensors.save({key: np.ascontiguousarray(value) for key, value in feed.items()})
+        (folder / f"{network}.{index:03d}.safetensors").write_bytes(content)  # a full disk is then an OSError
     return load_samples(folder, network)
 
 

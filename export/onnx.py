@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from dreamactor.errors import InputError
 from dreamactor.export.graphs import NETWORKS, graph
 from dreamactor.networks import Networks
 
@@ -26,13 +27,14 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
 
     The file passes `onnx.checker`; attention is the operator `dreamactor::FlashAttention` with a function body of
     standard operators, so every runtime can run it. Nodes say which module they came from and nothing of this machine.
+    Raises InputError when the folder of `path` cannot be made.
     """
     from dreamactor.export.fold import fold_weights
     from dreamactor.export.weights import LARGE
     from dreamactor.kernels.onnx import attach_functions
 
     item = graph(networks, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with _quiet():
         program = torch.onnx.export(
             item.module,
@@ -55,6 +57,13 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
     return path
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}): give another folder.") from error
+
+
 def strip_metadata(model: ir.Model) -> None:
     """Drops, in place, all that the exporter noted but METADATA."""
     parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
@@ -73,6 +82,7 @@ def export_all(
 ) -> dict[str, Path]:
     """Exports each network in `names` to `folder/<name>.onnx`; `on_start` hears of each before it begins."""
     paths = {}
+    _make_folder(folder)  # before the minutes of work
     for name in names:
         if on_start is not None:
             on_start(name)

@@ -18,18 +18,9 @@ from dreamactor.export.precision import lower, simulated
 from dreamactor.export.quantize import Layer, layers, quantize
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.weights import load, overflows, save, serialize
+from dreamactor.fidelity import signal_to_noise
 
 Arrays = dict[str, np.ndarray]
-PERFECT = 200.0  # dB, reported where nothing differs
-
-
-def signal_to_noise(reference: np.ndarray, found: np.ndarray) -> float:
-    """10 log10 of the reference's power over the difference's, in dB; -inf where either is not finite."""
-    if not (np.isfinite(reference).all() and np.isfinite(found).all()):
-        return float("-inf")
-    signal = np.square(reference.astype(np.float64)).sum()
-    noise = np.square(reference.astype(np.float64) - found.astype(np.float64)).sum()
-    return PERFECT if noise == 0 else float(min(PERFECT, 10 * np.log10(max(signal, 1e-30) / noise)))
 
 
 def worst(reference: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
@@ -63,15 +54,13 @@ def run_model(model: ModelProto | Path, feed: Mapping[str, np.ndarray], extra: I
 
 
 def layer_quality(
-    prepared: ModelProto, low: ModelProto, chosen: Sequence[Layer], feed: Mapping[str, np.ndarray]
+    prepared: ModelProto, low: ModelProto, nodes: Sequence[str], feed: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Signal-to-noise in dB at the output of each quantised layer, by node, with everything before it quantised too."""
+    """Signal-to-noise in dB at the first output of each of these nodes, with everything before it lowered too."""
     outputs = {node.name: node.output[0] for node in prepared.graph.node}
-    wanted = [outputs[layer.node] for layer in chosen]
+    wanted = [outputs[node] for node in nodes]
     reference, found = run_model(prepared, feed, wanted), run_model(low, feed, wanted)
-    return {
-        layer.node: signal_to_noise(reference[name], found[name]) for layer, name in zip(chosen, wanted, strict=True)
-    }
+    return {node: signal_to_noise(reference[name], found[name]) for node, name in zip(nodes, wanted, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -122,19 +111,22 @@ def keep_high(recipe: Recipe, modules: Iterable[str]) -> Recipe:
     return replace(recipe, keep_fp32=(*recipe.keep_fp32, *modules))
 
 
+def lowered_nodes(prepared: ModelProto, recipe: Recipe) -> dict[str, str]:
+    """The matrix products, convolutions and attentions that a recipe without 8 bits lowers, and their modules."""
+    if recipe.high == "fp32":
+        return {}
+    heavy = ((node.name, module_of(node)) for node in prepared.graph.node if node.op_type in HEAVY)
+    kept = recipe.keep_fp32
+    return {name: module for name, module in heavy if module and not any(fnmatch(module, kind) for kind in kept)}
+
+
 def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> dict[str, int]:
     """Modules that the recipe lowers and their parameters, each weight counted once."""
     if recipe.quantized:
         chosen = chosen_layers(prepared, recipe, ranges)
         weights = {(layer.module, layer.weight): layer.parameters for layer in chosen}
     else:
-        heavy = [node for node in prepared.graph.node if node.op_type in HEAVY and module_of(node)]
-        kept = recipe.keep_fp32
-        weights = {
-            (module_of(node), node.name): 0
-            for node in heavy
-            if not any(fnmatch(module_of(node), pattern) for pattern in kept)
-        }
+        weights = {(module, name): 0 for name, module in lowered_nodes(prepared, recipe).items()}
     sizes: dict[str, int] = {}
     for (module, _), parameters in weights.items():
         sizes[module] = sizes.get(module, 0) + parameters

@@ -23,7 +23,8 @@ from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MMA = {"HMMA", "HGMMA", "QGMMA", "QMMA", "IMMA"}
-_PTX_VERSION = {80: 84, 89: 84, 90: 84, 120: 87}  # the oldest that will do, so that older drivers and TensorRT read it
+# The oldest that will do, so that older drivers and TensorRT read it.
+_PTX_VERSION = {80: 84, 86: 84, 87: 84, 89: 84, 90: 84, 120: 87, 121: 88}
 _PTX_VERSION_TMA = 86
 
 
@@ -113,7 +114,11 @@ def _run_on(tool: str, arguments: list[str], data: bytes) -> str:
 
 
 def compile_kernel(source: Source, arch: int) -> Compiled:
-    """Compile for compute capability `arch` (90 for 9.0); takes seconds, needs no GPU."""
+    """Compile for compute capability `arch` (90 for 9.0); takes seconds, needs no GPU.
+
+    The PTX loads on this architecture and, up to sm_89, on later ones: never on an earlier one, and from sm_90 on no
+    other. So `arch` is the GPU's own, not that of the tile table it shares.
+    """
     names = source.kernel.arg_names
     signature = {name: source.types.get(name, "constexpr") for name in names}
     missing = [name for name in names if name not in source.types and name not in source.constants]

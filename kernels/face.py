@@ -15,8 +15,6 @@ from dreamactor.kernels.softmax import load_columns, load_rows, store_rows
 from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
 
-MAX_KEYS = 128  # a window's face tokens beyond this run on the reference
-
 
 @triton.jit
 def _attend_frame(
@@ -36,7 +34,7 @@ def _attend_frame(
     store_rows(p_out, tl.dot(p.to(v.dtype), v), tl.sum(p, 1), out_row, valid, BLOCK_M, SIZE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "frames", "queries", "group"])
 def face_kernel(
     p_q, p_k, p_v, p_out, heads, frames, queries, group, q_batch, q_head, q_row, k_batch, k_head, k_row,
     v_batch, v_head, v_row, WINDOW: tl.constexpr,

@@ -60,7 +60,7 @@ def _quantize_block(
         tl.store(p_out + columns[:, None] * SIZE + lanes[None, :], quantized, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def quantize_kernel(
     p_x, p_offset, p_out, p_scale, heads, tokens, x_batch, x_head, x_row,
     OFFSET: tl.constexpr, TRANSPOSE: tl.constexpr, SIZE: tl.constexpr,
@@ -113,7 +113,7 @@ def _attend_segment(
     return unit, maximum, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens", "key_tokens", "reference_tokens"])
 def fp8_attention_kernel(
     p_q, p_k, p_v, p_k_reference, p_v_reference,
     p_q_scale, p_k_scale, p_v_scale, p_k_reference_scale, p_v_reference_scale,

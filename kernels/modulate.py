@@ -10,7 +10,7 @@ from torch import Tensor
 from dreamactor.kernels.tiles import Tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "rows_per_frame"])
 def modulate_kernel(
     p_x, p_branch, p_gate, p_shift, p_scale, p_residual, p_normed, rows, rows_per_frame, channels,
     gate_row, shift_row, scale_row, EPS: tl.constexpr, GATED: tl.constexpr,

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamactor.kernels import dispatch, reference
+from dreamactor.kernels import checks, dispatch, reference
 
-FP8_SINCE = 89  # the first architecture whose conversions to E4M3 are instructions
+FACE_KEYS = 128  # face tokens of a window beyond this run on the reference
 
 
 def two_segment_attention(
@@ -27,7 +27,7 @@ def two_segment_attention(
         from dreamactor.kernels import onnx
 
         return onnx.flash_attention(q, k, v, k_reference, v_reference, scale)
-    if q.is_cuda and not dispatch.needs_gradient(q, k, v, k_reference, v_reference):
+    if dispatch.by_operator("two_segment", q, k, v, k_reference, v_reference):
         out: Tensor = _two_segment_attention(q, k, v, k_reference, v_reference, scale)
         return out
     return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
@@ -39,7 +39,7 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
         from dreamactor.kernels import onnx
 
         return onnx.face_attention(q, k, v, frames, window, scale)
-    if q.is_cuda and not dispatch.needs_gradient(q, k, v):
+    if dispatch.by_operator("face_attention", q, k, v):
         out: Tensor = _face_attention(q, k, v, frames, window, scale)
         return out
     return reference.face_attention(q, k, v, frames, window, scale)
@@ -47,7 +47,7 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
 
 def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
     """As `reference.norm_rope`."""
-    if x.is_cuda and not dispatch.needs_gradient(x, weight):
+    if dispatch.by_operator("norm_rope", x, weight):
         out: Tensor = _norm_rope(x, weight, cos, sin, num_heads, eps)
         return out
     return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
@@ -57,7 +57,7 @@ def modulate_norm(
     x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor | None = None, gate: Tensor | None = None, eps: float = 1e-6
 ) -> tuple[Tensor, Tensor]:
     """As `reference.modulate_norm`; without a branch the residual returned is `x` itself."""
-    if not x.is_cuda or dispatch.needs_gradient(x, shift, scale, branch, gate):
+    if not dispatch.by_operator("modulate_norm", x, shift, scale, branch, gate):
         return reference.modulate_norm(x, shift, scale, branch, gate, eps)
     if branch is None or gate is None:
         return x, _modulate_norm(x, shift, scale, eps)
@@ -92,10 +92,17 @@ def sparse_attention(
 ) -> Tensor:  # fmt: skip
     """Opt-in: attention over listed blocks only, as `reference.sparse_attention`; see `sliding_tiles`."""
     tensors = (q, k, v, k_reference, v_reference)
-    if q.is_cuda and not dispatch.needs_gradient(*tensors):
+    if dispatch.by_operator("sparse_attention", *tensors):
         out: Tensor = _sparse_attention(*tensors, block_index, block_offsets, scale)
         return out
     return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
+
+
+def _softmax(scale: float, keys: int) -> str:
+    """What stands in a kernel's way: it takes the largest score first, and of at least one key."""
+    if scale <= 0:
+        return f"its scale is {scale:g}, not positive"
+    return "" if keys else "there are no keys"
 
 
 def _rows(*tensors: Tensor) -> tuple[Any, ...]:
@@ -107,9 +114,11 @@ def _rows(*tensors: Tensor) -> tuple[Any, ...]:
 def _two_segment_attention(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float
 ) -> Tensor:
-    q, k, v, k_reference, v_reference = _rows(q, k, v, k_reference, v_reference)
-    tile = dispatch.pick("two_segment", q.shape[-1], q, k, v, k_reference, v_reference)
-    if tile is None or scale <= 0 or k.shape[2] + k_reference.shape[2] == 0 or q.numel() == 0:
+    q, k, v, k_reference, v_reference = segments = _rows(q, k, v, k_reference, v_reference)
+    checks.segments(*segments)
+    refused = _softmax(scale, k.shape[2] + k_reference.shape[2])
+    tile = dispatch.pick("two_segment", q.shape[-1], *segments, refused=refused)
+    if tile is None or q.numel() == 0:
         return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
     from dreamactor.kernels import two_segment
 
@@ -120,9 +129,11 @@ def _two_segment_attention(
 @torch.library.custom_op("dreamactor::face_attention", mutates_args=())
 def _face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, scale: float) -> Tensor:
     q, k, v = _rows(q, k, v)
-    tile = dispatch.pick("face_attention", q.shape[-1], q, k, v)
+    checks.face(q, k, v, frames)
     keys = (2 * window + 1) * (k.shape[2] // frames)
-    if tile is None or keys > 128 or scale <= 0 or q.numel() == 0:
+    many = f"its window holds {keys} face tokens, more than {FACE_KEYS}" if keys > FACE_KEYS else ""
+    tile = dispatch.pick("face_attention", q.shape[-1], q, k, v, refused=many or _softmax(scale, keys))
+    if tile is None or q.numel() == 0:
         return reference.face_attention(q, k, v, frames, window, scale)
     from dreamactor.kernels import face
 
@@ -132,6 +143,7 @@ def _face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, s
 
 @torch.library.custom_op("dreamactor::norm_rope", mutates_args=())
 def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float) -> Tensor:
+    checks.rope(x, weight, cos, sin, num_heads)
     tile = dispatch.pick("norm_rope", x.shape[-1] // num_heads, x)
     if tile is None or x.numel() == 0:
         return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
@@ -146,8 +158,9 @@ def _norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: i
 def _norm_rope_fp8(
     x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float, offset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    tile = dispatch.pick("norm_rope", x.shape[-1] // num_heads, x)
-    if tile is None or x.numel() == 0 or dispatch.architecture(x.device) < FP8_SINCE:
+    checks.rope(x, weight, cos, sin, num_heads, offset)
+    tile = dispatch.pick("norm_rope", x.shape[-1] // num_heads, x, fp8=True)
+    if tile is None or x.numel() == 0:
         return reference.norm_rope_fp8(x, weight, cos, sin, num_heads, eps, offset)
     from dreamactor.kernels import rotary
 
@@ -159,9 +172,10 @@ def _norm_rope_fp8(
 
 @torch.library.custom_op("dreamactor::modulate_norm", mutates_args=())
 def _modulate_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    checks.modulation(x, shift, scale)
     tile = dispatch.pick("modulate_norm", x.shape[-1], x)
     if tile is None or x.numel() == 0:
-        return reference.modulate_norm(x, shift, scale, None, None, eps)[1].clone()
+        return _as_kernel(reference.modulate_norm(x, shift, scale, None, None, eps)[1], x)
     from dreamactor.kernels import modulate
 
     with torch.cuda.device(x.device):
@@ -172,22 +186,31 @@ def _modulate_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
 def _gated_modulate_norm(
     x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor, gate: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
+    checks.modulation(x, shift, scale, gate, branch=branch)
     tile = dispatch.pick("modulate_norm", x.shape[-1], x, branch)
     if tile is None or x.numel() == 0:
-        return reference.modulate_norm(x, shift, scale, branch, gate, eps)
+        residual, normed = reference.modulate_norm(x, shift, scale, branch, gate, eps)
+        return _as_kernel(residual, x), _as_kernel(normed, x)
     from dreamactor.kernels import modulate
 
     with torch.cuda.device(x.device):
-        residual, normed = modulate.launch(x, shift, scale, branch, gate, eps, tile)
-    assert residual is not None
-    return residual, normed
+        kept, normed = modulate.launch(x, shift, scale, branch, gate, eps, tile)
+    assert kept is not None
+    return kept, normed
+
+
+def _as_kernel(tensor: Tensor, x: Tensor) -> Tensor:
+    """A reference's result as the kernel and the fake give it: of x's type, contiguous."""
+    return tensor.to(x.dtype).contiguous()
 
 
 @torch.library.custom_op("dreamactor::fp8_attention", mutates_args=())
 def _fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
-    q, k, v, k_reference, v_reference = _rows(q, k, v, k_reference, v_reference)
-    tile = dispatch.pick("fp8_attention", q.shape[-1], q, k, v, k_reference, v_reference)
-    if tile is None or scale <= 0 or k.shape[2] + k_reference.shape[2] == 0 or q.numel() == 0:
+    q, k, v, k_reference, v_reference = segments = _rows(q, k, v, k_reference, v_reference)
+    checks.segments(*segments)
+    refused = _softmax(scale, k.shape[2] + k_reference.shape[2])
+    tile = dispatch.pick("fp8_attention", q.shape[-1], *segments, fp8=True, refused=refused)
+    if tile is None or q.numel() == 0:
         return reference.fp8_attention(q, k, v, k_reference, v_reference, scale)
     from dreamactor.kernels import fp8
 
@@ -200,10 +223,12 @@ def _sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor,
     block_index: Tensor, block_offsets: Tensor, scale: float,
 ) -> Tensor:  # fmt: skip
-    q, k, v, k_reference, v_reference = _rows(q, k, v, k_reference, v_reference)
+    q, k, v, k_reference, v_reference = segments = _rows(q, k, v, k_reference, v_reference)
     lists = (block_index, block_offsets)
-    tile = dispatch.pick("sparse_attention", q.shape[-1], q, k, v, k_reference, v_reference)
-    if tile is None or scale <= 0 or q.numel() == 0:
+    checks.segments(*segments)
+    checks.lists(q, k, *lists)
+    tile = dispatch.pick("sparse_attention", q.shape[-1], *segments, refused=_softmax(scale, q.shape[2]))
+    if tile is None or q.numel() == 0:
         return reference.sparse_attention(q, k, v, k_reference, v_reference, *lists, scale)
     from dreamactor.kernels import sparse
 

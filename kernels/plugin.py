@@ -17,8 +17,9 @@ from typing import Any
 
 from dreamactor.kernels import sources, static
 from dreamactor.kernels.aot import Compiled, Source, compile_kernel, plugin_ptx
+from dreamactor.kernels.dispatch import FP8_SINCE
 from dreamactor.kernels.onnx_body import DOMAIN
-from dreamactor.kernels.tiles import Tile, tiles
+from dreamactor.kernels.tiles import Tile, table_key, tiles
 
 _QUANTIZE = Tile(128, 0, 8, 1)
 _SHARED_WITHOUT_OPT_IN = 48 * 1024  # bytes
@@ -56,10 +57,13 @@ class Plugin:
         return f"{DOMAIN}::{self.name}"
 
     def tiles(self, arch: int, size: int) -> tuple[Tile, ...]:
-        """The tactics, in order; tactic numbers are positions from 1."""
+        """The tactics for compute capability `arch`, in order; tactic numbers are positions from 1."""
+        table = table_key(arch)
+        if table is None or ("FP8" in self.types and arch < FP8_SINCE):
+            return ()
         if self.kernel is None:
             return (_QUANTIZE,)
-        return tuple(tile for tile in tiles(self.kernel, arch, size) if not tile.tma)
+        return tuple(tile for tile in tiles(self.kernel, table, size) if not tile.tma)
 
 
 def _merged(q: Any) -> tuple[Any, ...]:
@@ -128,11 +132,12 @@ PLUGINS = (
 
 
 def register(trt: ModuleType, arch: int, shared_opt_in: bool = True, lazy: bool = False) -> tuple[str, ...]:
-    """Define every plugin in `trt.plugin` for the table architecture `arch`; returns their names.
+    """Define every plugin in `trt.plugin` for a GPU of compute capability `arch` (86 for 8.6); returns their names.
 
-    Call it once before parsing a network that has the nodes. `shared_opt_in` False keeps to tactics of at most 48 KiB
-    of shared memory, for a host that does not ask the driver for more. `lazy` defers the registry (it needs TensorRT's
-    libraries) to first use.
+    The tiles are those of the table that the GPU shares, the code is compiled for the GPU itself. Call it once before
+    parsing a network that has the nodes. `shared_opt_in` False keeps to tactics of at most 48 KiB of shared memory, for
+    a host that does not ask the driver for more. `lazy` defers the registry (it needs TensorRT's libraries) to first
+    use.
     """
     trtp = importlib.import_module(f"{trt.__name__}.plugin")
     for plugin in PLUGINS:
@@ -212,10 +217,10 @@ def _half(trt: ModuleType, inputs: Any, given: Mapping[str, Any]) -> str:
 
 def _tactics(plugin: Plugin, arch: int, size: int, shared_opt_in: bool) -> list[int]:
     """Tactic numbers that may run; ValueError where there is none."""
-    figures = static.load()
+    figures, table = static.load(), table_key(arch)
     found = []
     for number, tile in enumerate(plugin.tiles(arch, size), 1):
-        known = figures.get(static.key(plugin.kernel, arch, size, tile)) if plugin.kernel else None
+        known = figures.get(static.key(plugin.kernel, table, size, tile)) if plugin.kernel and table else None
         if shared_opt_in or known is None or known.shared <= _SHARED_WITHOUT_OPT_IN:
             found.append(number)
     if not found:

@@ -19,13 +19,19 @@ def two_segment_attention(
     return out.transpose(1, 2).flatten(2)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32, or in float64 what is that already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
     """RMSNorm of each head, half-split rotary positions, head-major layout.
 
     x [B,N,H*D]; weight [D]; cos, sin [N,D/2] -> [B,H,N,D].
     """
     heads = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    normed = F.rms_norm(heads.float(), (heads.shape[-1],), weight.float(), eps)
+    wide = _wide(heads)
+    normed = F.rms_norm(wide, (heads.shape[-1],), weight.to(wide.dtype), eps)
     first, second = normed.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
 
@@ -60,7 +66,7 @@ def modulate_norm(
     x = x.unflatten(1, (frames, -1))
     if branch is not None and gate is not None:
         x = x + gate[:, :, None] * branch.unflatten(1, (frames, -1))
-    normed = F.layer_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype) * (1 + scale[:, :, None]) + shift[:, :, None]
+    normed = F.layer_norm(_wide(x), (x.shape[-1],), eps=eps).to(x.dtype) * (1 + scale[:, :, None]) + shift[:, :, None]
     return x.flatten(1, 2), normed.flatten(1, 2)
 
 

@@ -40,7 +40,7 @@ def normed_rotated(
     return first * cos - second * sin, second * cos + first * sin, real
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def norm_rope_kernel(
     p_x, p_weight, p_cos, p_sin, p_out, heads, tokens, x_batch, x_row, EPS: tl.constexpr,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr,
@@ -78,7 +78,7 @@ def launch(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, 
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def norm_rope_fp8_kernel(
     p_x, p_weight, p_cos, p_sin, p_offset, p_out, p_scale, heads, tokens, x_batch, x_row, EPS: tl.constexpr,
     OFFSET: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,

@@ -12,7 +12,7 @@ from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens", "reference_tokens", "width"])
 def sparse_kernel(
     p_q, p_k, p_v, p_k_reference, p_v_reference, p_spans, p_counts, p_offsets, p_out,
     heads, tokens, reference_tokens, width,

@@ -24,6 +24,7 @@ TABLE = Path(__file__).with_name("static.json")
 MMA_RATE = {80: (2048, 0), 89: (1024, 2048), 90: (4096, 8192), 120: (1024, 2048)}
 EXP2_RATE = 16  # MUFU results a clock and SM
 ISSUE_RATE = 4  # warp instructions a clock and SM
+_REGISTERS = 8  # a thread's are given out in such steps
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Figures:
     """`mma`, `exp2` and `issue` are the clocks that one step of the inner loop keeps each unit busy (whole block).
 
     `bound` is the share of the matrix unit's peak that is left if all three overlap perfectly; `serial` if none does.
-    None for kernels without a loop of matrix products.
+    None for kernels without a loop of matrix products, which have the `instructions` of the whole instead.
     """
 
     registers: int
@@ -44,6 +45,7 @@ class Figures:
     issue: float | None = None
     bound: float | None = None
     serial: float | None = None
+    instructions: int | None = None
 
     def worse_than(self, other: Figures, slack: float = 0.03) -> str | None:
         """What got worse than `other` beyond `slack`, in words; None if nothing did."""
@@ -53,8 +55,16 @@ class Figures:
             return f"shared memory {other.shared} -> {self.shared} bytes"
         if self.matrix_instructions != other.matrix_instructions:
             return f"matrix instructions {other.matrix_instructions} -> {self.matrix_instructions}"
-        if self.issue and other.issue and self.issue > other.issue * (1 + slack):
-            return f"issue slots a step {other.issue:.0f} -> {self.issue:.0f}"
+        if self.registers > other.registers + _REGISTERS:
+            return f"registers {other.registers} -> {self.registers}"
+        pairs = (
+            ("issue slots a step", self.issue, other.issue),
+            ("exponentials' clocks a step", self.exp2, other.exp2),
+            ("instructions", self.instructions, other.instructions),
+        )
+        for what, now, before in pairs:
+            if now and before and now > before * (1 + slack):
+                return f"{what} {before:.0f} -> {now:.0f}"
         return None
 
 
@@ -64,7 +74,7 @@ def figures(kernel: str, arch: int, size: int, tile: Tile, compiled: Compiled | 
     registers, stack = compiled.resources
     found = tuple(sorted(MMA & set(compiled.mix)))
     if not compiled.loops:
-        return Figures(registers, stack, compiled.shared, found)
+        return Figures(registers, stack, compiled.shared, found, instructions=compiled.mix.total())
     loop = compiled.main_loop
     steps = 2 if tile.pair else 1
     flop = 4 * tile.block_m * tile.block_n * size * steps
@@ -102,6 +112,14 @@ def load() -> dict[str, Figures]:
     }
 
 
+def prune() -> None:
+    """Drop the committed figures of tiles that the table no longer has."""
+    known = {key(*entry) for entry in entries()}
+    table = json.loads(TABLE.read_text())
+    table["figures"] = {name: row for name, row in table["figures"].items() if name in known}
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+
+
 def main() -> None:
     """Print every entry's figures, and with --write commit them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -114,9 +132,9 @@ def main() -> None:
             rows[key(*entry)] = found = figures(*entry)
             print(f"{key(*entry):55} {found}", flush=True)
     if arguments.write:
-        known = {key(*entry) for entry in entries()}
-        table = {name: asdict(row) for name, row in rows.items() if name in known}
+        table = {name: asdict(row) for name, row in rows.items()}
         TABLE.write_text(json.dumps({"triton": triton.__version__, "figures": table}, indent=1) + "\n")
+        prune()
 
 
 if __name__ == "__main__":

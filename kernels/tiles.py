@@ -74,22 +74,40 @@ def choose(kernel: str, arch: int, size: int) -> Tile:
     return candidates[0]
 
 
+def wrong_tiles(report: dict[str, Any], kernel: str, size: int | None) -> dict[str, str]:
+    """Tiles of `kernel` and `size` that failed a check anywhere in a report of the GPU check -> at which case."""
+    return {
+        name: str(entry.get("label", entry.get("case")))
+        for entry in report["kernels"]
+        if entry["kernel"] == kernel and size is not None and entry.get("size") == size
+        for name, row in entry["tiles"].items()
+        if row.get("passed") is False
+    }
+
+
 def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """A copy of the table, each list that `report` (of the GPU check) timed ordered by speed and marked with it.
 
-    The largest timed case of a kernel and size decides. Only lists of the report's own architecture change.
+    The largest timed case of a kernel and size decides. A tile that failed a check anywhere is taken out, and so is a
+    size with none left. Only lists of the report's own architecture change.
     """
     table = json.loads(json.dumps(table))
     arch = table_key(int(report["capability"].replace(".", "")))
     where = f"{report['device']}, torch {report['torch']}, triton {report['triton']}, {report['date']}"
     for entry in report["kernels"]:
         rows = {name: row for name, row in entry["tiles"].items() if "ms" in row}
-        candidates = table["tiles"].get(entry["kernel"], {}).get(str(arch), {}).get(str(entry.get("size")), [])
+        lists = table["tiles"].get(entry["kernel"], {}).get(str(arch), {})
+        size = entry.get("size")
+        wrong = wrong_tiles(report, entry["kernel"], size)
+        candidates = [found for found in lists.get(str(size), []) if Tile(**found).name not in wrong]
         for candidate in candidates:
             row = rows.get(Tile(**candidate).name)
             if row:
                 candidate |= {"rate": round(row.get("tflops") or row["gbps"], 1), "measured_on": where}
-        candidates.sort(key=lambda candidate: -(candidate.get("rate") or 0))
+        if candidates:
+            lists[str(size)] = sorted(candidates, key=lambda candidate: -(candidate.get("rate") or 0))
+        else:
+            lists.pop(str(size), None)
     return dict(table)
 
 
@@ -103,6 +121,14 @@ def sizes(kernel: str, arch: int) -> tuple[int, ...]:
     return tuple(int(size) for size in _table().get(kernel, {}).get(str(arch), {}))
 
 
+def main(path: Path) -> None:
+    """Takes over what the report at `path` measured; the figures of tiles taken out go with them."""
+    table = with_measurements(json.loads(TABLE.read_text()), json.loads(path.read_text()))
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+    from dreamactor.kernels import static  # reads the table as it is now
+
+    static.prune()
+
+
 if __name__ == "__main__":
-    _report, _known = json.loads(Path(sys.argv[1]).read_text()), json.loads(TABLE.read_text())
-    TABLE.write_text(json.dumps(with_measurements(_known, _report), indent=1) + "\n")
+    main(Path(sys.argv[1]))

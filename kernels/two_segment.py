@@ -43,7 +43,7 @@ def _attend(
     store_rows(p_out, acc, total, out_row, valid, BLOCK_M, SIZE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens", "key_tokens", "reference_tokens"])
 def two_segment_kernel(
     p_q, p_k, p_v, p_k_reference, p_v_reference, p_out, heads, tokens, key_tokens, reference_tokens,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
@@ -108,7 +108,7 @@ def _attend_described(
     return maximum, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens", "key_tokens", "reference_tokens"])
 def two_segment_tma_kernel(
     p_q, k_desc, v_desc, k_reference_desc, v_reference_desc, p_out, heads, tokens, key_tokens, reference_tokens,
     q_batch, q_head, q_row,

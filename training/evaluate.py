@@ -2,7 +2,7 @@
 
 Writes `report.json`, `report.md` and `contact_sheet.png`. Every figure also by framing; baselines (the reference
 copied, the VAE's own reconstruction) and ablations (no pose, no face, no reference) stand in the same table. Measures:
-`measures.py`.
+`measures.py` and `dreamactor/fidelity.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.errors import InputError
+from dreamactor.fidelity import psnr, ssim
 from dreamactor.networks import Networks, load
 from dreamactor.presets import Preset, video_frames
 from dreamactor.training import goals, measures
@@ -124,12 +125,12 @@ class Evaluation:
             return measures.correlation(measures.mouth_opening(frames, ruler), spoken)
 
         figures = {
-            "psnr": measures.psnr(made, truth),
-            "psnr_copy_reference": measures.psnr(reference, truth),
-            "psnr_vae": measures.psnr(ceiling, truth),
-            "ssim": measures.ssim(made, truth),
-            "ssim_copy_reference": measures.ssim(reference, truth),
-            "ssim_vae": measures.ssim(ceiling, truth),
+            "psnr": psnr(made, truth),
+            "psnr_copy_reference": psnr(reference, truth),
+            "psnr_vae": psnr(ceiling, truth),
+            "ssim": _ssim(made, truth),
+            "ssim_copy_reference": _ssim(reference, truth),
+            "ssim_vae": _ssim(ceiling, truth),
             "joint_error": measures.joint_error(made, truth, poses),
             "joint_error_copy_reference": measures.joint_error(reference, truth, poses),
             "identity_error": measures.identity_error(made, truth, poses),
@@ -141,7 +142,7 @@ class Evaluation:
         }
         for name in ABLATIONS:
             ablated = self.frames(self.generate(case, latents, name))
-            figures[f"psnr_no_{name}"] = measures.psnr(ablated, truth)
+            figures[f"psnr_no_{name}"] = psnr(ablated, truth)
             figures[f"joint_error_no_{name}"] = measures.joint_error(ablated, truth, poses)
             figures[f"identity_error_no_{name}"] = measures.identity_error(ablated, truth, poses)
             figures[f"mouth_correlation_no_{name}"] = mouth(ablated)
@@ -154,7 +155,12 @@ class Evaluation:
         case = self.case(seed, framing, video_frames(latents))
         made, truth = self.frames(self.generate(case, latents)), case.clip.frames
         length = 4 * (size - 1)
-        return measures.psnr(made[: length + 1], truth[: length + 1]) - measures.psnr(made[-length:], truth[-length:])
+        return psnr(made[: length + 1], truth[: length + 1]) - psnr(made[-length:], truth[-length:])
+
+
+def _ssim(a: Frames, b: Frames) -> float:
+    """Mean over frames."""
+    return float(np.mean([ssim(x, y) for x, y in zip(a, b, strict=True)]))
 
 
 def _window(conditions: dict[str, Tensor], start: int, count: int, without: str) -> dict[str, Tensor]:

@@ -20,30 +20,6 @@ MOUTH_RADIUS = 12  # pixels of head radius under which a mouth is too small to j
 FACING = -0.75  # z of the face's direction from which its mouth is judged
 
 
-def psnr(a: Frames, b: Frames) -> float:
-    """Peak signal to noise in dB over all frames together."""
-    error = np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)
-    return float(10 * np.log10(255.0**2 / max(float(error), 1e-6)))
-
-
-def ssim(a: Frames, b: Frames) -> float:
-    """Structural similarity (Wang et al. 2004: 11 x 11 Gaussian of 1.5) of the luminance, mean over frames."""
-    return float(np.mean([_ssim(x, y) for x, y in zip(a, b, strict=True)]))
-
-
-def _ssim(a: Frames, b: Frames) -> float:
-    x, y = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (a, b))
-
-    def blur(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.GaussianBlur(image, (11, 11), 1.5), np.float32)
-
-    mx, my = blur(x), blur(y)
-    vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    score = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return float(score.mean())
-
-
 def joint_error(made: Frames, truth: Frames, poses: PoseSequence, every: int = 4) -> float:
     """Mean distance, as a share of the height, between where joints are and where they should be.
 

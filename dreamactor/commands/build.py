@@ -21,14 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="folder of the set (default: build/engines/...)")
     parser.add_argument("--print-path", action="store_true", help="print only the set's folder")
     engine = parser.add_argument_group("TensorRT engines")
-    engine.add_argument("--strip", action="store_true", help="leave the weights out of the plan")
-    engine.add_argument("--refit", action="store_true", help="let weights be put in again")
     engine.add_argument("--weight-streaming", action="store_true", help="weights may exceed the GPU's memory")
-    engine.add_argument("--version-compatible", action="store_true", help="run on later TensorRT versions too")
-    engine.add_argument(
-        "--hardware-compatibility", default="", choices=("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"), metavar="LEVEL",
-        help="AMPERE_PLUS or SAME_COMPUTE_CAPABILITY",
-    )  # fmt: skip
     engine.add_argument(
         "--attention", choices=("auto", "native", "plugin"), default="auto",
         help="TensorRT's own, our Triton kernels, or what is faster on this GPU (default: %(default)s)",
@@ -54,11 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from dreamactor.engines.builder import BuildOptions
     from dreamactor.engines.shapes import Ranges
 
-    build = BuildOptions(
-        strip=options.strip, refit=options.refit, weight_streaming=options.weight_streaming,
-        version_compatible=options.version_compatible, hardware_compatibility=options.hardware_compatibility,
-        attention=options.attention,
-    )  # fmt: skip
+    build = BuildOptions(weight_streaming=options.weight_streaming, attention=options.attention)
     log = (lambda line: print(line, file=sys.stderr, flush=True)) if options.print_path else print
     ranges = Ranges(options.references, *options.sizes)
     folder = build_set(

@@ -36,8 +36,11 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_prune(options: argparse.Namespace) -> int:
+    from dreamactor.engines.sets import tidy
     from dreamactor.engines.store import Store
 
+    if options.store.parent.is_dir():  # where the sets lie
+        tidy(options.store.parent)
     removed = Store(options.store).prune(options.keep, options.older_than)
     print(f"removed {len(removed)} entries, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dreamactor.errors import InputError
+from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks.face_encoder import FaceMotionEncoder
 from dreamactor.networks.pose_encoder import PoseEncoder
 from dreamactor.networks.transformer import Transformer
@@ -53,26 +54,35 @@ def build_meta(preset: Preset) -> Networks:
 
 
 def save(networks: Networks, folder: Path | str, dtype: torch.dtype = torch.float16) -> None:
-    """Writes `model.safetensors` and `config.json` into `folder`; each replaces its predecessor only when complete."""
+    """Writes `model.safetensors` and `config.json` into `folder`; each replaces its predecessor only when complete.
+
+    Raises DreamActorError when the disk is full or the folder cannot be written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in networks.state_dict().items()}
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    weights, config = folder / f".{WEIGHTS}.{os.getpid()}", folder / f".{CONFIG}.{os.getpid()}"
     try:
-        save_file(state, temporary, metadata={"preset": networks.preset.name})
-        (folder / f".{CONFIG}").write_text(json.dumps(networks.preset.to_dict(), indent=2) + "\n")
-        os.replace(temporary, folder / WEIGHTS)
-        os.replace(folder / f".{CONFIG}", folder / CONFIG)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, weights, metadata={"preset": networks.preset.name})
+        config.write_text(json.dumps(networks.preset.to_dict(), indent=2) + "\n")
+        os.replace(weights, folder / WEIGHTS)
+        os.replace(config, folder / CONFIG)
+    except (OSError, SafetensorError) as error:  # the second for a full disk too
+        raise DreamActorError(
+            f"The checkpoint {folder} cannot be written ({error}): free some space or give another folder. "
+            "What was there is still there."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
-        (folder / f".{CONFIG}").unlink(missing_ok=True)
+        for path in (weights, config):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def load(folder: Path | str, preset: Preset | None = None) -> Networks:
-    """Networks in float32 from a checkpoint folder.
+    """Networks in float32 from a checkpoint folder, of the sizes that its own description gives.
 
-    Raises InputError when a file is missing or unreadable, when `preset` is given and is not the checkpoint's, or
-    when tensors are missing, unexpected or of another shape, which it names.
+    Raises InputError when a file is missing or unreadable, when `preset` is given and the checkpoint's has another
+    name, or when tensors are missing, unexpected or of another shape, which it names.
     """
     folder = Path(folder)
     found = read_preset(folder)
@@ -95,8 +105,12 @@ def read_preset(folder: Path | str) -> Preset:
         return Preset.from_dict(json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise InputError(f"{folder} is no checkpoint: it has no {CONFIG}.") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}.") from error
+    except AttributeError as error:
+        raise InputError(f"{path} does not describe a preset: {error}.") from error
 
 
 def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]) -> None:

@@ -7,12 +7,15 @@ Only noise tokens attend to the driving face.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dreamactor import kernels
+from dreamactor.errors import InputError
+from dreamactor.kernels.sliding_tiles import BlockLayout, sliding_tiles
 from dreamactor.networks.positions import rotary_angles, timestep_features
 from dreamactor.presets import LATENT_CHANNELS, TEMPORAL_STRIDE, TransformerConfig
 
@@ -27,12 +30,23 @@ class Rotary(NamedTuple):
     sin: Tensor
 
 
+@functools.lru_cache(maxsize=8)
+def _layout(grid: tuple[int, int, int], device: torch.device) -> BlockLayout:
+    """Sliding tiles of a latent of `grid` (frames, rows, columns) tokens."""
+    made = sliding_tiles(grid)
+    return BlockLayout(*(part.to(device) for part in (made.order, made.inverse, made.index, made.offsets)))
+
+
 class SelfAttention(nn.Module):
-    """Joint attention of both streams over [noise | reference] keys, queries and keys normalised per head."""
+    """Joint attention of both streams over [noise | reference] keys, queries and keys normalised per head.
+
+    With a layout the noise tokens are taken tile by tile, as `rotary` then is, and see the tiles of its lists;
+    references see all and are seen by all.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.scale = config.num_heads, config.head_dim**-0.5
+        self.heads, self.scale, self.fp8 = config.num_heads, config.head_dim**-0.5, config.attention == "fp8"
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.q_norm = nn.Parameter(torch.ones(config.head_dim))
         self.k_norm = nn.Parameter(torch.ones(config.head_dim))
@@ -44,14 +58,18 @@ class SelfAttention(nn.Module):
         k = kernels.norm_rope(k, self.k_norm, rotary.cos, rotary.sin, self.heads)
         return q, k, v.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(self, x: Tensor, reference: Tensor, rotary: Rotary, reference_rotary: Rotary) -> tuple[Tensor, Tensor]:
-        q, k, v = self._project(x, rotary)
+    def forward(
+        self, x: Tensor, reference: Tensor, rotary: Rotary, reference_rotary: Rotary, layout: BlockLayout | None = None
+    ) -> tuple[Tensor, Tensor]:
+        q, k, v = self._project(x if layout is None else x[:, layout.order], rotary)
         q_reference, k_reference, v_reference = self._project(reference, reference_rotary)
-        attend = kernels.two_segment_attention
-        return (
-            self.out(attend(q, k, v, k_reference, v_reference, self.scale)),
-            self.out(attend(q_reference, k, v, k_reference, v_reference, self.scale)),
-        )
+        keys = (k, v, k_reference, v_reference)
+        attend = kernels.fp8_attention if self.fp8 else kernels.two_segment_attention
+        if layout is None:
+            seen = attend(q, *keys, self.scale)
+        else:
+            seen = kernels.sparse_attention(q, *keys, layout.index, layout.offsets, self.scale)[:, layout.inverse]
+        return self.out(seen), self.out(attend(q_reference, *keys, self.scale))
 
 
 class FaceAttention(nn.Module):
@@ -95,6 +113,7 @@ class Block(nn.Module):
         face: Tensor,
         rotary: Rotary,
         reference_rotary: Rotary,
+        layout: BlockLayout | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x [B,F*P,C], reference [B,R*P,C], time [B,F,9,C], reference_time [B,R,9,C], face [B,F*4,C]."""
         shift, scale, gate, face_shift, face_scale, face_gate, ffn_shift, ffn_scale, ffn_gate = (
@@ -106,7 +125,7 @@ class Block(nn.Module):
 
         _, normed = kernels.modulate_norm(x, shift, scale)
         _, r_normed = kernels.modulate_norm(reference, r_shift, r_scale)
-        branch, r_branch = self.attention(normed, r_normed, rotary, reference_rotary)
+        branch, r_branch = self.attention(normed, r_normed, rotary, reference_rotary, layout)
 
         x, normed = kernels.modulate_norm(x, face_shift, face_scale, branch, gate)
         branch = self.face(normed, face, shift.shape[1])
@@ -174,6 +193,16 @@ class Transformer(nn.Module):
         out: Tensor = tokens.flatten(1, 2)
         return out
 
+    def _sliding(self, grid: tuple[int, int, int], device: torch.device) -> BlockLayout | None:
+        """The tiles where attention slides; raises InputError where anything but dense would be exported."""
+        attention = self.config.attention
+        if attention != "dense" and (torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()):
+            raise InputError(
+                f"This transformer's attention is '{attention}', which is not exported: a graph is made for any size. "
+                "Set it to 'dense'; the weights are the same."
+            )
+        return _layout(grid, device) if attention == "sliding" else None
+
     def forward(
         self,
         latent: Tensor,
@@ -200,13 +229,16 @@ class Transformer(nn.Module):
         times = torch.arange(frames, device=latent.device)
         reference_times = -1 - torch.arange(count, device=latent.device)
         rotary = Rotary(*rotary_angles(times, rows, columns, head_dim))
+        layout = self._sliding((frames, rows, columns), latent.device)
+        if layout is not None:
+            rotary = Rotary(*(part[layout.order] for part in rotary))
         reference_rotary = Rotary(*rotary_angles(reference_times, rows, columns, head_dim))
 
         embedding, time = self._time(timestep)
         _, reference_time = self._time(torch.zeros_like(reference_latent[:, :, 0, 0, 0]))
         face = self._face_tokens(motion)
         for block in self.blocks:
-            x, reference = block(x, reference, time, reference_time, face, rotary, reference_rotary)
+            x, reference = block(x, reference, time, reference_time, face, rotary, reference_rotary, layout)
         shift, scale = (embedding[:, :, None] + self.final_modulation).unbind(2)
         _, normed = kernels.modulate_norm(x, shift, scale)
         out: Tensor = self.final(normed)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import NetworkRecord
-from dreamactor.engines.session import Array
+from dreamactor.engines.session import Array, TensorSpec
 from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.export.recipe import Recipe
 from dreamactor.presets import Preset
+from dreamactor.production.rehearsal import rehearsal
 
 DRAWN = 2  # inputs that an engine runs on where none were recorded
 FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 10 bits
@@ -22,23 +24,30 @@ def gate(precision: str, recipe: Recipe) -> float:
     return FP32_GATE if precision == "fp32" else recipe.snr_gate
 
 
+def is_for_this_machine(record: NetworkRecord) -> bool:
+    """Whether an engine should run here: it is no good where it does not. Others were built for another GPU."""
+    gpu = local_gpu()
+    return record.architecture == "any" or (gpu is not None and gpu.architecture == record.architecture)
+
+
 def feeds(samples: Path | None, preset: Preset, record: NetworkRecord) -> Iterable[dict[str, Array]]:
-    """The last of the inputs recorded in `samples` (ranges are taken from the others); noise of the preset's size, the
-    same each time, for a set that records none."""
+    """The last of the inputs recorded in `samples` (ranges are taken from the others); noise of the size that the
+    preset is rehearsed at, the same each time, for a set that records none."""
     if samples is None:
-        return _drawn(preset, record)
+        return drawn(rehearsal(preset), record.name, record.inputs)
     from dreamactor.export.calibrate import load_samples
 
     return list(load_samples(samples, record.name).feeds())[-1:]
 
 
-def _drawn(preset: Preset, record: NetworkRecord) -> Iterator[dict[str, Array]]:
-    draw = np.random.default_rng(0)
-    shapes = input_shapes(preset, record.name, Size(preset.latent_frames, preset.height, preset.width))
+def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
+    """`DRAWN` inputs of `network`, noise of the preset's size."""
+    draw, inputs = np.random.default_rng(0), tuple(inputs)
+    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width))
     for _ in range(DRAWN):
         yield {
             spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
             if spec.dtype == "uint8"
             else draw.standard_normal(shapes[spec.name], np.float32)
-            for spec in record.inputs
+            for spec in inputs
         }

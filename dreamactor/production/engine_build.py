@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamactor.engines.attention import AUTO, NATIVE, PLUGIN, Choice, fastest, ways
+from dreamactor.engines.attention import NATIVE, PLUGIN, Choice, fastest, ways
 from dreamactor.engines.builder import BuildReport, build_engine
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
+from dreamactor.production import beside
 from dreamactor.production.lowering import attention_nodes, expected_layers, fused_type
 
 if TYPE_CHECKING:
-    from dreamactor.engines.session import Session
+    from dreamactor.engines.session import Array, Session
     from dreamactor.production.stages import Stages
 
 
@@ -23,29 +24,37 @@ def build_fastest(stages: Stages, network: str, onnx: Path, folder: Path) -> dic
     asked, target = stages.request.build.attention, stages.request.target
     head_size = stages.request.preset.transformer.head_dim
     chosen, reason = ways(asked, target, attention_nodes(onnx), head_size, stages.keys.recipe.high)
-    if len(chosen) > 1 and stages.request.build.strip:
-        chosen, reason = (NATIVE,), "a plan without weights cannot be timed"
-    reports, built = {}, {}
+    if asked == PLUGIN and PLUGIN not in chosen and network == "denoiser":
+        raise EngineError(f"The attention plugin was asked for, and {network} cannot have it: {reason}.")
+    reports, built, failed = {}, {}, {}
     for way in chosen:
         path = folder / f"{way}.engine"
         try:
             reports[way] = _build(stages, network, onnx, path, way)
             built[way] = path
         except EngineError as error:
-            if way == NATIVE or asked != AUTO:
-                raise
-            reason = str(error)
-    choice = Choice(next(iter(built)), {}, reason)
+            failed[way] = str(error)
+    if not built:
+        raise EngineError(" ".join(failed.values()))
+    choice = Choice(next(iter(built)), {}, failed.get(PLUGIN, reason))
     if len(built) > 1:
-        feed = list(stages.feeds(network).feeds())[-1]
+        feed = _timed_on(stages, network, reports[NATIVE])
+        gate = stages.keys.recipe.snr_gate
         try:
-            choice = Choice(*fastest(built, lambda path: _open(path, network, target.runtime), feed))
+            choice = Choice(*fastest(built, lambda path: _open(path, network, target.runtime), feed, gate))
         except EngineError as error:
             choice = Choice(NATIVE, {}, f"the two could not be timed: {error}")
     built.pop(choice.way).replace(folder / f"{network}.engine")
     for path in built.values():
         path.unlink()
-    return _facts(reports[choice.way], choice)
+    return {**_facts(reports[choice.way], choice), "no_native": failed.get(NATIVE, "")}
+
+
+def _timed_on(stages: Stages, network: str, report: BuildReport) -> dict[str, Array]:
+    """A recorded input, or noise of the preset's own size where it is recorded at a smaller one."""
+    if stages.rehearsal == stages.request.preset:
+        return list(stages.feeds(network).feeds())[-1]
+    return next(beside.drawn(stages.request.preset, network, report.inputs))
 
 
 def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> BuildReport:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreamactor.errors import EngineError
 from dreamactor.presets import Preset
 
 if TYPE_CHECKING:
@@ -26,10 +28,17 @@ class Exporter:
         self._process: ProcessPoolExecutor | None = None
 
     def export(self, network: str, path: Path) -> None:
-        """Writes `network` to `path`."""
+        """Writes `network` to `path`; raises EngineError where the system ends the process that does it."""
         if self._is_large():
             self._process = self._process or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-            self._process.submit(_export, self._checkpoint, self._preset, network, path).result()
+            try:
+                self._process.submit(_export, self._checkpoint, self._preset, network, path).result()
+            except BrokenProcessPool as error:
+                self.close()
+                raise EngineError(
+                    f"The process that exported {network} was ended from outside, most likely for want of memory: "
+                    "close other programs, or use a machine with more memory."
+                ) from error
         else:
             from dreamactor.export.onnx import export_network
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dreamactor.production.keys import Key
@@ -13,24 +13,25 @@ if TYPE_CHECKING:
 
     from dreamactor.engines.store import Entry
     from dreamactor.production.stages import Stages
+    from dreamactor.production.video_quality import VideoQuality
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`psnr` is over all pixels and `ssim` the frames' mean with every network lowered, `alone` the PSNR with one
-    network lowered at a time; `gate` is None where the weights are random and there is nothing to promise."""
+    """`video` with every network lowered, `alone` the PSNR with one network lowered at a time; `gate` is None where the
+    weights are random and there is nothing to promise, `before` the PSNR before modules were put back for the video's
+    sake (None where none were)."""
 
-    psnr: float
-    ssim: float
-    frames: tuple[float, ...]
+    video: VideoQuality
     alone: Mapping[str, float]
     gate: float | None
+    before: float | None = None
 
     @property
     def passed(self) -> bool:
-        return self.gate is None or self.psnr >= self.gate
+        return self.gate is None or self.video.whole_psnr >= self.gate
 
 
 @dataclass
@@ -42,6 +43,10 @@ class Lowered:
 
     def keys(self, stages: Stages) -> dict[str, Key]:
         return {name: stages.keys.precision(name, self.put_back[name]) for name in self.entries}
+
+    def repaired(self, network: str) -> tuple[str, ...]:
+        """All that is back in high precision, for its own output's sake or the video's."""
+        return tuple(self.entries[network].facts["put_back"])
 
 
 def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
@@ -58,23 +63,33 @@ def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
     if stages.keys.recipe.name == "fp32":
         return lowered, None
     verdict = judge(stages, lowered)
-    step = 1
+    before, steps = verdict.video.whole_psnr, dict.fromkeys(networks, 1)
     while not verdict.passed:
-        network = min(verdict.alone, key=lambda name: verdict.alone[name])
-        before = set(lowered.entries[network].facts["put_back"]) | set(lowered.put_back[network])
-        waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in before]
-        if not waiting:
-            log(f"{network} is all in high precision and the video still misses its gate.")
+        found = _costliest(stages, lowered, verdict)
+        if found is None:
+            log("Every network is all in high precision and the video still misses its gate.")
             break
+        network, waiting = found
+        chosen = waiting[: steps[network]]
         log(
-            f"The video has {verdict.psnr:.1f} dB of {verdict.gate:.0f}: {network} costs most, "
-            f"putting back {', '.join(waiting[:step])}."
+            f"The video has {verdict.video.whole_psnr:.1f} dB of {verdict.gate:.0f}: {network} costs most, "
+            f"putting back {', '.join(chosen)}."
         )
-        lowered.put_back[network] = (*sorted(before), *waiting[:step])
+        lowered.put_back[network] = (*lowered.repaired(network), *chosen)
         lowered.entries[network] = stages.precision(network, lowered.put_back[network])
-        step *= 2
+        steps[network] *= 2
         verdict = judge(stages, lowered)
-    return lowered, verdict
+    return lowered, replace(verdict, before=before if any(lowered.put_back.values()) else None)
+
+
+def _costliest(stages: Stages, lowered: Lowered, verdict: Verdict) -> tuple[str, list[str]] | None:
+    """The network that costs the video most of those with modules left to put back, and these, most harmful first."""
+    for network in sorted(verdict.alone, key=lambda name: verdict.alone[name]):
+        there = lowered.repaired(network)
+        waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in there]
+        if waiting:
+            return network, waiting
+    return None
 
 
 def judge(stages: Stages, lowered: Lowered) -> Verdict:
@@ -95,4 +110,4 @@ def judge(stages: Stages, lowered: Lowered) -> Verdict:
     whole = compare(reference, seen(tuple(plain), f"every network in {precision}"))
     alone = {name: compare(reference, seen((name,), f"{name} in {precision}")).whole_psnr for name in plain}
     gate = stages.keys.recipe.psnr_gate if stages.request.checkpoint is not None else None
-    return Verdict(whole.whole_psnr, whole.mean_ssim, whole.psnr, alone, gate)
+    return Verdict(whole, alone, gate)

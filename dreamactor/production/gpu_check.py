@@ -83,7 +83,7 @@ def _check(preset: str, precision: str, target: str, folder: Path, log: Callable
     if idle:
         return {**result, "passed": False, "error": f"{', '.join(idle)} did not run"}
     reason = no_plugin(report) if target == "tensorrt" and precision in PLUGIN_PRECISIONS else ""
-    return {**result, "passed": False, "error": f"the attention plugin was not tried: {reason}"} if reason else result
+    return {**result, "passed": False, "error": f"the attention plugin was not taken: {reason}"} if reason else result
 
 
 def _said(result: dict[str, Any]) -> str:

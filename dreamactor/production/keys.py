@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor import paths
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.shapes import profiles
+from dreamactor.engines.target import Target
+from dreamactor.engines.trust import sha256
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
 from dreamactor.production.request import WEIGHTS, Request
@@ -25,12 +29,13 @@ from dreamactor.production.sources import origin
 Key = dict[str, Any]
 
 _EXPORT = (
-    "dreamactor/networks/*.py", "kernels/onnx*.py", "kernels/operators.py", "export/graphs.py", "export/onnx.py",
-    "export/fold.py",
+    "dreamactor/presets.py", "dreamactor/networks/*.py", "kernels/onnx*.py", "kernels/operators.py",
+    "kernels/reference.py", "export/graphs.py", "export/onnx.py", "export/fold.py",
 )  # fmt: skip
 _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
-    "export/calibrate.py", "export/dynamic.py", "export/weights.py", "dreamactor/production/lowering.py",
+    "export/calibrate.py", "export/dynamic.py", "export/weights.py", "export/recipe.py", "dreamactor/fidelity.py",
+    "dreamactor/production/lowering.py", "dreamactor/production/stages.py",
 )  # fmt: skip
 _BUILD = (
     "engines/attention.py", "engines/build_worker.py", "engines/builder.py", "engines/shapes.py",
@@ -39,8 +44,14 @@ _BUILD = (
 _PLUGIN = ("kernels/*.py", "kernels/tiles.json")
 _REWRITE = ("engines/graph.py", "engines/onnxruntime_attention.py", "engines/onnxruntime_graph.py")
 _CAPTURE = (
-    "dreamactor/production/capture.py", "dreamactor/production/sources.py", "dreamactor/production/stages.py",
-    "dreamactor/pipeline/*.py", "dreamactor/motion/*.py", "training/*.py", "training/assets.json",
+    "dreamactor/production/capture.py", "dreamactor/production/rehearsal.py", "dreamactor/production/sources.py",
+    "dreamactor/production/stages.py", "dreamactor/pipeline/*.py", "dreamactor/motion/*.py", "training/*.py",
+    "training/assets.json",
+)  # fmt: skip
+_JUDGE = (
+    "dreamactor/production/beside.py", "dreamactor/production/gate.py", "dreamactor/production/make.py",
+    "dreamactor/production/measure.py", "dreamactor/production/video_quality.py", "dreamactor/fidelity.py",
+    "engines/verify.py",
 )  # fmt: skip
 RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 
@@ -54,7 +65,7 @@ class Keys:
 
     @cached_property
     def weights(self) -> str:
-        """SHA-256 of the checkpoint's weights and the preset's sizes, or of the sizes alone for random weights."""
+        """SHA-256 of the checkpoint's weights and its preset, or of the preset alone for random weights."""
         digest = hashlib.sha256(json.dumps(self.request.preset.to_dict(), sort_keys=True).encode())
         if self.request.checkpoint is not None:
             digest.update(_file_hash(self.request.checkpoint / WEIGHTS, self.request.store).encode())
@@ -69,6 +80,7 @@ class Keys:
             "build": _BUILD,
             "plugin": _PLUGIN,
             "capture": _CAPTURE,
+            "judge": _JUDGE,
         }
         return {name: _source_hash(patterns) for name, patterns in groups.items()}
 
@@ -126,7 +138,8 @@ class Keys:
             "network": network, "weights": self.weights, "precision": digest(precision),
             "shapes": [asdict(profile) for profile in chosen], "target": request.target.architecture,
             "runtime": request.target.runtime, "version": runtime_version, "options": asdict(request.build),
-            "code": self.code["build"], "plugin": self.code["plugin"] if fixed else "",
+            "gpu": _timed_on(request.target), "code": self.code["build"],
+            "plugin": self.code["plugin"] if fixed else "",
         }  # fmt: skip
 
     def video(self, precisions: Mapping[str, Key]) -> Key:
@@ -137,6 +150,12 @@ class Keys:
 def digest(key: Mapping[str, Any]) -> str:
     """One word for a key, to name it in another."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _timed_on(target: Target) -> str:
+    """The model of GPU that TensorRT times its kernels on; TensorRT-RTX chooses its own where it runs."""
+    gpu = local_gpu() if target.runtime == "tensorrt" else None
+    return gpu.name if gpu else ""
 
 
 def _version(*packages: str) -> str:
@@ -161,14 +180,17 @@ def _file_hash(path: Path, store: Path) -> str:
     mark = f"{path.resolve()}:{found.st_size}:{found.st_mtime_ns}"
     memory = store / "hashes.json"
     try:
-        known: dict[str, str] = json.loads(memory.read_text())
-    except (OSError, ValueError):
+        known: dict[str, str] = dict(json.loads(memory.read_text()))
+    except (OSError, ValueError, TypeError):
         known = {}
     if mark not in known:
-        with path.open("rb") as file:
-            known[mark] = hashlib.file_digest(file, "sha256").hexdigest()
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_suffix(".new")
-        temporary.write_text(json.dumps(known))
-        temporary.replace(memory)
+        known[mark] = sha256(path)
+        with contextlib.suppress(OSError):  # a memory that cannot be kept costs a second, not the build
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            temporary = memory.with_name(f".{memory.name}.{uuid.uuid4().hex[:8]}")
+            try:
+                temporary.write_text(json.dumps(known))
+                temporary.replace(memory)
+            finally:
+                temporary.unlink(missing_ok=True)
     return known[mark]

@@ -32,7 +32,10 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
         return low, (worst(reference, run_model(low, feed)) if reference else float("inf"))
 
     low, decibels = attempt()
-    first, step = decibels, 1
+    before = {"snr_before_repair_db": _finite(decibels), "bytes_before_repair": _bytes(folder)}
+    if put_back:  # for the video's sake: it was made without that first
+        before = {name: stages.precision(network).facts[name] for name in before}
+    step = 1
     while decibels < recipe.snr_gate and reference:
         waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in restored]
         if not waiting:
@@ -42,32 +45,36 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
         low, decibels = attempt()
     final = keep_high(recipe, restored)
     return {
-        "snr_db": _finite(decibels), "snr_before_repair_db": _finite(first), "put_back": restored,
-        "passed": decibels >= recipe.snr_gate or not reference,
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "snr_db": _finite(decibels), **before, "put_back": restored,
+        "passed": decibels >= recipe.snr_gate or not reference, "bytes": _bytes(folder),
         **_layers(prepared, low, final, ranges, feed),
     }  # fmt: skip
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _layers(
     prepared: ModelProto, low: ModelProto, recipe: Recipe, ranges: Mapping[str, float], feed: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if not recipe.quantized:
-        return {}
-    from dreamactor.export.quality import chosen_layers, layer_quality
+    """Signal-to-noise layer by layer, and for a quantised network what was left as it is; nothing for FP32."""
+    from dreamactor.export.quality import chosen_layers, layer_quality, lowered_nodes
     from dreamactor.export.quantize import layers
 
-    wanted, chosen = layers(prepared, recipe), chosen_layers(prepared, recipe, ranges)
-    left = sorted({layer.module for layer in wanted} - {layer.module for layer in chosen})
-    if not chosen:
-        return {"quantized_layers": 0, "left_high": left}
-    quality = layer_quality(prepared, low, chosen[:MAX_LAYERS_REPORTED], feed)
-    modules = {layer.node: layer.module for layer in chosen}
-    return {
-        "quantized_layers": len(chosen),
-        "left_high": left,
-        "layer_snr_db": {f"{modules[node]} ({node})": _finite(value) for node, value in quality.items()},
-    }
+    facts: dict[str, Any] = {}
+    modules: dict[str, str] = {}
+    if recipe.quantized:
+        wanted, chosen = layers(prepared, recipe), chosen_layers(prepared, recipe, ranges)
+        left = sorted({layer.module for layer in wanted} - {layer.module for layer in chosen})
+        facts = {"quantized_layers": len(chosen), "left_high": left}
+        modules = {layer.node: layer.module for layer in chosen}
+    modules = modules or lowered_nodes(prepared, recipe)
+    if not modules:
+        return facts
+    quality = layer_quality(prepared, low, list(modules)[:MAX_LAYERS_REPORTED], feed)
+    found = {f"{modules[node]} ({node})": _finite(value) for node, value in quality.items()}
+    return {**facts, "layer_snr_db": found}
 
 
 def _finite(decibels: float) -> float | None:

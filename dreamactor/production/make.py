@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +13,15 @@ from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable, write_set
 from dreamactor.engines.store import Entry
+from dreamactor.engines.trust import check_file
 from dreamactor.errors import EngineError
-from dreamactor.production import beside
+from dreamactor.production import rehearsal
+from dreamactor.production.beside import is_for_this_machine
 from dreamactor.production.gate import Lowered, Verdict, lower_all
 from dreamactor.production.keys import Keys, digest
+from dreamactor.production.measure import measure
 from dreamactor.production.plan import check_memory, describe, plan
-from dreamactor.production.report import Row, table, to_html, to_json
+from dreamactor.production.report import Row, from_json, table, to_html, to_json
 from dreamactor.production.request import Request
 from dreamactor.production.stages import OnProgress, Stages
 
@@ -57,13 +58,12 @@ def make_engines(
     if request.target.name == "cpu" and request.precision in ("fp16", "bf16", "fp8"):
         log(f"{request.precision} on the CPU checks accuracy only; it is slower there than fp32. int8 is faster.")
     log("\n".join(describe(plan(stages))))
+    if stages.rehearsal != request.preset:
+        log(f"  {rehearsal.describe(request.preset)}")
     lowered, verdict = lower_all(stages, log)
     engines = {name: _engine(stages, name, lowered) for name in request.networks}
-    manifest = _write(stages, lowered, engines)
-    rows = _verify(stages, manifest, lowered, engines, verdict)
-    summary = _summary(stages, verdict, rows)
-    (request.output / REPORT_JSON).write_text(to_json(summary, rows))
-    (request.output / REPORT_HTML).write_text(to_html(summary, rows))
+    manifest = _write(stages, lowered, engines, verdict)
+    summary, rows = from_json((request.output / REPORT_JSON).read_text())
     text = _text(summary, rows)
     log(text)
     log(f"{request.output}: {sum(f.bytes for r in manifest.networks.values() for f in r.files) / 1e6:.1f} MB")
@@ -71,18 +71,19 @@ def make_engines(
 
 
 def up_to_date(request: Request) -> Result | None:
-    """The finished set, when it was made from exactly what would be used now."""
-    path = request.output / REPORT_JSON
+    """The finished set, when it was made from exactly what would be used now, every file is as it was written and every
+    engine for this machine ran here."""
     try:
-        report = json.loads(path.read_text())
+        summary, rows = from_json((request.output / REPORT_JSON).read_text())
         manifest = read_manifest(request.output)
-        if report["key"] != _set_key(request) or set(manifest.networks) != set(request.networks):
+        if summary["key"] != _set_key(request) or set(manifest.networks) != set(request.networks):
             return None
-        files = [file for record in manifest.networks.values() for file in record.files]
-        if any((request.output / file.path).stat().st_size != file.bytes for file in files):
+        if any(not row.ran and is_for_this_machine(manifest.network(row.network)) for row in rows):
             return None
-        rows = [Row(**{**row, "put_back": tuple(row["put_back"])}) for row in report.pop("networks")]
-        return Result(request.output, bool(report["passed"]), False, _text(report, rows))
+        for record in manifest.networks.values():
+            for file in record.files:
+                check_file(request.output, file)
+        return Result(request.output, bool(summary["passed"]), False, _text(summary, rows))
     except (OSError, ValueError, KeyError, TypeError, EngineError):
         return None
 
@@ -91,7 +92,7 @@ def _set_key(request: Request) -> str:
     keys = Keys(request)
     version = runtime_version(request.target.runtime) if not request.target.is_onnx else ""
     parts = {name: keys.engine(name, keys.precision(name), version) for name in request.networks}
-    return digest({"target": request.target.name, "networks": parts})
+    return digest({"target": request.target.name, "networks": parts, "code": keys.code["judge"]})
 
 
 def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
@@ -101,7 +102,8 @@ def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
     return stages.engine(network, entry, stages.keys.precision(network, lowered.put_back[network]))
 
 
-def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manifest:
+def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None) -> Manifest:
+    """The set with its report, measured before it takes the place of an older one."""
     request, files = stages.request, []
     for name, entry in engines.items():
         inputs, outputs = _specs(stages, name, entry)
@@ -114,13 +116,20 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry]) -> Manif
             files=(),
             inputs=inputs,
             outputs=outputs,
-            source_sha256=str(stages.onnx(name).facts["sha256"]),
+            source_sha256=stages.onnx(name).sha256,
             weights_sha256=stages.keys.weights,
             notes=_notes(stages, lowered, name),
         )
         files.append(EngineFiles(record, entry.paths))
+
+    def complete(folder: Path, manifest: Manifest) -> None:
+        rows = measure(stages, folder, manifest, lowered, engines, verdict)
+        summary = _summary(stages, verdict, rows)
+        (folder / REPORT_JSON).write_text(to_json(summary, rows))
+        (folder / REPORT_HTML).write_text(to_html(summary, rows))
+
     most = MAX_REFERENCES if request.target.is_onnx else request.ranges.references
-    return write_set(request.output, request.preset, request.precision, request.target.name, files, most)
+    return write_set(request.output, request.preset, request.precision, request.target.name, files, most, complete)
 
 
 def _specs(stages: Stages, name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -142,58 +151,12 @@ def _precision(stages: Stages, lowered: Lowered, name: str) -> str:
     return stages.keys.recipe.high if nothing else stages.request.precision
 
 
-def _put_back(lowered: Lowered, name: str) -> tuple[str, ...]:
-    return tuple(lowered.entries[name].facts["put_back"])
-
-
 def _notes(stages: Stages, lowered: Lowered, name: str) -> tuple[str, ...]:
     from dreamactor.engines.onnxruntime_graph import describe
 
-    modules = _put_back(lowered, name)
+    modules = lowered.repaired(name)
     put_back = [f"put back to high precision: {', '.join(modules)}"] if modules else []
     return (*put_back, *describe(stages.source(name).facts.get("rewrites", {})))
-
-
-def _verify(
-    stages: Stages, manifest: Manifest, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None
-) -> list[Row]:
-    from dreamactor.engines.verify import verify_engine
-
-    request, rows = stages.request, []
-    for name, entry in engines.items():
-        source = stages.onnx(name)
-        stages.on_progress(f"verifying {name}", 0, 0)
-        samples = stages.samples().folder if stages.keys.records else None
-        feeds = beside.feeds(samples, request.preset, manifest.network(name))
-        compared = verify_engine(request.output, name, source.paths[0], feeds)
-        facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
-        snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
-        precision = _precision(stages, lowered, name)
-        gate = beside.gate(precision, stages.keys.recipe)
-        rows.append(
-            Row(
-                network=name,
-                precision=precision,
-                bytes=entry.bytes,
-                onnx_bytes=lowered.entries[name].bytes,
-                source_bytes=source.bytes,
-                latency_ms=compared.latency_ms,
-                reference_ms=compared.reference_ms,
-                snr_db=snr if snr is None or math.isfinite(snr) else None,
-                video_psnr_db=None if verdict is None else verdict.alone[name],
-                passed=bool(facts.get("passed", True)) and (snr >= gate if snr is not None else precision == "fp32"),
-                note=_note(compared.problem.removeprefix(f"{name} was "), facts),
-                put_back=_put_back(lowered, name),
-                facts={**facts, "build_seconds": round(entry.seconds, 1)},
-            )
-        )
-    return rows
-
-
-def _note(problem: str, facts: Mapping[str, Any]) -> str:
-    if problem:
-        return f"not run here: {problem}"
-    return "convolutions are no faster in 8 bits here: FP32" if facts.get("quantized_layers") == 0 else ""
 
 
 def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[str, Any]:
@@ -208,28 +171,48 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": "random" if request.checkpoint is None else str(request.checkpoint),
         "inputs": stages.samples().facts["source"] if stages.keys.records else "",
+        "rehearsed": rehearsal.describe(request.preset),
         "passed": passed,
         "key": _set_key(request),
-        "store": {
-            "root": str(request.store.resolve()),
-            "samples": stages.samples().digest if stages.keys.records else "",
-            "onnx": {name: stages.onnx(name).digest for name in request.networks},
-        },
+        "store": _used(stages),
     }
     if verdict is not None:
+        video, before = verdict.video, verdict.before
         summary |= {
-            "video_psnr_db": round(verdict.psnr, 2), "video_ssim": round(verdict.ssim, 4),
-            "video_psnr_frames_db": [round(value, 2) for value in verdict.frames], "video_gate_db": verdict.gate,
+            "video_psnr_db": round(video.whole_psnr, 2), "video_worst_frame_psnr_db": round(min(video.psnr), 2),
+            "video_ssim": round(video.mean_ssim, 4), "video_worst_frame_ssim": round(min(video.ssim), 4),
+            "video_gate_db": verdict.gate, "video_psnr_before_repair_db": None if before is None else round(before, 2),
+            "video_psnr_frames_db": [round(value, 2) for value in video.psnr],
+            "video_ssim_frames": [round(value, 4) for value in video.ssim],
         }  # fmt: skip
     return summary
 
 
+def _used(stages: Stages) -> dict[str, Any]:
+    """Where what the set is measured against lies, for `dreamactor verify`."""
+    samples = stages.samples() if stages.keys.records else None
+    return {
+        "root": str(stages.request.store.resolve()),
+        "samples": samples.digest if samples else "",
+        "samples_sha256": samples.sha256 if samples else "",
+        "onnx": {name: stages.onnx(name).digest for name in stages.request.networks},
+    }
+
+
 def _text(summary: dict[str, Any], rows: list[Row]) -> str:
     lines = [table(rows)]
+    idle = sum(not row.ran for row in rows)
+    if idle:
+        lines.append(f"{idle} of {len(rows)} engines did not run here: their SNR is that of their ONNX on the CPU")
     if "video_psnr_db" in summary:
-        gate = summary["video_gate_db"]
+        gate, before = summary["video_gate_db"], summary["video_psnr_before_repair_db"]
         wanted = f"gate {gate:.0f} dB" if gate is not None else "no gate for random weights"
+        repaired = f", {before:.1f} dB before repair" if before is not None else ""
         lines.append(
-            f"video against FP32: {summary['video_psnr_db']:.1f} dB PSNR, SSIM {summary['video_ssim']:.4f} ({wanted})"
+            f"video against FP32: {summary['video_psnr_db']:.1f} dB PSNR, SSIM {summary['video_ssim']:.4f}; its worst "
+            f"frames {summary['video_worst_frame_psnr_db']:.1f} dB, {summary['video_worst_frame_ssim']:.4f} "
+            f"({wanted}{repaired})"
         )
+    if summary["rehearsed"]:
+        lines.append(summary["rehearsed"])
     return "\n".join(lines)

@@ -14,9 +14,10 @@ class Row:
     """One network of a set.
 
     `bytes` of the engine, `onnx_bytes` and `source_bytes` of the ONNX in this precision and in FP32: a TensorRT-RTX
-    engine also holds the kernels it may need, the ONNX shows how the weights are stored. `latency_ms` is None where the
-    engine cannot run, and `note` says why; `ran` is False where that leaves it unverified; `snr_db` of its worst
-    output against FP32 on recorded inputs; `video_psnr_db` with only this network lowered.
+    engine also holds the kernels it may need, the ONNX shows how the weights are stored. `snr_db` of its worst output
+    against FP32 on recorded inputs; `video_psnr_db` with only this network lowered. `ran` is False where the engine did
+    not run, and `note` says why: `latency_ms` is then None, `snr_db` that of its ONNX, and it has `passed` only if it
+    is for another machine.
     """
 
     network: str
@@ -34,6 +35,10 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
     ran: bool = True
 
+    @property
+    def verdict(self) -> str:
+        return "FAIL" if not self.passed else "pass" if self.ran else "not run"
+
 
 HEAD = ("network", "precision", "engine", "ONNX", "of FP32", "latency", "FP32", "SNR", "video PSNR", "")
 
@@ -49,7 +54,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _number(row.reference_ms, "ms"),
         _number(row.snr_db, "dB"),
         _number(row.video_psnr_db, "dB"),
-        "not run" if not row.ran else "pass" if row.passed else "FAIL",
+        row.verdict,
     )
 
 
@@ -70,19 +75,36 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
         if row.facts.get("attention_ms")
     ]
-    notes += [f"  {row.network}: put back to high precision: {', '.join(row.put_back)}" for row in rows if row.put_back]
+    notes += [
+        f"  {row.network}: put back to high precision: {', '.join(row.put_back)} ({_before(row)})"
+        for row in rows
+        if row.put_back
+    ]
     return "\n".join([*text, *notes])
+
+
+def _before(row: Row) -> str:
+    """What a repair cost, and gained."""
+    size, snr = row.facts["bytes_before_repair"], row.facts["snr_before_repair_db"]
+    return f"before: ONNX {size / 1e6:.2f} MB, SNR {_number(snr, 'dB')}"
 
 
 def to_json(summary: dict[str, Any], rows: Sequence[Row]) -> str:
     return json.dumps({**summary, "networks": [asdict(row) for row in rows]}, indent=1) + "\n"
 
 
+def from_json(text: str) -> tuple[dict[str, Any], list[Row]]:
+    """Summary and rows of `to_json`; raises ValueError, KeyError or TypeError for what is no report."""
+    summary = dict(json.loads(text))
+    rows = [Row(**{**values, "put_back": tuple(values["put_back"])}) for values in summary.pop("networks")]
+    return summary, rows
+
+
 def to_html(summary: dict[str, Any], rows: Sequence[Row]) -> str:
     """One page that needs nothing else."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in HEAD)
     body = "".join(
-        f"<tr class='{'ok' if row.passed and row.ran else 'bad'}'>"
+        f"<tr class='{_CLASSES[row.verdict]}'>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row))
         + "</tr>"
         for row in rows
@@ -103,11 +125,13 @@ def _number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f} {unit}"
 
 
+_CLASSES = {"pass": "ok", "FAIL": "bad", "not run": "idle"}
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Engines: {title}</title>
 <style>body{{font:16px system-ui;margin:2em auto;max-width:70em;padding:0 1em}}
 table{{border-collapse:collapse;width:100%}}
 td,th{{padding:.4em .7em;text-align:left;border-bottom:1px solid #ccc}}.bad td:last-child{{color:#b00;font-weight:bold}}
+.idle td:last-child{{color:#777}}
 dt{{font-weight:600;float:left;clear:left;width:12em}}dd{{margin-left:13em}}</style>
 <h1>Engines: {title}</h1><dl>{facts}</dl><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>
 <ul>{notes}</ul></html>

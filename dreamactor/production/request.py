@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dreamactor import paths
@@ -13,9 +14,10 @@ from dreamactor.engines.shapes import Ranges
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import InputError
 from dreamactor.presets import Preset, preset
+from dreamactor.production.rehearsal import rehearsal
 
 _LEAST = {"fp8": 89, "bf16": 80}  # compute capability from which tensor cores have the type
-WEIGHTS = "model.safetensors"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 STORE = paths.ENGINES / "store"
 
 
@@ -45,10 +47,11 @@ def make_request(
     ranges: Ranges | None = None,
     build: BuildOptions | None = None,
 ) -> Request:
-    """Raises InputError for names that do not exist and precisions that the target's GPU lacks, EngineError for an
-    output that is the folder of something else.
+    """Raises InputError for names that do not exist, precisions that the target's GPU lacks and options that are of no
+    use to its runtime, EngineError for an output that is the folder of something else.
 
-    Without `ranges` the engines take the preset's picture size; without `build` they are as fast as they can be.
+    A checkpoint (without one, that which ships) has sizes of its own under the name `preset_name`. Without `ranges` the
+    engines take the preset's picture size; without `build` they are as fast as they can be.
     """
     target = parse_target(target_name)
     if target.architecture.startswith("sm") and int(target.architecture[2:]) < _LEAST.get(precision, 0):
@@ -58,19 +61,57 @@ def make_request(
         )
     if precision == "bf16" and target.is_onnx and target.name == "cpu":
         raise InputError("ONNX Runtime has no BF16 on the CPU: use fp32 or int8 there.")
-    chosen = preset(preset_name)
-    if checkpoint is not None and not (checkpoint / WEIGHTS).is_file():
-        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
+    ranges, build = ranges or Ranges(), build or BuildOptions()
+    if target.is_onnx:
+        _refuse_options(target, ranges, build)
+    source = checkpoint or paths.checkpoint(preset_name)
+    chosen = _described(source, preset_name) if source is not None else preset(preset_name)
     return Request(
         chosen,
         precision,
         target,
-        checkpoint or paths.checkpoint(preset_name),
+        source,
         check_destination(output or paths.engine_set(preset_name, precision, target.name)),
         store or STORE,
-        _checked(ranges or Ranges(), chosen),
-        build or BuildOptions(),
+        _with_rehearsal(_checked(ranges, chosen), chosen),
+        build,
     )
+
+
+def _described(checkpoint: Path, name: str) -> Preset:
+    """The preset of a checkpoint, which must be called `name`: the sizes are its own, not those of the preset here."""
+    if not (checkpoint / WEIGHTS).is_file():
+        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
+    try:
+        found = Preset.from_dict(json.loads((checkpoint / CONFIG).read_text()))
+    except (OSError, ValueError, AttributeError):
+        from dreamactor.networks import read_preset  # with torch, which takes seconds: only to say what is wrong
+
+        found = read_preset(checkpoint)
+    if found.name != name:
+        raise InputError(f"{checkpoint} holds a '{found.name}' checkpoint, not '{name}': ask for preset {found.name}.")
+    return found
+
+
+def _refuse_options(target: Target, ranges: Ranges, build: BuildOptions) -> None:
+    """Raises InputError for what only a TensorRT engine can be given."""
+    default = {**vars(Ranges()), **vars(BuildOptions())}
+    given = [name for name, value in {**vars(ranges), **vars(build)}.items() if value != default[name]]
+    if given:
+        names = ", ".join(name.replace("_", " ") for name in given)
+        raise InputError(
+            f"Target '{target.name}' is ONNX files, which take any picture size and up to {MAX_REFERENCES} references: "
+            f"leave out {names}, which TensorRT engines have, or give another target."
+        )
+
+
+def _with_rehearsal(ranges: Ranges, preset: Preset) -> Ranges:
+    """`ranges` down to the size that a large preset is compared with FP32 at."""
+    small = rehearsal(preset)
+    if small == preset:
+        return ranges
+    height, width = ranges.smallest or (preset.height, preset.width)
+    return replace(ranges, smallest=(min(height, small.height), min(width, small.width)))
 
 
 def _checked(ranges: Ranges, preset: Preset) -> Ranges:

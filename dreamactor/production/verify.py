@@ -6,19 +6,21 @@ element by element against tolerances, where the gates here are signal-to-noise 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamactor.engines import trust
 from dreamactor.engines.manifest import Manifest
 from dreamactor.engines.sets import read_manifest
+from dreamactor.engines.store import ENTRY
 from dreamactor.engines.verify import verify_engine
 from dreamactor.errors import EngineError
 from dreamactor.export.recipes import recipe
 from dreamactor.production import beside
 from dreamactor.production.make import REPORT_JSON
-from dreamactor.production.report import Row, table
+from dreamactor.production.report import Row, from_json, table
+
+_REMAKE = "remove the set and build it again"  # while it is whole, it is up to date
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,30 @@ def verify_set(folder: Path, public_key: bytes | None = None) -> tuple[bool, str
 def _report(folder: Path, manifest: Manifest) -> tuple[list[Row], Source]:
     """The build's rows and what they were measured on; the report is not signed, so the manifest has the last word."""
     try:
-        report = json.loads((folder / REPORT_JSON).read_text())
-        rows = [Row(**{**values, "put_back": tuple(values["put_back"])}) for values in report["networks"]]
-        store = report["store"]
-        root = Path(store["root"])
+        summary, rows = from_json((folder / REPORT_JSON).read_text())
+        store = summary["store"]
+        root, samples_sha256 = Path(store["root"]), store["samples_sha256"]
         onnx = {name: root / "onnx" / digest / f"{name}.onnx" for name, digest in store["onnx"].items()}
         samples = root / "samples" / store["samples"] if store["samples"] else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"{folder} has no readable {REPORT_JSON}: build it again with 'make engines'.") from error
     missing = [path for path in (*onnx.values(), samples) if path is not None and not path.exists()]
     if missing:
-        raise EngineError(
-            f"{missing[0]} is not there any more, and {folder} is verified against it: build the set again."
-        )
+        raise EngineError(f"{missing[0]} is not there any more, and {folder} is verified against it: {_REMAKE}.")
     if sorted(row.network for row in rows) != sorted(manifest.networks) or set(onnx) != set(manifest.networks):
-        raise EngineError(f"{folder}/{REPORT_JSON} and the manifest name different networks: build the set again.")
+        raise EngineError(f"{folder}/{REPORT_JSON} and the manifest name different networks: {_REMAKE}.")
     for name, path in onnx.items():
-        if trust.sha256(path) != manifest.network(name).source_sha256:
-            raise EngineError(f"{path} is not what {name} was made from (its SHA-256 differs): build the set again.")
+        if _sha256(path.parent) != manifest.network(name).source_sha256:
+            raise EngineError(f"{path} is not what {name} was made from (its SHA-256 differs): {_REMAKE}.")
+    if samples is not None and _sha256(samples) != samples_sha256:
+        raise EngineError(f"The inputs in {samples} are not those that were recorded: {_REMAKE}.")
     rows = [replace(row, precision=manifest.network(row.network).precision) for row in rows]
     return rows, Source(onnx, samples)
+
+
+def _sha256(entry: Path) -> str:
+    """Of all the files of a store's entry: an ONNX and its weights, or recorded inputs."""
+    return trust.sha256(*sorted(path for path in entry.iterdir() if path.name != ENTRY))
 
 
 def _verified(folder: Path, manifest: Manifest, row: Row, source: Source, public_key: bytes | None) -> Row:

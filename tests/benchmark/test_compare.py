@@ -15,6 +15,8 @@ from dreamactor.benchmark.compare import compare, finest, read_report, warnings
 from dreamactor.benchmark.timing import Sample, Timing
 from dreamactor.errors import InputError
 
+BASES = {"engine/denoiser/fp32": 0.1, "pipeline/onnxruntime": 2.0}
+
 
 def report(seed: int, factor: float = 1.0, machine: float = 1.0) -> dict[str, Any]:
     """Three blocks of noisy samples; `factor` is the build's slowness, `machine` the moment's."""
@@ -22,7 +24,7 @@ def report(seed: int, factor: float = 1.0, machine: float = 1.0) -> dict[str, An
     found = schema.empty()
     found["environment"] = {"processor": "test", "cores": 2, "gpu": None}
     found["settings"] = {"preset": "tiny"}
-    for name, base in (("engine/denoiser/fp32", 0.1), ("pipeline/onnxruntime", 2.0)):
+    for name, base in BASES.items():
         samples = tuple(
             Sample(float(base * factor * machine * noise), 0.0, float(0.001 * machine * other), index % 3)
             for index, (noise, other) in enumerate(generator.lognormal(0, 0.02, (24, 2)))
@@ -75,6 +77,44 @@ def test_it_says_how_fine_it_sees_and_when_the_machine_was_busy() -> None:
     assert 0.002 < finest(compare(quiet, other)) < 0.03
 
 
+def run(tmp_path: Path, before: dict[str, Any], after: dict[str, Any]) -> int:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, content in zip(paths, (before, after), strict=True):
+        path.write_text(json.dumps(content))
+    return cli.main(["bench", "compare", *map(str, paths)])
+
+
+def test_a_slower_pytorch_is_shown_and_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = dict.fromkeys(("pipeline/eager", "peer/denoiser/compile", "networks/eager-cuda"), 1.0)
+    monkeypatch.setitem(globals(), "BASES", rows)
+    theirs, slower = report(1), report(2, factor=1.2)
+    monkeypatch.undo()
+    before, after = report(3), report(4)
+    before["timings"] |= theirs["timings"]
+    after["timings"] |= slower["timings"]
+
+    assert run(tmp_path, before, after) == 0
+
+    printed = capsys.readouterr().out
+    assert printed.count("(PyTorch)") == 3
+    assert "0 slower, 0 faster, 2 no difference" in printed
+
+
+def test_what_the_second_run_lacks_is_named_and_what_broke_in_it_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = report(1), report(2)
+    del after["timings"]["pipeline/onnxruntime"]
+    assert run(tmp_path, before, after) == 0
+    assert "The second run did not measure pipeline/onnxruntime." in capsys.readouterr().out
+
+    after["failed"] = {"stages": "RuntimeError: no"}
+    assert run(tmp_path, before, after) == 1
+    assert "FAILED in the second run: stages: RuntimeError: no" in capsys.readouterr().out
+
+
 def test_what_is_no_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.json"
     with pytest.raises(InputError, match="cannot be read"):
@@ -84,3 +124,18 @@ def test_what_is_no_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         read_report(path)
     assert cli.main(["bench", "compare", str(path), str(path)]) == 2
     assert "dreamactor.benchmark/0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spoil", ["timings", "failed", "pipeline/onnxruntime"])
+def test_a_report_that_is_not_whole_is_a_sentence(
+    spoil: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = report(1)
+    if spoil in broken:
+        del broken[spoil]
+    else:
+        broken["timings"][spoil] = {"samples": [1.0]}
+    assert run(tmp_path, report(2), broken) == 2
+    error = capsys.readouterr().err
+    assert f"b.json is not whole: {spoil} cannot be read" in error
+    assert "run 'dreamactor bench' again" in error

@@ -51,6 +51,6 @@ def test_the_roof() -> None:
 
 
 def test_peaks_are_measured() -> None:
-    peaks = measure_peaks(threads=1, rounds=1)
+    peaks = measure_peaks(rounds=1)
     assert 1e9 < peaks.operations < 1e14
     assert 1e8 < peaks.bytes < 1e13

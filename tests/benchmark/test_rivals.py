@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dreamactor.benchmark import rivals
-from dreamactor.benchmark.inputs import media
+from dreamactor.benchmark import peers, rivals
+from dreamactor.benchmark.inputs import Size, media, network_inputs
 from dreamactor.benchmark.run import Bench, Settings
-from dreamactor.engines import Engines, open_engines
+from dreamactor.engines import Engines, Manifest, open_engines
 from dreamactor.engines.session import Array
+from dreamactor.errors import InputError, MissingDependency
 from dreamactor.motion.prepare import prepare
+from dreamactor.networks import build, save
 from dreamactor.pipeline import Options
 
 
 def bench(folder: Path) -> Bench:
     """Two sets of one preset; the second stands for another precision."""
     sets = {"fp32": open_engines(folder, 1), "int8": open_engines(folder, 1)}
-    return Bench(Settings(quick=True, threads=1), dict.fromkeys(sets, folder), sets)
+    return Bench(Settings(quick=True), dict.fromkeys(sets, folder), sets)
 
 
 @pytest.mark.slow
@@ -52,3 +58,104 @@ def test_a_precision_whose_video_differs_gets_no_figure(tiny_engines: Path, monk
     monkeypatch.setattr(rivals, "run_networks", networks)
     assert rivals._precisions(found, inputs, Options()) == {}
     assert "30 are wanted" in found.report["not_run"]["pipeline in int8"]
+
+
+def with_weights(manifest: Manifest, digest: str) -> Manifest:
+    records = {name: dataclasses.replace(record, weights_sha256=digest) for name, record in manifest.networks.items()}
+    return dataclasses.replace(manifest, networks=records)
+
+
+def test_peers_have_the_weights_of_the_set_or_do_not_run(tiny_engines: Path, tmp_path: Path) -> None:
+    engines = open_engines(tiny_engines, 1)
+    manifest = engines.manifest
+    assert peers.checkpoint_of(manifest) is None  # the random weights
+
+    save(build(engines.preset, seed=1), tmp_path)
+    own = with_weights(manifest, peers._weights(engines.preset, tmp_path))
+    assert peers.checkpoint_of(own, tmp_path) == tmp_path
+    with pytest.raises(InputError, match="not built from the shipped checkpoint or random weights"):
+        peers.checkpoint_of(own)
+    with pytest.raises(InputError, match=f"not built from {tmp_path}"):
+        peers.checkpoint_of(manifest, tmp_path)
+    with pytest.raises(InputError, match="not the folder of a checkpoint"):
+        peers.checkpoint_of(manifest, tmp_path / "nothing")
+
+    found = Bench(Settings(engines=tiny_engines), {"fp32": tiny_engines}, {"fp32": engines})
+    with ExitStack() as inside:
+        assert rivals._rivals(found, dataclasses.replace(engines, manifest=own), inside) == {}
+    assert set(found.report["not_run"]) == {"peer eager", "peer compile"}
+    assert "--checkpoint" in found.report["not_run"]["peer eager"]
+
+
+def test_a_checkpoint_that_is_not_the_sets_is_said_before_anything_is_measured(
+    tiny_engines: Path, tmp_path: Path
+) -> None:
+    from dreamactor.benchmark.run import run
+
+    save(build(open_engines(tiny_engines, 1).preset, seed=1), tmp_path)
+    with pytest.raises(InputError, match="was not built from"):
+        run(Settings(engines=tiny_engines, checkpoint=tmp_path), print)
+
+
+def test_peers_run_where_the_set_runs(tiny_engines: Path) -> None:
+    engines = open_engines(tiny_engines, 1)
+    assert peers.Place.beside(engines.manifest) == peers.Place("cpu", "float32")
+    on_gpu = dataclasses.replace(engines.manifest, target="tensorrt", precision="fp16")
+    if torch.cuda.is_available():
+        assert peers.Place.beside(on_gpu) == peers.Place("cuda", "float16")
+        return
+    with pytest.raises(MissingDependency, match="runs on the GPU and this PyTorch"):
+        peers.Place.beside(on_gpu)
+    found = Bench(Settings(engines=tiny_engines), {"fp16-tensorrt": tiny_engines}, {"fp16-tensorrt": engines})
+    with ExitStack() as inside:
+        assert rivals._rivals(found, dataclasses.replace(engines, manifest=on_gpu), inside) == {}
+    assert set(found.report["not_run"]) == {"peer eager-cuda", "peer compile-cuda"}
+
+
+def test_a_half_type_is_computed_in_and_arrays_come_back(tiny_engines: Path) -> None:
+    engines = open_engines(tiny_engines, 1)
+    half = peers.torch_engines(engines, compiled=False, place=peers.Place("cpu", "bfloat16"))
+    for name, bound in (("denoiser", 5e-2), ("vae_decoder", peers.PIXEL_BOUND)):
+        given = network_inputs(engines.preset, name, Size.of(engines.preset), 1)
+        ours, theirs = engines.session(name).run(given), half.session(name).run(given)
+        row = peers.compare_outputs(name, ours, theirs)
+        assert 1e-4 < row.difference < bound
+        assert {value.dtype for value in theirs.values()} == {value.dtype for value in ours.values()}
+
+
+def test_engines_are_grouped_with_the_peers_of_their_device(
+    tiny_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = open_engines(tiny_engines, 1)
+    on_gpu = dataclasses.replace(
+        engines, manifest=dataclasses.replace(engines.manifest, target="cuda", precision="fp16")
+    )
+    found = Bench(Settings(), {}, {"fp32": engines, "fp16-cuda": on_gpu})
+    asked: list[Engines] = []
+    monkeypatch.setattr(rivals, "_rivals", lambda bench, ours, inside: asked.append(ours) or {})
+    with ExitStack() as inside:
+        groups = rivals._groups(found, {"onnxruntime": engines, "fp16-cuda": on_gpu}, inside)
+    assert [list(group.ours) for group in groups] == [["onnxruntime"], ["fp16-cuda"]]
+    assert asked == [engines, on_gpu]
+
+
+def test_a_peer_that_breaks_leaves_the_other(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*arguments: object, **options: object) -> object:
+        raise RuntimeError("no C++ compiler\nand a page more")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = bench(tiny_engines)
+    with ExitStack() as inside:
+        assert set(rivals._rivals(found, found.main, inside)) == {"eager"}
+    assert found.report["not_run"] == {"peer compile": "PyTorch failed with RuntimeError: no C++ compiler"}
+
+
+def test_without_pytorch_the_precisions_are_compared_still(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = bench(tiny_engines)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+
+    rivals.compare_peers(found)
+
+    assert {"pipeline/onnxruntime", "pipeline/int8"} <= set(found.timings)
+    assert "need torch" in found.report["not_run"]["peer eager"]
+    assert found.report["summary"]["pipeline_speedup_over_eager"] is None

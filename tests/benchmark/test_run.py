@@ -29,10 +29,10 @@ from dreamactor.benchmark.trace import STAGES, traced
 from dreamactor.engines import Engines, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError
+from dreamactor.fidelity import psnr
 from dreamactor.motion.prepare import prepare
 from dreamactor.pipeline import Animator, Options
 from dreamactor.presets import preset
-from dreamactor.production.video_quality import psnr
 
 TINY = preset("tiny")
 SHORT = Options(max_frames=9, steps=2)
@@ -118,7 +118,8 @@ def test_a_trace_covers_the_clip(engines: Engines) -> None:
 
     assert video == plain
     assert set(trace.stage_seconds()) == set(STAGES)
-    assert len(trace.step_seconds()) == 2
+    assert len(trace.steps) == 2
+    assert all(span.processor > 0 for span in trace.spans if span.name in ("denoise", "step"))
     assert 0.7 * trace.seconds < sum(trace.stage_seconds().values()) <= trace.seconds
     calls = [span for span in trace.spans if span.kind == "engine"]
     assert {span.name for span in calls} == set(engines.sessions)
@@ -127,7 +128,7 @@ def test_a_trace_covers_the_clip(engines: Engines) -> None:
 
 
 def test_pytorch_is_compared_only_where_it_agrees(engines: Engines) -> None:
-    eager = peers.torch_engines(engines, compiled=False, threads=1)
+    eager = peers.torch_engines(engines, compiled=False, place=peers.Place())
     assert all(row.passed for row in peers.agreement(engines, eager, Size.of(TINY)))
 
     inputs = network_inputs(TINY, "denoiser", Size.of(TINY), 0)

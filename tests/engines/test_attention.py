@@ -17,6 +17,8 @@ from dreamactor.engines.attention import AUTO, NATIVE, PLUGIN, fastest, ways
 from dreamactor.engines.onnxruntime import OnnxRuntimeSession
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError
+from dreamactor.export.quantize import prepare
+from dreamactor.export.recipes import recipe
 from dreamactor.kernels import plugin
 from dreamactor.presets import PRESETS
 from dreamactor.production.lowering import attention_nodes, expected_layers
@@ -35,7 +37,6 @@ def test_where_kernels_exist_both_ways_are_built(architecture: str) -> None:
         assert ways(AUTO, tensorrt(architecture), BOTH, preset.transformer.head_dim, "fp16") == ((NATIVE, PLUGIN), "")
     assert ways(PLUGIN, tensorrt(architecture), BOTH, 128, "bf16") == ((PLUGIN,), "")
     assert ways(NATIVE, tensorrt(architecture), BOTH, 128, "bf16") == ((NATIVE,), "")
-    assert ways(AUTO, tensorrt(architecture), (), 128, "fp16") == ((NATIVE,), "")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,14 @@ def test_where_none_exists_the_reason_is_kept_or_raised(target: Target, size: in
         ways(PLUGIN, target, BOTH, size, dtype)
 
 
+@pytest.mark.parametrize("asked", [AUTO, PLUGIN])
+def test_fp8_writes_attention_out_and_that_is_said(tiny_onnx: dict[str, Path], tmp_path: Path, asked: str) -> None:
+    onnx.save(prepare(onnx.load(tiny_onnx["denoiser"]), recipe("fp8")), tmp_path / "fp8.onnx")
+    chosen, reason = ways(asked, tensorrt("sm89"), attention_nodes(tmp_path / "fp8.onnx"), 128, "fp16")
+    assert chosen == (NATIVE,)
+    assert "no attention node" in reason
+
+
 def test_graphs_name_the_nodes_that_a_plugin_takes(tiny_onnx: dict[str, Path]) -> None:
     depth = PRESETS["tiny"].transformer.depth
     kinds = attention_nodes(tiny_onnx["denoiser"])
@@ -64,9 +73,9 @@ def test_graphs_name_the_nodes_that_a_plugin_takes(tiny_onnx: dict[str, Path]) -
     assert expected_layers(tiny_onnx["denoiser"], plugin=False) == {"ATTENTION_INPUT": len(kinds)}
 
 
-def products(path: Path, count: int) -> Path:
-    """y = x W^count for x [1,256]: more products, more time."""
-    weight = numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")
+def products(path: Path, count: int, factor: float = 1.0) -> Path:
+    """y = x (factor I)^count for x [64,256]: more products, more time."""
+    weight = numpy_helper.from_array(np.eye(256, dtype=np.float32) * np.float32(factor), "w")
     names = ["x", *(f"t{index}" for index in range(count - 1)), "y"]
     nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in itertools.pairwise(names)]
     edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 256]) for name in "xy"]
@@ -75,18 +84,33 @@ def products(path: Path, count: int) -> Path:
     return path
 
 
+def open_plan(path: Path) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(path, path.stem, threads=1)
+
+
 def test_the_faster_engine_is_taken_and_both_times_are_said(tmp_path: Path) -> None:
     built = {NATIVE: products(tmp_path / "slow.onnx", 400), PLUGIN: products(tmp_path / "fast.onnx", 1)}
     feed = {"x": np.ones((64, 256), np.float32)}
     for first in (built, dict(reversed(built.items()))):
-        way, milliseconds = fastest(first, lambda path: OnnxRuntimeSession(path, path.stem, threads=1), feed)
-        assert way == PLUGIN
+        way, milliseconds, reason = fastest(first, open_plan, feed, 22.0)
+        assert (way, reason) == (PLUGIN, "")
         assert milliseconds[NATIVE] > milliseconds[PLUGIN] > 0
+
+
+@pytest.mark.parametrize(("factor", "decibels"), [(1.5, "6.0"), (float("nan"), "-inf")])
+def test_a_faster_engine_with_another_output_is_left_out(tmp_path: Path, factor: float, decibels: str) -> None:
+    built = {NATIVE: products(tmp_path / "slow.onnx", 20), PLUGIN: products(tmp_path / "wrong.onnx", 1, factor)}
+    feed = {"x": np.ones((64, 256), np.float32)}
+    way, milliseconds, reason = fastest(built, open_plan, feed, 22.0)
+    assert (way, milliseconds) == (NATIVE, {})
+    assert f"output is {decibels} dB from TensorRT's own, 22 dB are needed" in reason
+    if factor == 1.5:
+        assert fastest(built, open_plan, feed, least_snr=5.0)[0] == PLUGIN
 
 
 # What the builder's process does before it parses, over the real bindings; the registry itself is TensorRT's library.
 PROGRAM = """
-import json, sys
+import json, re, sys
 sys.path.insert(0, sys.argv[1])
 import tensorrt as trt
 import tensorrt.plugin as trtp
@@ -103,24 +127,36 @@ try:
     registered(100)
 except build_worker.BuildFailed as error:
     refused = str(error)
-names = registered(86)
+names = registered(int(sys.argv[2]))
 expression = trtp._tensor.ShapeExprs(4, _is_dummy=True)
 q = trtp.TensorDesc(expression, trt.DataType.HALF)
 q.shape = trtp.Shape((2, 4, 300, 128))
 definition = trtp._lib.QDP_REGISTRY["dreamactor::FlashAttention"]
 outputs = definition.register_func(*[q] * 5, 0.09)
 combination, = definition.autotune_func(*[q] * 5, 0.09, (outputs,))
-print(json.dumps({"refused": refused, "names": names, "tactics": list(combination._tactics)}))
+tactics = list(combination._tactics)
+_, ptx, _, _ = definition.aot_impl_func(*[q] * 5, 0.09, (outputs,), tactics[-1])
+target = re.search(r"^\\.target (\\w+)", ptx, re.M)[1]
+try:
+    trtp._lib.QDP_REGISTRY["dreamactor::QuantizeBlocks"].autotune_func(q, q, ())
+    fp8 = ""
+except ValueError as error:
+    fp8 = str(error)
+print(json.dumps({"refused": refused, "names": names, "tactics": tactics, "target": target, "fp8": fp8}))
 """
 
 
 @pytest.mark.skipif(not tensorrt_bindings.available(), reason=tensorrt_bindings.MISSING)
-def test_builder_registers_the_kernels_of_its_gpu_with_tensorrt_11() -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tensorrt_bindings.FOLDER)]
+@pytest.mark.parametrize(("architecture", "table", "target"), [(86, 89, "sm_86"), (121, 120, "sm_121a")])
+def test_builder_compiles_for_its_own_gpu_the_tiles_that_it_shares(architecture: int, table: int, target: str) -> None:
+    """PTX does not load on an earlier card than its target, and that of an "a" target on no other."""
+    command = [sys.executable, "-c", PROGRAM, str(tensorrt_bindings.FOLDER), str(architecture)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["names"] == sorted(entry.id for entry in plugin.PLUGINS)
     assert "no attention kernels for sm100" in found["refused"]
     flash = next(entry for entry in plugin.PLUGINS if entry.name == "FlashAttention")
-    assert found["tactics"] == plugin._tactics(flash, 89, 128, shared_opt_in=True)  # an sm_86 has sm_89's table
+    assert found["tactics"] == plugin._tactics(flash, table, 128, shared_opt_in=True)
+    assert found["target"] == target
+    assert ("no tile for sm_86" in found["fp8"]) == (architecture < 89)  # where there is no FP8

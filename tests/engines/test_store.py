@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -82,6 +83,16 @@ def test_cut_entry_is_made_again(tmp_path: Path) -> None:
     entry.paths[0].write_text("eng")
     assert store.find("engine", KEY) is None
     assert store.get("engine", KEY, writer())[0].paths[0].read_text() == "engine"
+
+
+def test_an_entry_that_changed_under_its_size_is_made_again(tmp_path: Path) -> None:
+    entry, _ = Store(tmp_path).get("engine", KEY, writer())
+    assert entry.hashes == (hashlib.sha256(b"engine").hexdigest(),)
+    entry.paths[0].write_text("enginf")
+    again, was_there = Store(tmp_path).get("engine", KEY, writer())
+    assert not was_there
+    assert again.paths[0].read_text() == "engine"
+    assert Store(tmp_path).get("engine", KEY, never) == (again, True)
 
 
 def build_slowly(root: str, log: str) -> None:

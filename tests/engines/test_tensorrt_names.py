@@ -29,9 +29,8 @@ HOLDS = {
         "_runtime": "Runtime", "_engine": "ICudaEngine", "engine": "ICudaEngine", "_context": "IExecutionContext",
     },
 }  # fmt: skip
-MEMBERS = ["BuilderFlag." + name for name in ("STRIP_PLAN", "REFIT", "WEIGHT_STREAMING", "VERSION_COMPATIBLE")] + [
+MEMBERS = [
     "LayerType.ATTENTION_INPUT", "LayerType.QUANTIZE", "LayerType.DEQUANTIZE", "LayerType.PLUGIN_V3",
-    "HardwareCompatibilityLevel.AMPERE_PLUS", "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "nptype", "IProgressMonitor", "ILogger",
 ]  # fmt: skip
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from dreamactor.errors import InputError
 from dreamactor.export.graphs import NETWORKS, example_inputs
-from dreamactor.export.onnx import METADATA, OPSET
+from dreamactor.export.onnx import METADATA, OPSET, export_all
 from dreamactor.export.onnxgraph import module_of
 from dreamactor.export.parity import OTHER_SIZES, RELATIVE_BOUND, check_parity, format_parity
 from dreamactor.networks import build
@@ -26,6 +27,11 @@ def test_parity_at_other_sizes(tiny_onnx: dict[str, Path], name: str) -> None:
         rows = check_parity(networks, name, path, **sizes)
         print(format_parity(rows))
         assert all(row.relative <= RELATIVE_BOUND for row in rows)
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence() -> None:
+    with pytest.raises(InputError, match=r"/dev/null/x cannot be made \(Not a directory\): give another folder"):
+        export_all(build(TINY), Path("/dev/null/x"))
 
 
 def test_parity_check_catches_other_weights(tiny_onnx: dict[str, Path]) -> None:

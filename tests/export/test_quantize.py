@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -10,13 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dreamactor.errors import InputError
+from dreamactor.engines.store import Store
+from dreamactor.errors import EngineError, InputError
 from dreamactor.export import quantize as quantization
 from dreamactor.export import weights
-from dreamactor.export.calibrate import Samples, activation_ranges, load_samples
+from dreamactor.export.calibrate import Samples, activation_ranges, load_samples, save_samples
 from dreamactor.export.dynamic import quantize_dynamic
 from dreamactor.export.onnxgraph import constants, producers
-from dreamactor.export.quality import apply, keep_high, layer_quality, run_model, sensitivities, worst
+from dreamactor.export.quality import apply, keep_high, layer_quality, lowered_nodes, run_model, sensitivities, worst
 from dreamactor.export.quantize import FORMATS, Format, calibration_model, layers, prepare, quantize
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
@@ -182,9 +185,38 @@ def test_layer_quality_covers_every_quantised_layer(tiny_model: Model, tiny_feed
     prepared = prepare(tiny_model("denoiser"), chosen)
     ranges = observed_ranges(prepared, chosen, feed)
     found = layers(prepared, chosen, ranges)
-    measured = layer_quality(prepared, quantize(prepared, chosen, ranges), found, feed)
-    assert set(measured) == {layer.node for layer in found}
+    nodes = [layer.node for layer in found]
+    measured = layer_quality(prepared, quantize(prepared, chosen, ranges), nodes, feed)
+    assert list(measured) == nodes
     assert all(5 < value < 60 for value in measured.values())
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("fp16", 40.0), ("bf16", 18.0)])
+def test_layer_quality_covers_every_layer_of_a_half_precision_network(
+    tiny_model: Model, tiny_feed: Feed, dtype: str, least: float
+) -> None:
+    chosen, feed = recipe(dtype), tiny_feed("denoiser")
+    prepared = prepare(tiny_model("denoiser"), chosen)
+    modules = lowered_nodes(prepared, chosen)
+    measured = layer_quality(prepared, apply(prepared, chosen, {}), list(modules), feed)
+    assert {"transformer.blocks.0.attention.qkv", "transformer.blocks.1.ffn.2"} <= set(modules.values())
+    assert set(measured) == set(modules)
+    assert all(least < value < 120 for value in measured.values())
+    assert lowered_nodes(prepared, recipe("fp32")) == {}
+
+
+def test_a_full_disk_under_samples_is_said(tmp_path: Path, tiny_feed: Feed) -> None:
+    def make(folder: Path) -> dict[str, object]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # writing on is refused, as on a full disk
+        try:
+            save_samples(folder, "denoiser", [tiny_feed("denoiser")])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return {}
+
+    with pytest.raises(EngineError, match="cannot be written: File too large"):
+        Store(tmp_path).get("samples", {}, make)
 
 
 def test_weights_too_large_for_one_file_run_the_same(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import triton.experimental.gluon  # noqa: F401  the launcher imports it on first use and must see compiled helpers
+import triton
+import triton.experimental.gluon  # the launcher imports it on first use and must see compiled helpers
 import triton.language as tl
 from torch import Tensor
-from triton.runtime import JITFunction, interpreter
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction, driver, interpreter
 
 _TORCH = {
     tl.bfloat16: torch.bfloat16,
@@ -102,3 +105,27 @@ def relative_error(result: Tensor, exact: Tensor) -> float:
 def within(result: Tensor, same_precision: Tensor, exact: Tensor, absolute: float = 2e-4) -> bool:
     """FlashAttention's rule: no worse than twice torch's own error in the same precision, plus a small constant."""
     return relative_error(result, exact) <= 2 * relative_error(same_precision, exact) + absolute
+
+
+@contextmanager
+def sm_90(cache: Path) -> Iterator[None]:
+    """Inside, Triton's launchers believe in an H100 and compile into `cache`; nothing can be launched."""
+
+    class Driver:
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+    known = driver._active
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(cache)
+        driver.set_active(Driver())
+        try:
+            yield
+        finally:
+            driver._active = known

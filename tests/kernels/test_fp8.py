@@ -71,6 +71,18 @@ def test_outliers_and_empty_blocks(interpreted: Load) -> None:
     check(interpreted("fp8"), (q, k, v, k_reference, v_reference))
 
 
+def test_saturation(interpreted: Load) -> None:
+    """Each block's largest becomes E4M3's largest exactly, whatever it was; nothing overflows to NaN."""
+    x = torch.randn(1, 1, 200, SIZE) * 10.0 ** torch.arange(-20, 30, 0.25)[:, None]
+    for transpose in (False, True):
+        out, scale = interpreted("fp8").quantize(x.to(torch.bfloat16), transpose=transpose)
+        assert out.float().isfinite().all()
+        assert float(out.float().abs().max()) == 448
+        assert scale.isfinite().all()
+    q, k, v, k_reference, v_reference = inputs(64, 128, 64)
+    check(interpreted("fp8"), (q * 1e3, k * 1e3, v * 1e20, k_reference * 1e3, v_reference * 1e20))
+
+
 @pytest.mark.parametrize("block_n", [32, 128])
 def test_other_key_blocks(interpreted: Load, block_n: int) -> None:
     check(interpreted("fp8"), inputs(64, 200, 30), Tile(128, block_n, 4, 1))

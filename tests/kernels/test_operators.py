@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamactor import kernels
+from dreamactor.errors import InputError
 from dreamactor.kernels import dispatch, operators, reference
 from dreamactor.kernels.sliding_tiles import sliding_tiles
 from dreamactor.kernels.tiles import Tile
@@ -53,6 +54,15 @@ CASES: dict[str, tuple[Any, Callable[..., Any], Callable[[], tuple[Any, ...]]]] 
     "gated_modulate": (
         operators._gated_modulate_norm, lambda *a: reference.modulate_norm(*a),
         lambda: (torch.randn(1, 6, 32), *frame_rows(2), torch.randn(1, 6, 32).requires_grad_(), *frame_rows(1), 1e-6),
+    ),
+    "gated_modulate, permuted and mixed": (
+        operators._gated_modulate_norm, lambda *a: tuple(part.to(a[0].dtype) for part in reference.modulate_norm(*a)),
+        lambda: (torch.randn(6, 1, 32).to(torch.bfloat16).transpose(0, 1), *frame_rows(2),
+                 torch.randn(1, 32, 6).transpose(1, 2).requires_grad_(), *frame_rows(1), 1e-6),
+    ),
+    "modulate, permuted and mixed": (
+        operators._modulate_norm, lambda x, a, b, eps: reference.modulate_norm(x, a, b, eps=eps)[1].to(x.dtype),
+        lambda: (torch.randn(1, 32, 6).to(torch.bfloat16).transpose(1, 2).requires_grad_(), *frame_rows(2), 1e-6),
     ),
     "sparse": (
         operators._sparse_attention, reference.sparse_attention,
@@ -147,7 +157,7 @@ def test_operators_launch_their_kernels(
     """The way taken on a GPU, kernels interpreted: arguments arrive where they belong."""
     launched = []
 
-    def pick(kernel: str, size: int, *tensors: Tensor) -> Tile:
+    def pick(kernel: str, size: int, *tensors: Tensor, **options: Any) -> Tile:
         launched.append(kernel)
         return TILES[kernel]
 
@@ -166,29 +176,115 @@ def test_operators_launch_their_kernels(
     assert launched
 
 
-def test_a_kernel_that_cannot_run_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What a GPU would meet: an unsupported type, a head size without tiles, an architecture without a table."""
+class OnDevice(Tensor):
+    """A tensor that says that it lies on a GPU."""
 
-    class OnDevice(Tensor):
-        is_cuda = True
-        device = torch.device("cuda", 7)
+    is_cuda = True
+    device = torch.device("cuda", 7)
 
-    def fake(size: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(1, 2, 8, size, dtype=dtype).as_subclass(OnDevice)
 
+def on_device(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
+    return torch.zeros(*shape, dtype=dtype).as_subclass(OnDevice)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What was logged, on a GPU of capability 9.0."""
     monkeypatch.setattr(dispatch, "_architecture", lambda index: (90, ""))
+    monkeypatch.setattr(dispatch, "capability", lambda device: 90)
     dispatch._say_once.cache_clear()
-    with caplog.at_level(logging.WARNING, "dreamactor.kernels"):
-        for _ in range(3):
-            assert dispatch.pick("two_segment", 128, fake(128, torch.float32)) is None
-            assert dispatch.pick("two_segment", 96, fake(96, torch.float16)) is None
-        assert dispatch.pick("two_segment", 128, fake(128, torch.float16)) is not None
-        monkeypatch.setattr(dispatch, "_architecture", lambda index: (None, "there is no tile table for this"))
-        assert dispatch.pick("two_segment", 128, fake(128, torch.float16)) is None
-    messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 3
+    with caplog.at_level(logging.INFO, "dreamactor.kernels"):
+        yield lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_a_kernel_that_cannot_run_says_so_once(said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU would meet: an unsupported type, a head size without tiles, rows too far apart, no table."""
+    for _ in range(3):
+        assert dispatch.pick("two_segment", 128, on_device(1, 2, 8, 128, dtype=torch.float32)) is None
+        assert dispatch.pick("two_segment", 96, on_device(1, 2, 8, 96)) is None
+    far = torch.zeros(8, dtype=torch.float16).as_strided((1, 1, 1, 8), (1, 1, 2**24, 1))
+    assert dispatch.pick("two_segment", 128, far.as_subclass(OnDevice)) is None
+    assert dispatch.pick("two_segment", 128, on_device(1, 2, 8, 128)) is not None
+    monkeypatch.setattr(dispatch, "_architecture", lambda index: (None, "there is no tile table for this"))
+    assert dispatch.pick("two_segment", 128, on_device(1, 2, 8, 128)) is None
+    messages = said()
+    assert len(messages) == 4
     assert "float32" in messages[0]
     assert "not 96" in messages[1]
-    assert "no tile table" in messages[2]
+    assert f"{2**24} elements apart" in messages[2]
+    assert "no tile table" in messages[3]
+
+
+def test_e4m3_needs_the_device_not_the_table(said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """sm_86 has the tiles of sm_89 and none of its conversions."""
+    monkeypatch.setattr(dispatch, "_architecture", lambda index: (89, ""))
+    monkeypatch.setattr(dispatch, "capability", lambda device: 86)
+    x, angles = torch.zeros(1, 8, 256, dtype=torch.bfloat16).as_subclass(OnDevice), torch.zeros(8, 64)
+    segments = (on_device(1, 1, 8, 128),) * 5
+    assert dispatch.pick("two_segment", 128, *segments) is not None
+    assert dispatch.pick("fp8_attention", 128, *segments, fp8=True) is None
+    assert dispatch.pick("norm_rope", 128, x, fp8=True) is None
+    asked: list[bool] = []
+
+    def pick(*_: Any, fp8: bool = False, refused: str = "") -> None:
+        asked.append(fp8)
+
+    monkeypatch.setattr(dispatch, "pick", pick)
+    operators._fp8_attention(*(torch.zeros(1, 1, 8, 128),) * 5, 1.0)
+    operators._norm_rope_fp8(torch.zeros(1, 8, 256), torch.ones(128), angles, angles, 2, 1e-6, None)
+    assert asked == [True, True]
+    assert sum("8.9" in message and "8.6" in message for message in said()) == 2
+
+
+def test_what_stands_in_the_way_besides_is_said(said: Callable[[], list[str]]) -> None:
+    """A scale that is not positive, no keys, wide face windows; gradients too, quietly."""
+    tensors = (on_device(1, 1, 8, 128),) * 3
+    for scale, keys in ((-1.0, 5), (1.0, 0)):
+        assert dispatch.pick("two_segment", 128, *tensors, refused=operators._softmax(scale, keys)) is None
+    assert operators._softmax(1.0, 1) == ""
+    assert not dispatch.by_operator("norm_rope", on_device(1, dtype=torch.float32).requires_grad_())
+    assert dispatch.by_operator("norm_rope", on_device(1), None)
+    assert [message.split(": ")[1] for message in said()] == [
+        "its scale is -1, not positive.", "there are no keys.", "its inputs need gradients.",
+    ]  # fmt: skip
+
+
+def test_a_wide_face_window_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = []
+
+    def pick(*_: Any, refused: str = "") -> None:
+        reasons.append(refused)
+
+    monkeypatch.setattr(dispatch, "pick", pick)
+    operators._face_attention(heads(32).detach(), heads(120).detach(), heads(120).detach(), 2, 1, SCALE)
+    assert reasons == ["its window holds 180 face tokens, more than 128"]
+
+
+Q, X = torch.zeros(2, 3, 8, 16), torch.zeros(2, 8, 48)
+ROWS, LONG = torch.zeros(2, 4, 48), torch.zeros(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: operators._two_segment_attention(Q, Q[:1], Q[:1], Q, Q, SCALE), r"k is \[1, 3, 8, 16\]; expected"),
+        (lambda: operators._two_segment_attention(Q, Q, Q, Q[:, :2], Q[:, :2], SCALE), "k_reference is"),
+        (lambda: operators._two_segment_attention(Q, Q, Q[:, :, :7], Q, Q, SCALE), "the values of k is"),
+        (lambda: operators._fp8_attention(Q, Q[..., :8], Q, Q, Q, SCALE), "k is"),
+        (lambda: operators._face_attention(Q, Q, Q[:, :, :4], 2, 1, SCALE), "v is"),
+        (lambda: operators._face_attention(Q, Q, Q, 3, 1, SCALE), "8 tokens of q do not divide into 3"),
+        (lambda: operators._norm_rope(X, LONG[0], LONG[:7], LONG, 3, 1e-6), "weight is"),
+        (lambda: operators._norm_rope(X, torch.ones(16), LONG[:7], LONG, 3, 1e-6), "cos is"),
+        (lambda: operators._norm_rope(X, torch.ones(16), LONG, LONG, 5, 1e-6), "5 heads"),
+        (lambda: operators._norm_rope_fp8(X, torch.ones(16), LONG, LONG, 3, 1e-6, Q[:, :2, 0]), "offset is"),
+        (lambda: operators._modulate_norm(X, ROWS, ROWS[:1], 1e-6), "a row of the modulation is"),
+        (lambda: operators._modulate_norm(X, ROWS[:, :3], ROWS[:, :3], 1e-6), "do not divide into 3"),
+        (lambda: operators._gated_modulate_norm(X, ROWS, ROWS, X[:, :4], ROWS, 1e-6), "branch is"),
+        (lambda: operators._sparse_attention(Q, Q, Q, Q, Q, LAYOUT.index, LAYOUT.offsets[:-1], SCALE), "block_offsets"),
+        (lambda: operators._sparse_attention(Q, Q[:, :, :4], Q[:, :, :4], Q, Q, LAYOUT.index, LAYOUT.offsets, SCALE),
+         "k is"),
+    ],
+)  # fmt: skip
+def test_shapes_that_would_be_read_beyond_are_refused(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call()

@@ -55,6 +55,24 @@ def test_modulate_norm(
         assert residual is None
 
 
+def test_references_keep_float64() -> None:
+    """What the kernels are held against is not itself rounded to float32."""
+    x, weight = torch.randn(2, 4, 96, dtype=torch.float64), torch.rand(32, dtype=torch.float64)
+    angles = torch.randn(4, 16, dtype=torch.float64)
+    cos, sin = angles.cos(), angles.sin()
+    heads = x.unflatten(-1, (3, 32)).transpose(1, 2)
+    normed = heads / (heads.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    first, second = normed.chunk(2, -1)
+    expected = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    torch.testing.assert_close(reference.norm_rope(x, weight, cos, sin, 3), expected, rtol=1e-12, atol=1e-14)
+    shift, scale = torch.randn(2, 2, 1, 96, dtype=torch.float64).unbind()
+    centred = x[:1] - x[:1].mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    rows = [part[:, 0].repeat_interleave(2, 0)[None] for part in (scale, shift)]
+    _, found = reference.modulate_norm(x[:1], shift.transpose(0, 1), scale.transpose(0, 1))
+    torch.testing.assert_close(found, normed * (1 + rows[0]) + rows[1], rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("shift", [False, True])
 def test_norm_rope_to_fp8_equals_the_two_steps(interpreted: Load, shift: bool) -> None:
     tokens, heads, size = 150, 2, 64

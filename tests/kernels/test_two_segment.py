@@ -56,6 +56,15 @@ def test_outliers(interpreted: Load) -> None:
     check(interpreted("two_segment"), (q, k, v, k_reference, v_reference), SMALL)
 
 
+@pytest.mark.parametrize("tile", VARIANTS, ids=lambda tile: tile.name)
+def test_saturation(interpreted: Load, tile: Tile) -> None:
+    """Scores of 1e4 and more, where all weight falls on one key, and values near fp16's largest."""
+    q, k, v, k_reference, v_reference = inputs(20, 33, 18, 64, torch.float16)
+    tensors = (q * 100, k * 100, v.sign() * 6e4, k_reference * 100, v_reference.sign() * 6e4)
+    check(interpreted("two_segment"), tensors, tile)
+    assert interpreted("two_segment").launch(*tensors, 0.125, tile).isfinite().all()
+
+
 def test_strided_views_are_read_in_place(interpreted: Load) -> None:
     """Values as the network has them: a chunk of a fused projection, head axis swapped in."""
     qkv = torch.randn(2, 37, 3 * 2 * 64).to(torch.float16)

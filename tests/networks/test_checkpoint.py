@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreamactor.errors import InputError
+from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks import build, load, save
 from dreamactor.presets import Preset, preset
 
@@ -50,7 +51,7 @@ def test_another_presets_checkpoint_is_refused(tmp_path: Path) -> None:
         load(tmp_path, preset("puppet"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "pickle", "absent", "no config", "config not JSON"])
+@pytest.mark.parametrize("damage", ["truncated", "pickle", "absent", "no config", "config not JSON", "not a preset"])
 def test_unreadable_checkpoints(tmp_path: Path, damage: str) -> None:
     save(build(TINY), tmp_path)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
@@ -63,9 +64,25 @@ def test_unreadable_checkpoints(tmp_path: Path, damage: str) -> None:
     elif damage == "no config":
         config.unlink()
     else:
-        config.write_text("{")
+        config.write_text("{" if damage == "config not JSON" else json.dumps({**TINY.to_dict(), "vae": 3}))
     with pytest.raises(InputError):
         load(tmp_path)
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(tmp_path: Path) -> None:
+    save(build(TINY, seed=1), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # writing on is refused, as on a full disk
+    try:
+        with pytest.raises(DreamActorError, match=r"cannot be written .*: free some space or give another folder"):
+            save(build(TINY, seed=2), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(DreamActorError, match=r"/dev/null/x cannot be written"):
+        save(build(TINY), "/dev/null/x")
 
 
 def test_preset_survives_json() -> None:

@@ -47,6 +47,9 @@ def test_int8_on_the_cpu_is_built_then_found_in_under_two_seconds(store: Path, t
     sizes = {row["network"]: row["bytes"] / row["source_bytes"] for row in report["networks"]}
     assert sizes["denoiser"] < 0.8
     assert report["video_psnr_db"] > 30
+    assert report["video_worst_frame_ssim"] == min(report["video_ssim_frames"]) <= report["video_ssim"]
+    assert f"{report['video_worst_frame_ssim']:.4f}" in result.text
+    assert "video_worst_frame_psnr_db" in (tmp_path / "set/report.html").read_text()
     assert "<table>" in (tmp_path / "set/report.html").read_text()
     passed, text = verify_set(tmp_path / "set")
     assert passed
@@ -74,6 +77,9 @@ def test_all_five_networks_build_for_rtx_cards(store: Path, tmp_path: Path, prec
     assert any(("e4m3" if precision == "fp8" else "fp16") in kernel for kernel in fused)
     if precision != "fp16":
         assert report["denoiser"]["facts"]["layers"]["QUANTIZE"] > 0
+    assert all(row["facts"]["layer_snr_db"] for row in report.values())
+    assert not any(row["ran"] for row in report.values())
+    assert "5 of 5 engines did not run here" in result.text
     with pytest.raises(EngineError, match=f"built for {target}; this machine"):
         open_engines(tmp_path / "set")
 

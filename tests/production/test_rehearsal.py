@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dreamactor.engines.sets import read_manifest
+from dreamactor.export.calibrate import load_samples
+from dreamactor.networks import build, save
 from dreamactor.presets import PRESETS, preset
+from dreamactor.production.make import make_engines
 from dreamactor.production.rehearsal import STEP, describe, operations, rehearsal
+from dreamactor.production.request import make_request
+from dreamactor.production.stages import Stages
 
 M1 = PRESETS["m1"]
 
@@ -34,3 +42,25 @@ def test_operations_are_those_of_the_transformer() -> None:
         weights = build_meta(sizes).parameter_counts()["transformer"]
         network = sizes.transformer
         assert network.depth * network.dim**2 * (8 + 2 * network.ffn_ratio) == pytest.approx(weights, rel=0.2)
+
+
+def test_engines_of_a_large_preset_are_judged_on_the_smaller_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = replace(preset("tiny"), name="large", height=128, width=192, steps=6)
+    save(build(large), tmp_path / "checkpoint")
+    monkeypatch.setattr("dreamactor.production.rehearsal.STEP", operations(large) / 3)
+    small = rehearsal(large)
+    assert (small.height, small.width, small.steps) == (64, 96, 4)
+
+    request = make_request("large", "int8", "cpu", tmp_path / "checkpoint", tmp_path / "set", tmp_path / "store")
+    lines: list[str] = []
+    result = make_engines(replace(request, checkpoint=None), lines.append)
+
+    assert result.passed
+    report = json.loads((tmp_path / "set" / "report.json").read_text())
+    assert "96x64" in report["rehearsed"]
+    assert "96x64" in result.text
+    recorded = load_samples(Stages(replace(request, checkpoint=None), lambda *_: None).samples().folder, "denoiser")
+    assert next(iter(recorded.feeds()))["latent"].shape[-2:] == (8, 12)
+    assert read_manifest(tmp_path / "set").preset == large

@@ -11,6 +11,8 @@ import pytest
 from dreamactor.cli import main
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import EngineError
+from dreamactor.production.make import make_engines
+from dreamactor.production.request import make_request
 from dreamactor.production.verify import verify_set
 
 
@@ -80,6 +82,21 @@ def test_the_reference_must_be_what_the_engine_was_made_from(copied: Path, tmp_p
     (copied / "report.json").write_text(json.dumps(report))
     with pytest.raises(EngineError, match="is not what denoiser was made from"):
         verify_set(copied)
+
+
+def test_recorded_inputs_must_be_those_of_the_build(tmp_path: Path, tiny_store: Path) -> None:
+    request = make_request("tiny", "fp16", "cpu", output=tmp_path / "set", store=tiny_store)
+    make_engines(request, lambda line: None)
+    assert verify_set(tmp_path / "set")[0]
+    samples = next((tiny_store / "samples").glob("*/denoiser.000.safetensors"))
+    content = bytearray(samples.read_bytes())
+    content[-1] ^= 1
+    samples.write_bytes(content)
+    with pytest.raises(EngineError, match="are not those that were recorded: remove the set and build it again"):
+        verify_set(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set")
+    make_engines(request, lambda line: None)
+    assert verify_set(tmp_path / "set")[0]
 
 
 def test_a_build_in_fp32_was_run_beside_the_exported_graph(tiny_engines: Path) -> None:

@@ -1,0 +1,137 @@
+"""One case of one kernel on the device: every tile checked against float64, those that pass timed, then the peers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from dreamactor.benchmark import gpu_plan, gpu_timing
+from dreamactor.benchmark.gpu_cases import Case
+from dreamactor.benchmark.gpu_report import DIED, Report, Row, line
+from dreamactor.kernels.tiles import Tile
+
+FP8_ERROR, FP8_COSINE = 3e-2, 0.9995
+LOST = 3  # exit status of a process whose device context is gone: what is left goes on in another
+SECONDS_A_STEP = 90  # a tile or a peer, its compilation with it
+Peaks = dict[str, float | None]
+Save = Callable[[], None]
+
+
+def measure_kernel(kernel: str, report: Report, run: str, until: float, timed: bool) -> None:
+    """Every case of `kernel`, those checked first; takes up nothing new at `until` (time.monotonic).
+
+    What this `run` has in the report already is not done again, so that a new process goes on where one ended.
+    """
+    for make in [*gpu_plan.CHECKED[kernel], *(gpu_plan.TIMED[kernel] if timed else [])]:
+        entry = report.row("kernels", run, kernel=kernel, case=gpu_plan.name_of(make))
+        entry.setdefault("tiles", {})
+        if entry.get("done") or entry.get("failure"):
+            continue
+        if time.monotonic() < until:
+            case_of(make, entry, report.data.get("peaks", {}), report.save, until)
+            print(line(entry), flush=True)
+        report.save()
+
+
+def case_of(make: gpu_plan.Make, entry: Row, peaks: Peaks, save: Save, until: float) -> None:
+    """One case with fresh random inputs."""
+    torch.manual_seed(time.time_ns() % 2**31)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the case before held
+    made = []
+    with step(entry, save):
+        made.append(make())
+    for case in made:
+        # the times of an untuned case say nothing of the table's tiles
+        entry |= {"label": case.label, "variant": case.variant, "size": case.table_size() if case.tuned else None}
+        measure(case, entry, peaks, save, until)
+
+
+def measure(case: Case, entry: Row, peaks: Peaks, save: Save, until: float) -> None:
+    """Check every tile of the table into `entry`, and time those that pass; the peers too if the case is timed."""
+    for tile in case.candidates():
+        if tile.name in entry["tiles"]:
+            continue
+        if time.monotonic() > until:
+            return
+        row: Row = entry["tiles"].setdefault(tile.name, {})
+        with step(row, save):
+            row |= check(case, tile)
+            if row["passed"] and case.timed:
+                row |= _rate(case, gpu_timing.median_ms(partial(case.run, tile)), peaks)
+    known = entry.setdefault("peers", {})
+    for name, peer in case.peers.items() if any("ms" in row for row in entry["tiles"].values()) else ():
+        if name in known:
+            continue
+        if time.monotonic() > until:
+            return
+        row = known.setdefault(name, {})
+        with step(row, save):
+            peer()
+            row |= _rate(case, gpu_timing.median_ms(peer), peaks)
+    entry["done"] = True
+
+
+@contextmanager
+def step(row: Row, save: Save) -> Iterator[None]:
+    """Fill `row`: its failure is on the disk before the device is asked, and is taken back when all went well."""
+    row |= {"passed": False, "failure": DIED}
+    save()
+    watchdog = threading.Timer(SECONDS_A_STEP, os._exit, (LOST,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        del row["passed"], row["failure"]
+        yield
+    except torch.cuda.OutOfMemoryError as error:  # says nothing of the kernel
+        row |= {"passed": None, "failure": f"not run: {str(error).splitlines()[0][:160]}"}
+    except Exception as error:
+        traceback.print_exc()
+        row |= {"passed": False, "failure": f"{type(error).__name__}: {str(error)[:300]}"}
+        if _lost():
+            save()
+            raise SystemExit(LOST) from error
+    finally:
+        watchdog.cancel()
+    save()
+
+
+def _lost() -> bool:
+    """Whether the device answers no more, as after an illegal access; every later call would fail for it."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False
+
+
+def check(case: Case, tile: Tile) -> Row:
+    """Errors of one tile against float64, and whether they keep to the rule."""
+    with gpu_timing.poisoned():
+        result = case.run(tile)
+    tensors = result if isinstance(result, tuple) else (result,)
+    finite = all(bool(tensor.float().isfinite().all()) for tensor in tensors)
+    found, exact, same = case.sample(result).double(), case.exact().double(), case.same().double()
+    error, allowed = (float((x - exact).norm() / exact.norm()) for x in (found, same))
+    cosine = float((found * exact).sum() / (found.norm() * exact.norm()))
+    good = finite and error <= 2 * allowed + case.absolute
+    if case.kernel == "fp8_attention":
+        good = good and error <= FP8_ERROR and cosine >= FP8_COSINE
+    return {"passed": good, "finite": finite, "error": error, "error_of_torch": allowed, "cosine": cosine}
+
+
+def _rate(case: Case, milliseconds: float, peaks: Peaks) -> dict[str, float | None]:
+    """Milliseconds, TFLOP/s or GB/s, and the share of what the device reached in this run."""
+    rate = case.work / milliseconds / (1e9 if case.unit == "tflops" else 1e6)
+    names = {"tflops": "fp8_tflops" if case.kernel == "fp8_attention" else "bf16_tflops", "gbps": "copy_gbps"}
+    peak = peaks.get(names[case.unit])
+    return {"ms": milliseconds, case.unit: rate, "of_peak": rate / peak if peak else None}

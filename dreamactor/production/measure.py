@@ -1,0 +1,67 @@
+"""Each engine of a set that was just made, beside its FP32 network: the rows of the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamactor.engines.manifest import Manifest, NetworkRecord
+from dreamactor.engines.store import Entry
+from dreamactor.engines.verify import Comparison, verify_engine
+from dreamactor.production import beside
+from dreamactor.production.gate import Lowered, Verdict
+from dreamactor.production.report import Row
+from dreamactor.production.stages import Stages
+
+
+def measure(
+    stages: Stages,
+    folder: Path,
+    manifest: Manifest,
+    lowered: Lowered,
+    engines: Mapping[str, Entry],
+    verdict: Verdict | None,
+) -> list[Row]:
+    """Runs every engine of the set in `folder`; one that does not run here says why, and fails where it should."""
+    rows = []
+    for name, entry in engines.items():
+        record, source = manifest.network(name), stages.onnx(name)
+        compared = _compared(stages, folder, record, source)
+        facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
+        snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
+        gate = beside.gate(record.precision, stages.keys.recipe)
+        reached = snr >= gate if snr is not None else record.precision == "fp32"
+        ran = not compared.problem
+        rows.append(
+            Row(
+                network=name,
+                precision=record.precision,
+                bytes=entry.bytes,
+                onnx_bytes=lowered.entries[name].bytes,
+                source_bytes=source.bytes,
+                latency_ms=compared.latency_ms,
+                reference_ms=compared.reference_ms,
+                snr_db=snr if snr is None or math.isfinite(snr) else None,
+                video_psnr_db=None if verdict is None else verdict.alone[name],
+                passed=bool(facts.get("passed", True)) and reached and (ran or not beside.is_for_this_machine(record)),
+                note=_note(compared.problem.removeprefix(f"{name} was "), facts),
+                put_back=lowered.repaired(name),
+                facts={**facts, "build_seconds": round(entry.seconds, 1)},
+                ran=ran,
+            )
+        )
+    return rows
+
+
+def _compared(stages: Stages, folder: Path, record: NetworkRecord, source: Entry) -> Comparison:
+    stages.on_progress(f"verifying {record.name}", 0, 0)
+    samples = stages.samples().folder if stages.keys.records else None
+    return verify_engine(folder, record.name, source.paths[0], beside.feeds(samples, stages.request.preset, record))
+
+
+def _note(problem: str, facts: Mapping[str, Any]) -> str:
+    if problem:
+        return f"not run here: {problem}"
+    return "convolutions are no faster in 8 bits here: FP32" if facts.get("quantized_layers") == 0 else ""

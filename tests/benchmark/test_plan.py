@@ -1,0 +1,93 @@
+"""What a run sees to around its sections: cores, the output, what is not run and what broke."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dreamactor.benchmark import sections
+from dreamactor.benchmark.inputs import media
+from dreamactor.benchmark.run import Bench, Settings, main, run
+from dreamactor.engines.onnxruntime import session_options
+from dreamactor.errors import DreamActorError, EngineError, InputError, MissingDependency
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, work: Callable[[Bench], object]) -> None:
+    """Makes `work` the only section there is."""
+    monkeypatch.setattr(sections, "PLAN", (("engine", "the section", work),))
+
+
+def test_threads_are_cores_that_all_it_starts_keep_to(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, found = os.sched_getaffinity(0), dict[str, object]()
+    asleep = threading.Event()
+    other = threading.Thread(target=asleep.wait)  # a thread of some library that was there before
+    other.start()
+
+    def look(bench: Bench) -> None:
+        child = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+        found["child"] = int(subprocess.run(child, capture_output=True, check=True).stdout)
+        found["session"] = session_options().intra_op_num_threads
+        found["other"] = len(os.sched_getaffinity(other.native_id or 0))
+
+    planned(monkeypatch, look)
+    try:
+        report = run(Settings(engines=tiny_engines, threads=1), print)
+        after = os.sched_getaffinity(other.native_id or 0)
+    finally:
+        asleep.set()
+        other.join()
+    assert report["failed"] == {}
+    assert found == {"child": 1, "session": 1, "other": 1}
+    assert report["environment"]["cores"] == 1
+    assert after == os.sched_getaffinity(0) == before
+    for count in (0, 10_000):
+        with pytest.raises(InputError, match="--threads is from 1 to"):
+            run(Settings(engines=tiny_engines, threads=count), print)
+
+
+def test_what_cannot_run_here_is_told_from_what_broke(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(error: Exception) -> Callable[[Bench], object]:
+        def work(bench: Bench) -> None:
+            raise error
+
+        return work
+
+    for error in (MissingDependency("no"), InputError("no"), EngineError("no")):
+        planned(monkeypatch, raises(error))
+        report = run(Settings(engines=tiny_engines), print)
+        assert (report["not_run"]["the section"], report["failed"]) == ("no", {})
+    planned(monkeypatch, raises(DreamActorError("the server could not start")))
+    report = run(Settings(engines=tiny_engines), print)
+    assert report["failed"] == {"the section": "DreamActorError: the server could not start"}
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(
+    tiny_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(bench: Bench) -> None:
+        raise AssertionError("nothing should be measured")
+
+    planned(monkeypatch, measure)
+    (tmp_path / "plots").write_text("in the way")
+    (tmp_path / "folder" / "report.json").mkdir(parents=True)
+    for output in (Path("/dev/null/x"), tmp_path, tmp_path / "folder"):
+        with pytest.raises(InputError, match="cannot be written"):
+            main(Settings(engines=tiny_engines, output=output), say=print)
+
+
+def test_the_media_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert media().reference[:4] == b"\x89PNG"
+    monkeypatch.setenv("DREAMACTOR_ASSETS", str(tmp_path))
+    with pytest.raises(MissingDependency, match="fetch the demo media"):
+        media()
+    (tmp_path / "media").mkdir()
+    for name in ("astronaut.png", "WolfgangLanger_Pexels.mp4"):
+        (tmp_path / "media" / name).write_bytes(name.encode())
+    assert media().reference == b"astronaut.png"

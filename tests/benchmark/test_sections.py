@@ -1,0 +1,192 @@
+"""The sections that start processes or need what is not everywhere: scaling, the service, the outside reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamactor.benchmark import schema, sections
+from dreamactor.benchmark.compare import compare
+from dreamactor.benchmark.html import write_html
+from dreamactor.benchmark.plots import report_charts
+from dreamactor.benchmark.run import Bench, Settings, run
+from dreamactor.benchmark.scaling import engine_curves, memory_curves, steps_curve
+from dreamactor.benchmark.service import load_service
+from dreamactor.benchmark.session_settings import CHANGES
+from dreamactor.benchmark.session_settings import compare as compare_settings
+from dreamactor.benchmark.table import print_table
+from dreamactor.benchmark.timing import Timing
+from dreamactor.benchmark.trace import STAGES
+from dreamactor.engines import Engines, open_engines
+from dreamactor.engines.session import Array
+from dreamactor.errors import InputError
+from dreamactor.pipeline import Animator, Options
+
+WAN = "WanAnimateTransformer3DModel"
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_engines: Path) -> Engines:
+    return open_engines(tiny_engines)
+
+
+@pytest.fixture
+def bench(tiny_engines: Path, engines: Engines) -> Bench:
+    return Bench(Settings(engines=tiny_engines, quick=True), {"fp32": tiny_engines}, {"fp32": engines})
+
+
+class BuiltForOneSize:
+    """A session that takes only up to so many latent frames, as a TensorRT engine does."""
+
+    def __init__(self, inner: Any, most: int) -> None:
+        self.inner, self.name, self.most = inner, inner.name, most
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if inputs["latent"].shape[2] > self.most:
+            raise InputError("built for other sizes")
+        outputs: dict[str, Array] = self.inner.run(inputs)
+        return outputs
+
+
+def test_curves_of_the_engines(engines: Engines) -> None:
+    curves, refused = engine_curves(engines, rounds=2, quick=True)
+    assert [curve.title for curve in curves] == [
+        "denoiser / frames", "denoiser / pixels", "denoiser / references", "vae_decoder / frames",
+    ]  # fmt: skip
+    assert refused == {}
+    for curve in curves:
+        assert [len(rounds) for rounds in curve.samples] == [2] * len(curve.sizes)
+        assert min(curve.values) > 0
+    assert curves[0].sizes == (5, 13, 25)
+
+
+def test_sizes_that_an_engine_refuses_are_left_out_and_the_others_measured(engines: Engines) -> None:
+    narrow = {name: BuiltForOneSize(session, 4) for name, session in engines.sessions.items()}
+    curves, refused = engine_curves(Engines(engines.preset, engines.manifest, narrow), rounds=2, quick=True)
+    assert [curve.sizes for curve in curves if curve.axis == "frames"] == [(5, 13), (5, 13)]
+    assert set(refused) == {"time of denoiser at 25 frames", "time of vae_decoder at 25 frames"}
+    none = {name: BuiltForOneSize(session, 2) for name, session in engines.sessions.items()}
+    curves, refused = engine_curves(Engines(engines.preset, engines.manifest, none), rounds=2, quick=True)
+    assert curves == []
+    assert len(refused) == 8
+
+
+def test_a_curve_of_a_clips_steps(bench: Bench) -> None:
+    from dreamactor.benchmark.inputs import media
+
+    animator, given = Animator(bench.main), media()
+    curve = steps_curve(
+        lambda steps: animator.animate([given.reference], given.driving, Options(steps=steps, max_frames=5)), [1, 2], 2
+    )
+    assert curve.sizes == (1, 2)
+    assert min(curve.values) > 0
+
+
+def test_the_outside_reference_is_compared_or_said_not_to_be_there(
+    tiny_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(engines=tiny_engines, quick=True, sections=("outside",))
+    if find_spec("diffusers"):
+        found = run(settings, print)
+        assert found["failed"] == {}
+        assert found["peers"][WAN]["theirs_over_ours"]["value"] > 0
+        assert found["peers"][WAN]["device"] == "cpu"
+    monkeypatch.setitem(sys.modules, "diffusers", None)  # as where it is not installed
+    found = run(settings, print)
+    assert found["failed"] == {}
+    assert WAN not in found["peers"]
+    assert "needs diffusers" in found["not_run"]["diffusers' network of equal size"]
+
+
+def test_every_setting_of_a_session_can_be_asked_for(tiny_engines: Path) -> None:
+    found = compare_settings(tiny_engines, "vae_decoder", rounds=2)
+    assert set(found) == {*CHANGES, "inputs and outputs bound once"}
+    assert {"no memory pattern", "one thread", "no graph optimisation"} <= set(found)
+    assert all(speed.value > 0 for speed in found.values())
+
+
+def test_exponents_and_the_devices_memory_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    power = {"value": 0.97, "low": 0.9, "high": None}
+    curve = {"axis": "callers", "sizes": [1, 2], "values": [1.0, 2.0], "samples": [[1.0], [2.0]], "exponent": power}
+    peaks = [{"frames": n, "idle": 4e8, "peak": 5e8 + n, "device": 7_000_000 * n, "seconds": 1.0} for n in (25, 49)]
+    fit = {"constant": 1e6, "factor": 1e4, "idle": 4e8, "from": 25, "exponent": power}
+    found = schema.empty() | {
+        "environment": {"processor": "x", "cores": 1, "gpu": {"name": "A Card"}},
+        "settings": {"preset": "tiny", "targets": {"fp16-cuda": "cuda"}},
+        "scaling": {
+            "curves": {"service / callers": curve}, "peaks": peaks, "memory": fit,
+            "memory_curves": {"references": {"sizes": [1, 2], "bytes": [1, 2], "device": [3, 4], "exponent": power}},
+        },
+    }  # fmt: skip
+
+    print_table(found)
+    printed, page = capsys.readouterr().out, write_html(found)
+
+    for text in (printed, page):
+        assert "tiny on A Card" in text
+        assert "time of service against callers" in text
+        assert "memory of a clip against references" in text
+        assert "n^0.97 [0.900, unbounded]" in text
+    assert '<td class="n">343</td>' in page
+    (memory,) = [chart for chart in report_charts(found) if chart.name == "memory"]
+    assert "GPU memory in use" in memory.drawing.svg()
+
+
+def test_a_slower_machine_slows_the_stages_and_not_the_build(bench: Bench) -> None:
+    sections.stages(bench)
+    names = {*(f"stage/{stage}" for stage in STAGES), "step/denoiser"}
+    assert set(bench.timings) == names
+    assert len(bench.timings["step/denoiser"].blocks()) == bench.settings.clips
+
+    def scaled(factor: float) -> dict[str, Any]:
+        taken = {
+            name: Timing(
+                name,
+                tuple(
+                    dataclasses.replace(sample, seconds=factor * sample.seconds, yardstick=factor * sample.yardstick)
+                    for sample in timing.samples
+                ),
+            )
+            for name, timing in bench.timings.items()
+        }
+        return {"timings": {name: timing.to_dict() for name, timing in taken.items()}}
+
+    assert {row.verdict for row in compare(scaled(1.0), scaled(1.1))} == {"no difference"}
+
+
+@pytest.mark.slow
+def test_growth_of_time_and_memory(bench: Bench) -> None:
+    bench.report["scaling"] = {"curves": {"service / callers": {}}}
+    sections.growth(bench)
+    scaling = bench.report["scaling"]
+    assert {"service / callers", "pipeline / steps", "pipeline / frames"} <= set(scaling["curves"])
+    assert scaling["memory"]["exponent"]["value"] > 0
+    assert bench.report["summary"]["memory_exponent"] == scaling["memory"]["exponent"]
+
+
+@pytest.mark.slow
+def test_memory_against_references_and_steps(tiny_engines: Path, engines: Engines) -> None:
+    found = memory_curves(tiny_engines, engines.preset, references=8, quick=True)
+    assert {axis: curve["sizes"] for axis, curve in found.items()} == {"references": [1, 4], "steps": [1, 4]}
+    assert all(size > 0 for curve in found.values() for size in curve["bytes"])
+    assert set(memory_curves(tiny_engines, engines.preset, references=1, quick=True)) == {"steps"}
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_the_service_is_loaded_and_compared_with_the_process(bench: Bench) -> None:
+    load_service(bench)
+
+    service = bench.report["service"]
+    assert {load["kind"] for load in service["loads"]} == {"closed", "open"}
+    assert [load["failed"] for load in service["loads"]] == [0] * len(service["loads"])
+    assert {f"service/{name}" for name in ("in process", "triton", "plain gRPC")} == set(bench.timings)
+    assert bench.report["summary"]["served_overhead"]["value"] > -1
+    assert {share["model"] for share in service["statistics"]} >= {"dreamactor", "denoiser"}
+    assert bench.report["scaling"]["curves"]["service / callers"]["sizes"] == [1, 2, 4]

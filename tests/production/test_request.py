@@ -1,0 +1,123 @@
+"""What is asked for: a checkpoint brings its own sizes, and what a target has no use for is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dreamactor.engines.builder import BuildOptions
+from dreamactor.engines.shapes import Ranges
+from dreamactor.errors import InputError
+from dreamactor.networks import build, save
+from dreamactor.presets import PRESETS, preset
+from dreamactor.production.exporting import Exporter
+from dreamactor.production.keys import Keys
+from dreamactor.production.rehearsal import rehearsal
+from dreamactor.production.request import Request, make_request
+
+OWN = replace(preset("tiny"), height=96, width=160, fps=30, segment_frames=13)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One called as a preset is, and of other sizes."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save(build(OWN), folder)
+    return folder
+
+
+def asked(tmp_path: Path, checkpoint: Path | None = None, name: str = "tiny", target: str = "cpu") -> Request:
+    return make_request(name, "fp16", target, checkpoint, tmp_path / "set", tmp_path / "store")
+
+
+def test_sizes_are_the_checkpoints_own(tmp_path: Path, checkpoint: Path) -> None:
+    request = asked(tmp_path, checkpoint)
+    assert request.preset == OWN
+    exporter = Exporter(request.checkpoint, request.preset)
+    exporter.export("face_motion_encoder", tmp_path / "face_motion_encoder.onnx")
+    assert exporter._networks is not None
+    assert exporter._networks.preset == OWN
+
+
+def test_the_key_changes_with_the_checkpoints_description(tmp_path: Path, checkpoint: Path) -> None:
+    before = Keys(asked(tmp_path, checkpoint)).weights
+    assert before == Keys(asked(tmp_path, checkpoint)).weights
+    described = json.loads((checkpoint / "config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").symlink_to(checkpoint / "model.safetensors")
+    (other / "config.json").write_text(json.dumps({**described, "fps": 24}))
+    assert Keys(asked(tmp_path, other)).weights != before
+
+
+def test_a_checkpoint_has_a_name_of_its_own(tmp_path: Path) -> None:
+    mine = replace(OWN, name="mine")
+    save(build(mine), tmp_path / "checkpoint")
+    assert asked(tmp_path, tmp_path / "checkpoint", "mine").preset == mine
+    with pytest.raises(InputError, match="holds a 'mine' checkpoint, not 'puppet': ask for preset mine"):
+        asked(tmp_path, tmp_path / "checkpoint", "puppet")
+    with pytest.raises(InputError, match="no preset 'mine'"):
+        asked(tmp_path, None, "mine")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (None, "has no config.json"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[]", "does not fit this version"),
+        (json.dumps({**OWN.to_dict(), "vae": 3}).encode(), "does not describe a preset"),
+        (json.dumps({**OWN.to_dict(), "height": 100}).encode(), "multiples of 16"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(tmp_path: Path, config: bytes | None, reason: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    if config is not None:
+        (tmp_path / "config.json").write_bytes(config)
+    with pytest.raises(InputError, match=reason):
+        asked(tmp_path, tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not the folder of a checkpoint: it has no model\.safetensors"):
+        asked(tmp_path, tmp_path)
+
+
+def test_a_checkpoint_is_described_without_torch(tmp_path: Path, checkpoint: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dreamactor.production.request import make_request\n"
+        "print(make_request('tiny', 'int8', 'cpu', Path(sys.argv[1]), Path(sys.argv[2])).preset.width)\n"
+        "print([name for name in ('torch', 'onnx', 'cv2') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(checkpoint), str(tmp_path / "set")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["160", "[]"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("ranges", "build", "named"),
+    [
+        (None, BuildOptions(weight_streaming=True), "weight streaming"),
+        (None, BuildOptions(attention="native"), "attention"),
+        (Ranges(2, (32, 32), (128, 128)), None, "references, smallest, largest"),
+    ],
+)
+def test_options_of_tensorrt_are_refused_where_they_do_nothing(
+    tmp_path: Path, target: str, ranges: Ranges | None, build: BuildOptions | None, named: str
+) -> None:
+    with pytest.raises(InputError, match=f"Target '{target}' is ONNX files, .*: leave out {named}, which TensorRT"):
+        make_request("tiny", "fp32", target, None, tmp_path / "set", tmp_path / "store", ranges, build)
+    assert make_request("tiny", "fp32", target, None, tmp_path / "set", tmp_path / "store").build == BuildOptions()
+
+
+def test_a_large_presets_engines_take_the_size_that_it_is_compared_at(tmp_path: Path) -> None:
+    small = rehearsal(PRESETS["m1"])
+    assert asked(tmp_path, None, "m1", "sm89").ranges == Ranges(smallest=(small.height, small.width))
+    assert asked(tmp_path, None, "tiny", "sm89").ranges == Ranges()
