@@ -86,6 +86,6 @@ $(BINDINGS): tests/kernels/tensorrt_bindings.py | $(VENV)/.ready
 	$(BIN)/python -m tests.kernels.tensorrt_bindings
 	@touch $@
 
-$(SERVER)/.ready: serving/environment.py serving/constraints-server.txt pyproject.toml | $(VENV)/.ready
+$(SERVER)/.ready: serving/environment.py serving/constraints-server.txt serving/constraints-server-gpu.txt pyproject.toml | $(VENV)/.ready
 	$(BIN)/python -m dreamactor.serving.environment --dir $(SERVER)
 	@touch $@

@@ -20,7 +20,7 @@ from dreamactor.engines.session import Array
 from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.jobs import Jobs, shared_folder
-from dreamactor.serving.problem import Problem
+from dreamactor.serving.problem import Busy, Problem
 from dreamactor.serving.session import RemoteNetwork
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -94,8 +94,12 @@ def problem_of(error: BaseException, model: str) -> Problem:
         return Problem("INVALID_ARGUMENT", str(error))
     if isinstance(error, Cancelled):
         return Problem("CANCELLED", str(error))
+    if isinstance(error, Busy):
+        return Problem("RESOURCE_EXHAUSTED", str(error))
     traceback.print_exception(error, file=sys.stderr)
     sys.stderr.flush()
+    if "shared memory" in str(error):  # Triton's words have the region's name, which is nobody's business
+        return Problem("INTERNAL", "The request does not fit the server's shared memory; its log says more.")
     if isinstance(error, DreamActorError):
         return Problem("INTERNAL", str(error))
     return Problem("INTERNAL", f"The server's stage '{model}' failed ({type(error).__name__}); its log says where.")
@@ -103,6 +107,10 @@ def problem_of(error: BaseException, model: str) -> Problem:
 
 def failure(problem: Problem) -> Any:
     """An error response. Its text begins with the status, because a stream carries an error's text and no code."""
-    codes = {"INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG, "CANCELLED": pb_utils.TritonError.CANCELLED}
+    codes = {
+        "INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG,
+        "CANCELLED": pb_utils.TritonError.CANCELLED,
+        "RESOURCE_EXHAUSTED": pb_utils.TritonError.UNAVAILABLE,
+    }
     code = codes.get(problem.status, pb_utils.TritonError.INTERNAL)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{problem.status}: {problem.message}", code))

@@ -21,7 +21,7 @@ from dreamactor.serving.wire import ENSEMBLE, REQUEST, RESPONSE, Request, unpack
 
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
-_STATUS = re.compile(r"\b(INVALID_ARGUMENT|CANCELLED|INTERNAL): (.*)", re.DOTALL)
+_STATUS = re.compile(r"\b(INVALID_ARGUMENT|CANCELLED|RESOURCE_EXHAUSTED|INTERNAL): (.*)", re.DOTALL)
 
 
 def animate(
@@ -147,6 +147,8 @@ class Connection:
             return InputError(message)
         if status == "CANCELLED":
             return Cancelled(message)
+        if status == "RESOURCE_EXHAUSTED":
+            return DreamActorError(f"The server at {self.server} is busy: {message}")
         if status == "UNAVAILABLE":
             return DreamActorError(
                 f"No server answers at {self.server}, or it went away ({message}). Start one with 'dreamactor serve'."

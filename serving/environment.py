@@ -1,13 +1,15 @@
 """The server's own virtual environment: Triton's binary, numpy 1 for its python backend, what the stages import.
 
 `python -m dreamactor.serving.environment [--dir .venv-server]` makes it, or says in milliseconds that it is there.
-The packages and their versions are those of constraints-server.txt, beside this file.
+The packages and their versions are those of constraints-server.txt, beside this file; where there is an NVIDIA GPU,
+the runtimes are those of constraints-server-gpu.txt (not yet run: it needs one).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import hashlib
 import shutil
 import subprocess
@@ -18,12 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dreamactor
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import DreamActorError, InputError, MissingDependency
 
 DEFAULT_DIR = Path(".venv-server")
 CONSTRAINTS = Path(__file__).resolve().parent / "constraints-server.txt"
+GPU_RUNTIMES = CONSTRAINTS.with_name("constraints-server-gpu.txt")
+NEWEST = (3, 12)  # the last Python that numpy 1 has wheels for
 ALONE = "nvidia-pytriton"  # installed without its dependencies: only its tritonserver is used
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LIBRARY = f"libpython{PYTHON}.so.1.0"
 MAKE = "python -m dreamactor.serving.environment"
 
 
@@ -51,18 +57,20 @@ class ServerEnvironment:
         return self.triton / "bin" / "tritonserver"
 
     def require(self) -> ServerEnvironment:
-        """Itself, made absolute; raises MissingDependency when it was not made for this Python and version."""
+        """Itself, made absolute; raises MissingDependency when it was not made for this Python and version, or when
+        there is no libpython."""
         if not self.binary.is_file() or _read(self.root / "stamp") != fingerprint():
             raise MissingDependency(
                 f"The server's environment {self.root} is missing or made for another version; "
                 f"make it with: {MAKE} --dir {self.root}"
             )
+        library_folder()
         return ServerEnvironment(self.root.resolve())
 
 
 def fingerprint() -> str:
     """What the environment depends on: the pins, this Python, and where `dreamactor` lies."""
-    parts = [CONSTRAINTS.read_text(), PYTHON, str(Path(dreamactor.__file__).resolve())]
+    parts = [*requirements(local_gpu() is not None), PYTHON, str(Path(dreamactor.__file__).resolve())]
     project = tomllib.loads(_read(source_root() / "pyproject.toml"))
     layout = project.get("tool", {}).get("setuptools", {})
     return hashlib.sha256("\0".join([*parts, repr(layout)]).encode()).hexdigest()
@@ -77,6 +85,8 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     """Makes the environment in `root` unless it is there already, unchanged; raises InputError when `root` is a folder
     of something else, DreamActorError when pip fails."""
     environment = ServerEnvironment(root.resolve())
+    _require_python(sys.version_info[:2])
+    library_folder()  # what it says is said before anything is downloaded
     with contextlib.suppress(MissingDependency):
         return environment.require()
     stamp = environment.root / "stamp"
@@ -86,7 +96,8 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     environment.root.mkdir(parents=True)
     stamp.touch()  # from here on it is ours, also when it is not finished
     _call([sys.executable, "-m", "venv", str(environment.root)])
-    alone, rest = _requirements()
+    pins = requirements(local_gpu() is not None)
+    alone, rest = ([pin for pin in pins if pin.startswith(ALONE) == wanted] for wanted in (True, False))
     pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _call([*pip, "--no-deps", *alone])
     _call([*pip, "--constraint", str(CONSTRAINTS), *rest])
@@ -95,18 +106,43 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     return environment.require()
 
 
-def library_folder() -> str:
-    """Where libpython lies, for the server's LD_LIBRARY_PATH; empty when the system's loader knows it by itself."""
-    name = sysconfig.get_config_var("INSTSONAME") or ""
+def library_folder(name: str = LIBRARY) -> str:
+    """Where libpython lies, for the server's LD_LIBRARY_PATH; empty when the system's loader knows it by itself.
+
+    Raises MissingDependency when it is nowhere: Triton's model processes are linked with it.
+    """
     base = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     folders = [base, base / (sysconfig.get_config_var("MULTIARCH") or "."), Path(sys.base_prefix) / "lib"]
-    return next((str(folder) for folder in folders if (folder / name).is_file()), "")
+    found = next((str(folder) for folder in folders if (folder / name).is_file()), "")
+    if not found:
+        try:
+            ctypes.CDLL(name)
+        except OSError as error:
+            raise MissingDependency(
+                f"The server needs {name}, which {sys.executable} came without: install libpython{PYTHON} (Debian, "
+                f"Ubuntu: apt-get install libpython{PYTHON}; Fedora: dnf install python{PYTHON}-libs), or use a Python "
+                "built with --enable-shared."
+            ) from error
+    return found
 
 
-def _requirements() -> tuple[list[str], list[str]]:
-    lines = [line.strip() for line in CONSTRAINTS.read_text().splitlines()]
-    pins = [line for line in lines if line and not line.startswith("#")]
-    return [pin for pin in pins if pin.startswith(ALONE)], [pin for pin in pins if not pin.startswith(ALONE)]
+def requirements(gpu: bool) -> list[str]:
+    """What is installed, with versions: one onnxruntime, and TensorRT where there is a GPU."""
+    pins = _pins(CONSTRAINTS)
+    return [pin for pin in pins if not pin.startswith("onnxruntime==")] + _pins(GPU_RUNTIMES) if gpu else pins
+
+
+def _pins(path: Path) -> list[str]:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _require_python(version: tuple[int, ...]) -> None:
+    if version > NEWEST:
+        raise MissingDependency(
+            f"Triton's python backend reads tensors with numpy 1 only, which Python {version[0]}.{version[1]} has no "
+            f"wheels of: make the environments with Python 3.11 or 3.12 (make setup PYTHON=python3.12)."
+        )
 
 
 def _add_project(environment: ServerEnvironment, pip: list[str]) -> None:

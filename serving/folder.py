@@ -9,8 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from dreamactor.motion.limits import megabytes
+
 PREFIX = "dreamactor-serve-"
 SHARED_MEMORY = Path("/dev/shm")
+COPIES = 5  # of a clip at once: into and out of the first two stages, and into the third
 _SETTLED_SECONDS = 60.0  # a younger folder may be one whose owner has not locked it yet
 
 
@@ -37,6 +40,17 @@ def sweep() -> None:
             with (path / "lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
+
+
+def scarce_shared_memory(clip_bytes: int) -> str:
+    """A sentence when a clip of `clip_bytes` may not fit the shared memory through which the stages hand it on."""
+    free, needed = shutil.disk_usage(SHARED_MEMORY).free, COPIES * clip_bytes
+    if free >= needed:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {megabytes(free)} free; a clip of {megabytes(clip_bytes)}, the largest accepted, may "
+        f"need {megabytes(needed)} and fail. Give it more (a container: --shm-size), or accept less (--max-clip-mb)."
+    )
 
 
 def _remove(path: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WATCH_SECONDS = 0.05
+WAITING = 8  # clips that may wait to be made; each is held in memory
 
 
 def shared_folder() -> Path:
@@ -42,7 +43,11 @@ class Jobs:
             path.unlink(missing_ok=True)
 
     def wanted(self, token: str) -> bool:
-        return (self._folder / token).exists()
+        """False, too, for what never was a token."""
+        return token.isalnum() and (self._folder / token).exists()
+
+    def count(self) -> int:
+        return sum(1 for _ in self._folder.iterdir())
 
     def call_off(self, token: str) -> None:
         """Safe at any time, also for a job that has ended or what never was a token."""

@@ -20,7 +20,7 @@ from dreamactor.engines import Manifest, read_manifest
 from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
-from dreamactor.serving.folder import PrivateFolder, sweep
+from dreamactor.serving.folder import PrivateFolder, scarce_shared_memory, sweep
 from dreamactor.serving.jobs import Jobs
 from dreamactor.serving.probe import probe
 from dreamactor.serving.process import Listen, TritonProcess
@@ -142,6 +142,8 @@ def serve(options: ServeOptions, say: Callable[[str], None] = print) -> int:
     """Serves until SIGTERM or Ctrl-C; starts again when a model's process has died. Returns the exit status."""
     with _stoppable():
         try:
+            if scarce := scarce_shared_memory(options.limits.clip_bytes):
+                print(scarce, file=sys.stderr, flush=True)
             server = Server.start(options)
             # the same ports after a restart, also where free ones were taken
             options = replace(options, listen=server.listen)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from dreamactor.errors import DreamActorError
+
+
+class Busy(DreamActorError):
+    """The server has as many clips waiting as it takes."""
+
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a job ended early: `status` is INVALID_ARGUMENT, CANCELLED or INTERNAL; `message` is for the caller."""
+    """Why a job ended early: `status` is INVALID_ARGUMENT, CANCELLED, RESOURCE_EXHAUSTED (busy) or INTERNAL; `message`
+    is for the caller."""
 
     status: str
     message: str

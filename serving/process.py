@@ -134,7 +134,7 @@ def _backends(environment: ServerEnvironment, folder: Path) -> Path:
     python.mkdir(parents=True)
     stub = source / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
     if not stub.exists():
-        raise DreamActorError(f"The server's wheel has no python backend for Python {PYTHON}; use Python 3.11 to 3.13.")
+        raise DreamActorError(f"The server's wheel has no python backend for Python {PYTHON}; use Python 3.11 or 3.12.")
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
         shutil.copy(source / "backends" / "python" / name, python / name)
     (python / stub.name).symlink_to(stub)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -54,6 +53,8 @@ DENOISED = (
     Port("denoise_driving", "bytes", (1,)),
     Port("latent", "float32", (C, -1, -1, -1)),
 )
+
+MAX_SIDE, MAX_FPS = 8192, 1000  # of a video that the last stage accepts
 
 Arrays = dict[str, Array]
 
@@ -193,7 +194,16 @@ def _framing_text(framing: Framing) -> str:
 
 
 def _framing(text: bytes) -> Framing | None:
+    """Raises InputError for what is no framing of a video."""
     if not text:
         return None
-    values: dict[str, Any] = json.loads(text)
-    return Framing(values["fps"], values["frames"], tuple(values["crop"]), tuple(values["output_size"]))
+    try:
+        values = json.loads(text)
+        top, left, height, width = map(int, values["crop"])
+        size = tuple(map(int, values["output_size"]))
+        framing = Framing(float(values["fps"]), int(values["frames"]), (top, left, height, width), (size[0], size[1]))
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"The framing cannot be read: {error}.") from error
+    if not (0 < framing.fps <= MAX_FPS and all(0 <= side <= MAX_SIDE for side in (*framing.crop, *size))):
+        raise InputError(f"The framing is out of range: up to {MAX_SIDE} pixels a side and {MAX_FPS} frames a second.")
+    return framing

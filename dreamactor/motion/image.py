@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from dreamactor.motion.limits import Limits, megabytes
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 PAPER = (255, 255, 255)  # what shows through transparent pixels
+WHITE = 65535 - 128  # in 16 bits: from here on all rounds to 255
 
 
 def decode_image(data: bytes, limits: Limits | None = None, name: str = "the reference image") -> NDArray[np.uint8]:
@@ -101,11 +101,16 @@ def _upright_rgb(picture: Image.Image, side: int) -> NDArray[np.uint8]:
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float grey to 8 bits by range; Pillow's own conversion would clip."""
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values: NDArray[Any] = np.asarray(picture, np.float64)
-        top = float(np.nan_to_num(values).max(initial=0.0))
-        full = 65535.0 if top > 255 or picture.mode.startswith("I;16") else 1.0 if top <= 1 else 255.0
-        return Image.fromarray(np.rint(np.clip(np.nan_to_num(values) / full, 0, 1) * 255).astype(np.uint8))
+    if picture.mode.startswith("I;16"):
+        deep = np.minimum(np.asarray(picture), WHITE)  # in whole numbers of 16 bits: a large scan fills the memory
+        deep += 128
+        deep //= 257
+        return Image.fromarray(deep.astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        values: NDArray[np.float32] = np.nan_to_num(np.array(picture, np.float32), copy=False)
+        top = float(values.max(initial=0.0))
+        values *= 255 / (65535.0 if top > 255 else 1.0 if top <= 1 else 255.0)
+        return Image.fromarray(np.rint(np.clip(values, 0, 255, out=values), out=values).astype(np.uint8))
     return picture
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import av
 import av.container
+from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.packet import Packet
@@ -20,6 +21,7 @@ AudioPacket: TypeAlias = "Packet[AudioStream]"
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
 """Codecs that MP4 players take; packets of these are copied, anything else is encoded to AAC."""
 
+RATE = 48000  # Hz of sound that is encoded anew
 MP3_RATE = 16000  # Hz below which MP4 holds no MP3
 PREROLL = 0.05  # seconds of packets kept before the picture starts: decoders need the one before the first heard
 
@@ -54,7 +56,7 @@ class Sound:
         if self._copies:
             self._target = output.add_stream_from_template(self._source)
         else:
-            self._target = output.add_stream("aac", rate=48000)
+            self._target = output.add_stream("aac", rate=RATE)
             self._target.codec_context.layout = "mono" if self._source.channels == 1 else "stereo"
             self._target.codec_context.thread_count = 1
         self._packets = self._copied() if self._copies else self._encoded()
@@ -89,18 +91,36 @@ class Sound:
             yield float(packet.pts * base), packet
 
     def _encoded(self) -> Iterator[tuple[float, AudioPacket]]:
-        context = self._target.codec_context
-        resampler = AudioResampler(format="fltp", layout=context.layout, rate=48000, frame_size=1024)
-        shift = round(self._start * 48000)
-        for frame in self._resampled(resampler):
+        shift = round(self._start * RATE)
+        for frame in self._resampled(self._target.codec_context.layout):
             frame.pts = (frame.pts or 0) - shift
-            frame.time_base = Fraction(1, 48000)
+            frame.time_base = Fraction(1, RATE)
             if frame.pts < 0:
                 continue
-            yield from ((float(packet.pts or 0) / 48000, packet) for packet in self._target.encode(frame))
-        yield from ((float(packet.pts or 0) / 48000, packet) for packet in self._target.encode(None))
+            yield from ((float(packet.pts or 0) / RATE, packet) for packet in self._target.encode(frame))
+        yield from ((float(packet.pts or 0) / RATE, packet) for packet in self._target.encode(None))
 
-    def _resampled(self, resampler: AudioResampler) -> Iterator[av.AudioFrame]:
+    def _resampled(self, layout: AudioLayout) -> Iterator[av.AudioFrame]:
+        """The sound as the encoder takes it, in frames of 1024 samples."""
+        framed = AudioResampler(format="fltp", layout=layout, rate=RATE, frame_size=1024)
+        for frame in self._alike(layout):
+            yield from framed.resample(frame)
+        yield from framed.resample(None)
+
+    def _alike(self, layout: AudioLayout) -> Iterator[av.AudioFrame]:
+        """The sound in one format: a broadcast may change its channels or its rate on the way."""
+        resampler, setup = None, None
+        for frame in self._decoded():
+            found = (frame.format.name, frame.layout, frame.sample_rate)
+            if resampler is None or found != setup:
+                if resampler is not None:
+                    yield from _converted(resampler, None)
+                resampler, setup = AudioResampler(format="fltp", layout=layout, rate=RATE), found
+            yield from _converted(resampler, frame)
+        if resampler is not None:
+            yield from _converted(resampler, None)
+
+    def _decoded(self) -> Iterator[av.AudioFrame]:
         for packet in self._demuxed():
             try:
                 decoded = packet.decode()
@@ -108,8 +128,12 @@ class Sound:
                 continue  # a damaged packet is a gap of 20 ms; the timestamps keep the rest in place
             for frame in decoded:
                 if isinstance(frame, av.AudioFrame):
-                    yield from resampler.resample(frame)
-        yield from resampler.resample(None)
+                    # in samples, not in the container's ticks: resampling nothing would leave those as they are
+                    tick = Fraction(1, frame.sample_rate)
+                    if frame.pts is not None and frame.time_base:
+                        frame.pts = round(frame.pts * frame.time_base / tick)
+                    frame.time_base = tick
+                    yield frame
 
     def _demuxed(self) -> Iterator[AudioPacket]:
         if self._ahead is not None:
@@ -123,3 +147,11 @@ class Sound:
                 yield next(packets)
             except (StopIteration, av.FFmpegError, ValueError, OSError):
                 return
+
+
+def _converted(resampler: AudioResampler, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+    """What comes out for `frame`, or at the end for None; a frame that cannot be converted is a gap."""
+    try:
+        return [done for done in resampler.resample(frame) if done is not None]  # None: there was nothing to convert
+    except (av.FFmpegError, ValueError):
+        return []

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
 
+from dreamactor.errors import DreamActorError
 from dreamactor.motion.sound import Sound
 
 X264 = {"crf": "17", "preset": "medium", "x264-params": "mbtree=0"}
@@ -33,6 +35,7 @@ class VideoWriter:
     `size` is (height, width), both even; other frames are resized to it. `audio_from` is an encoded clip whose sound
     is copied (or encoded to AAC where MP4 cannot hold its codec), cut to the frames' length. The same frames give the
     same bytes. Nothing is at `path` before `close` has returned; leaving a `with` block by an error drops the file.
+    Raises DreamActorError when the disk is full or refuses the file.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class VideoWriter:
         self._size, self._rate = size, Fraction(fps).limit_denominator(1001)
         self._sound: Sound | None = None
         folder = self._path.parent if self._path else None
-        handle, temporary = tempfile.mkstemp(prefix=".dreamactor-", suffix=".mp4", dir=folder)
+        with self._disk():
+            handle, temporary = tempfile.mkstemp(prefix=".dreamactor-", suffix=".mp4", dir=folder)
         os.close(handle)
         self._temporary = Path(temporary)
         weakref.finalize(self, self._temporary.unlink, missing_ok=True)  # for a writer nobody closed
         try:
-            self._open(audio_from)
+            with self._disk():
+                self._open(audio_from)
         except BaseException:
             self.abort()
             raise
@@ -84,21 +89,23 @@ class VideoWriter:
         picture = picture.reformat(format="yuv420p", **BT709)
         picture.pts, picture.time_base = self.frames, 1 / self._rate
         self.frames += 1
-        for packet in self._video.encode(picture):
-            self._output.mux(packet)
-        self._mux_sound()
+        with self._disk():
+            for packet in self._video.encode(picture):
+                self._output.mux(packet)
+            self._mux_sound()
 
     def close(self) -> bytes:
         """Finishes the file, puts it at `path` if there is one, and returns its bytes."""
         try:
-            for packet in self._video.encode(None):
-                self._output.mux(packet)
-            self._mux_sound()
-            self._output.close()
-            content = self._temporary.read_bytes()
-            if self._path:
-                os.chmod(self._temporary, 0o666 & ~_umask())
-                os.replace(self._temporary, self._path)
+            with self._disk():
+                for packet in self._video.encode(None):
+                    self._output.mux(packet)
+                self._mux_sound()
+                self._output.close()
+                content = self._temporary.read_bytes()
+                if self._path:
+                    os.chmod(self._temporary, 0o666 & ~_umask())
+                    os.replace(self._temporary, self._path)
         finally:
             self.abort()
         return content
@@ -122,6 +129,17 @@ class VideoWriter:
             self.abort()
         elif self._temporary.exists():
             self.close()
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Turns what the disk refuses into a sentence."""
+        try:
+            yield
+        except OSError as error:
+            place = f"'{self._path}'" if self._path else "the temporary folder, which TMPDIR names"
+            raise DreamActorError(
+                f"The video cannot be written to {place}: {error.strerror or error}. Make room there or choose another."
+            ) from error
 
     def _mux_sound(self) -> None:
         if self._sound:

@@ -13,8 +13,8 @@ PREPARE_SHARE, DENOISE_SHARE = 0.15, 0.8  # of the whole, roughly; the rest is d
 class Event:
     """One sign of progress.
 
-    `stage` is prepare, references, denoise or done; segments and steps count from 1; `fraction` runs from 0 to 1 over
-    the whole job; `message` is a sentence for the person, mostly empty.
+    `stage` is prepare, wait (for other clips, on a server), references, denoise or done; segments and steps count from
+    1; `fraction` runs from 0 to 1 over the whole job; `message` is for the person, mostly empty.
     """
 
     stage: str

@@ -16,8 +16,8 @@ from dreamactor.motion.prepare import MotionInputs
 from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline.events import PREPARE_SHARE, Event, OnProgress, ignore
 from dreamactor.pipeline.options import Options
-from dreamactor.pipeline.segments import plan, total_latents
-from dreamactor.presets import Preset, video_frames
+from dreamactor.pipeline.segments import Segment, plan
+from dreamactor.presets import Preset
 
 Float = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -95,25 +95,20 @@ def encode(
 ) -> PreparedClip:
     """Runs the three encoders over motion inputs at the preset's size; `views` pseudo-references get controls too."""
     frames = len(inputs.controls)
-    filled = video_frames(total_latents(frames))
     segments = plan(frames, preset.latent_frames)
-    controls = _fill(inputs.controls, filled)
-    faces = _fill(inputs.faces, filled)
-
     latents, reference_poses = [], []
     for image, control in zip(inputs.references, inputs.reference_controls, strict=True):
         latents.append(sessions["vae_encoder"].run({"video": _channels_first(image[None])})["latent"][0, :, 0])
         reference_poses.append(_encode_pose(sessions, control[None])[:, 0])
     poses, motions = [], []
     for segment in segments:
-        span = slice(segment.first_frame, segment.first_frame + segment.frames)
-        poses.append(_encode_pose(sessions, controls[span]))
-        tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(faces[span])})["motion"][0]
+        poses.append(_encode_pose(sessions, _cut(inputs.controls, segment)))
+        tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(_cut(inputs.faces, segment))})["motion"][0]
         motions.append(tokens[1:] if segment.carried else tokens)
         report(0.7 + 0.3 * (segment.index + 1) / len(segments))
     motion = np.concatenate(motions)
     chosen = distinct_views(inputs.yaw, views)
-    view_poses = [_encode_pose(sessions, controls[index : index + 1])[:, 0] for index in chosen]
+    view_poses = [_encode_pose(sessions, inputs.controls[index : index + 1])[:, 0] for index in chosen]
     grid = reference_poses[0].shape
     return PreparedClip(
         np.stack(latents), np.stack(reference_poses), np.concatenate(poses, 1), motion,
@@ -136,10 +131,11 @@ def _encode_pose(sessions: Mapping[str, Session], control: Bytes) -> Float:
     return latent
 
 
-def _fill(frames: Bytes, count: int) -> Bytes:
-    """Repeats the last frame until there are `count`."""
-    missing = count - len(frames)
-    return frames if missing <= 0 else np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
+def _cut(frames: Bytes, segment: Segment) -> Bytes:
+    """The segment's frames; where the clip ends before it does, its last frame is repeated."""
+    part = frames[segment.first_frame : segment.first_frame + segment.frames]
+    missing = segment.frames - len(part)
+    return part if missing <= 0 else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
 
 
 def _channels_first(frames: Bytes) -> Bytes:

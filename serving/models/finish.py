@@ -30,6 +30,8 @@ class TritonPythonModel:
             passed = Passed.from_arrays(arrays_of(request))
         except Exception as error:
             return failure(problem_of(error, self.settings.model))
+        if passed.framing is not None and self.job != passed.job and self.jobs.wanted(self.job):
+            return failure(Problem("INVALID_ARGUMENT", "Another job's video is in the making."))
         video = b""
         try:
             video = self.video(passed, request)
@@ -38,9 +40,11 @@ class TritonPythonModel:
             self.jobs.call_off(passed.job)
         if request.is_cancelled():
             self.jobs.call_off(passed.job)
-        problem = (self.problem if self.job == passed.job else None) or passed.problem
+        mine = self.job == passed.job
+        problem = (self.problem if mine else None) or passed.problem
         if passed.last:
-            self.forget()
+            if mine:
+                self.forget()
             if problem is not None:
                 return failure(problem)
         return response({"EVENT": pack_bytes(passed.event.to_json()), "VIDEO": pack_bytes(video)})
@@ -59,7 +63,7 @@ class TritonPythonModel:
         return finisher.close()
 
     def forget(self, job: str = "", problem: Problem | None = None) -> None:
-        """Drops the video in the making. `denoise` has one job at a time: what is here is of `job` or of a dead one."""
+        """Drops the video in the making. `denoise` makes one at a time: what is here is of `job` or of a dead one."""
         if self.finisher is not None:
             self.finisher.abort()
         self.finisher, self.job, self.problem = None, job, problem

@@ -11,6 +11,8 @@ from dreamactor.pipeline import Event
 from dreamactor.pipeline.events import PREPARE_SHARE
 from dreamactor.pipeline.prepare import prepare
 from dreamactor.serving.backend import FINAL, Settings, arrays_of, problem_of, response, sessions, shared_jobs
+from dreamactor.serving.jobs import WAITING
+from dreamactor.serving.problem import Busy
 from dreamactor.serving.wire import Prepared, Request
 
 
@@ -25,12 +27,16 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                last = self.work(request, sender)
+                sender.send(response(self.work(request, sender).to_arrays()))
             except Exception as error:
                 last = Prepared(Event("prepare"), "", problem=problem_of(error, self.settings.model))
-            sender.send(response(last.to_arrays()), flags=FINAL)
+                sender.send(response(last.to_arrays()), flags=FINAL)
+            else:  # alone: a last response that finds no shared memory is lost, and nothing can be sent after it
+                sender.send(flags=FINAL)
 
     def work(self, request: Any, sender: Any) -> Prepared:
+        if self.jobs.count() > WAITING:
+            raise Busy(f"{WAITING} clips are waiting already; send this one again when some of them are done.")
         asked = Request.from_arrays(arrays_of(request))
         with self.jobs.open() as job:
 

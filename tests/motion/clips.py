@@ -53,6 +53,41 @@ def make_clip(
     return content
 
 
+def make_broadcast() -> bytes:
+    """Four seconds of MPEG-TS whose MP2 sound, a click each second, goes from 48 kHz stereo to 32 kHz mono half way."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as output, av.open(io.BytesIO(), "w", format="mpegts") as other:
+        before, after = output.add_stream("mp2", rate=48000), other.add_stream("mp2", rate=32000)
+        after.codec_context.layout = "mono"
+        add_picture(output, 4)
+        for start, stream in ((0, before), (2, after)):
+            for packet in [packet for frame in [*clicks(2.0, stream), None] for packet in stream.encode(frame)]:
+                packet.pts += round(start / packet.time_base)
+                packet.dts, packet.stream = packet.pts, before
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+def make_vorbis() -> bytes:
+    """Five seconds of Matroska, whose ticks are milliseconds, with a click each second in 48 kHz stereo Vorbis."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as output:
+        audio = output.add_stream("vorbis", rate=48000, options={"strict": "experimental"})
+        add_picture(output, 5)
+        for frame in [*clicks(5.0, audio), None]:
+            output.mux(audio.encode(frame))
+    return buffer.getvalue()
+
+
+def add_picture(output: av.container.OutputContainer, seconds: int) -> None:
+    """Ten black frames a second; call it when all streams are added."""
+    video = output.add_stream("libx264", rate=10)
+    video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+    for _ in range(10 * seconds):
+        output.mux(video.encode(av.VideoFrame(96, 64, "yuv420p")))
+    output.mux(video.encode(None))
+
+
 def clicks(seconds: float, stream: av.AudioStream) -> list[av.AudioFrame]:
     """A 10 ms burst at every whole second of otherwise silent sound, in the encoder's format."""
     wave = np.zeros(round(seconds * 48000), np.float32)

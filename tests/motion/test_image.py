@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -54,6 +55,17 @@ def test_grey_and_sixteen_bit_keep_their_range() -> None:
     assert np.abs(eight.astype(int) - pixels).max() <= 1
     real = decode_image(encoded(Image.fromarray((ramp / 65535).astype(np.float32)), "TIFF"))
     assert np.abs(real.astype(int) - pixels).max() <= 1
+
+
+def test_a_deep_scan_takes_little_more_memory_than_its_pixels() -> None:
+    ramp = (np.arange(2_000_000) % 65536).astype(np.uint16).reshape(1000, 2000)
+    data = encoded(Image.fromarray(ramp))
+    tracemalloc.start()
+    pixels = decode_image(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(pixels[..., 0], np.rint(ramp / 257))
+    assert peak < 12 * ramp.size
 
 
 def test_cmyk_is_converted_not_inverted() -> None:

@@ -150,7 +150,22 @@ def test_a_drawing_may_carry_its_landmarks(landmarker: Landmarker, clip: bytes) 
         prepare([plain.getvalue()], clip, 64, 64, 12, landmarker=landmarker)
 
 
-@pytest.mark.parametrize("change", [(b'"neck"', b'"knee"'), (b'"width": 128', b'"width": "x"'), (b"13.0", b" NaN")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b'"neck"', b'"knee"'),
+        (b'"width": 128', b'"width": "x"'),
+        (b'"width": 128', b'"width": -128'),
+        (b'"width": 128', b'"width": 1e-300'),
+        (b'"height": 128', b'"height": NaN'),
+        (b'"height": 128', b'"height": 1' + b"0" * 400),
+        (b'"height": 128', b'"height": ' + b"[" * 100_000),
+        (b"13.0", b" NaN"),
+        (b"13.0", b"13e30"),
+        (b"13.0", b"1e-30"),
+        (b"13.0", b"13000"),
+    ],
+)
 def test_carried_landmarks_are_checked(change: tuple[bytes, bytes]) -> None:
     with Image.open(io.BytesIO(embed_pose(drawing(), standing()))) as picture:
         text = picture.info[KEY].encode().replace(*change).decode()

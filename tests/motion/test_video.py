@@ -2,14 +2,20 @@
 
 import gc
 import io
+import resource
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from dreamactor.errors import DreamActorError
 from dreamactor.motion.media import VideoWriter, decode_clip
-from tests.motion.clips import heard, make_clip
+from tests.motion.clips import heard, make_broadcast, make_clip, make_vorbis
 
 
 def noise(count: int, height: int = 192, width: int = 320) -> np.ndarray:
@@ -23,6 +29,12 @@ def write(frames: np.ndarray, fps: float = 10, audio_from: bytes | None = None) 
     for frame in frames:
         writer.write(frame)
     return writer.close()
+
+
+def write_file(path: Path | None, frames: np.ndarray) -> None:
+    with VideoWriter(path, 10, frames.shape[1:3]) as writer:
+        for frame in frames:
+            writer.write(frame)
 
 
 def streams(data: bytes) -> dict[str, tuple[str, float]]:
@@ -76,6 +88,14 @@ def test_sound_follows_a_picture_that_starts_late(sound: str) -> None:
     assert heard(write(noise(30, 64, 96), audio_from=source)) == pytest.approx([0.5, 1.5, 2.5], abs=0.03)
 
 
+def test_sound_that_changes_its_format_half_way_is_kept_in_time() -> None:
+    assert heard(write(noise(38, 64, 96), audio_from=make_broadcast())) == pytest.approx([1, 2, 3], abs=0.03)
+
+
+def test_sound_that_needs_no_resampling_is_kept_in_time() -> None:
+    assert heard(write(noise(38, 64, 96), audio_from=make_vorbis())) == pytest.approx([0, 1, 2, 3], abs=0.03)
+
+
 def test_no_sound_and_unreadable_sound_are_no_hindrance() -> None:
     assert set(streams(write(noise(3), audio_from=make_clip([0, 0.1, 0.2])))) == {"video"}
     assert set(streams(write(noise(3), audio_from=b"nothing"))) == {"video"}
@@ -117,6 +137,29 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
         writer.write(noise(1)[0].astype(str))
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Files beyond `limit` bytes fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", None])
+def test_a_full_disk_is_said_and_nothing_is_left(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with full_disk(100_000), pytest.raises(DreamActorError, match=r"cannot be written to .*Make room"):
+        write_file(tmp_path / name if name else None, noise(40))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sizes() -> None:

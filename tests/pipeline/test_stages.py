@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_encoding_by_segments_gives_every_frame_its_token(engines: Engines, clip
         {"faces": np.ascontiguousarray(motion_inputs().faces.transpose(0, 3, 1, 2)[None])}
     )
     np.testing.assert_allclose(clip.motion, whole["motion"][0], atol=1e-5)
+
+
+def test_encoding_a_long_clip_takes_no_second_copy_of_it(engines: Engines) -> None:
+    inputs = motion_inputs(100)  # its last segment is filled up
+    tracemalloc.start()
+    whole = encode(engines.sessions, TINY, inputs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole.motion.shape[0] == 101
+    assert peak < inputs.faces.nbytes / 2
 
 
 def test_the_last_latent_starts_the_next_segment(engines: Engines, clip: PreparedClip) -> None:

@@ -29,6 +29,25 @@ def test_environment_of_another_version_is_not_used(tmp_path: Path) -> None:
         made.require()
 
 
+def test_python_without_its_library_is_told_what_to_install() -> None:
+    with pytest.raises(MissingDependency, match=r"libpython0\.0\.so.*apt-get install"):
+        environment.library_folder("libpython0.0.so")
+
+
+def test_a_gpu_changes_the_runtimes_and_nothing_else() -> None:
+    plain, gpu = environment.requirements(False), environment.requirements(True)
+    assert set(plain) - set(gpu) == {pin for pin in plain if pin.startswith("onnxruntime==")}
+    added = {pin.partition("==")[0].partition("[")[0]: pin.partition("==")[2] for pin in set(gpu) - set(plain)}
+    assert set(added) == {"onnxruntime-gpu", "tensorrt-cu13"}
+    builders = (environment.source_root() / "constraints.txt").read_text().replace("_", "-").splitlines()
+    assert {f"{name}=={version}" for name, version in added.items()} <= set(builders)
+
+
+def test_a_python_that_is_too_new_is_told_which_is_not() -> None:
+    with pytest.raises(MissingDependency, match=r"Python 3\.13.*3\.11 or 3\.12"):
+        environment._require_python((3, 13))
+
+
 @pytest.mark.server
 def test_making_it_again_changes_nothing(server_environment: Path) -> None:
     stamp = server_environment / "stamp"

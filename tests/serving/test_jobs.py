@@ -14,6 +14,7 @@ def test_job_is_wanted_until_it_is_called_off(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path / "jobs")
     with jobs.open() as first, jobs.open() as second:
         assert jobs.wanted(first)
+        assert jobs.count() == 2
         Jobs(tmp_path / "jobs").call_off(first)  # another process's view of the same folder
         assert (jobs.wanted(first), jobs.wanted(second)) == (False, True)
     assert not any((tmp_path / "jobs").iterdir())
@@ -32,6 +33,7 @@ def test_only_tokens_are_called_off(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     for name in ("../precious", "", ".", "/etc/passwd"):
         jobs.call_off(name)
+        assert not jobs.wanted(name)
     assert (tmp_path / "precious").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -215,6 +216,30 @@ def test_requests_cancelled_anywhere_or_refused_do_not_stay_in_flight(
         wait_until(lambda: not any(server.process.jobs_folder.iterdir()))
         server.process.stop()
         assert "Found 0 model versions that have in-flight inferences" in server.process.log.read_text()
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_request_that_finds_no_shared_memory_is_answered_and_does_not_stay_in_flight(
+    temporary: Path, tiny_engines: Path, server_environment: Path, portrait: bytes, clip: bytes
+) -> None:
+    padding = (32 << 20).to_bytes(4, "big") + b"free" + bytes((32 << 20) - 8)  # a box that players pass over
+    with Server.start(ServeOptions(tiny_engines, FREE, server_environment)) as server:
+        stage = next(pid for pid in processes_of(temporary) if "prepare/1/model.py" in command_of(pid))
+        before = resource.prlimit(stage, resource.RLIMIT_FSIZE)
+        resource.prlimit(stage, resource.RLIMIT_FSIZE, (56 << 20, before[1]))  # room for the clip once, not twice
+        deadline = time.monotonic() + 60
+        with pytest.raises(DreamActorError, match="does not fit the server's shared memory"):
+            animate(server.address, [portrait], clip + padding, OPTIONS, cancel=lambda: time.monotonic() > deadline)
+        resource.prlimit(stage, resource.RLIMIT_FSIZE, before)
+        assert animate(server.address, [portrait], clip + padding, OPTIONS)
+        server.process.stop()
+        assert "Found 0 model versions that have in-flight inferences" in server.process.log.read_text()
+
+
+def test_scarce_shared_memory_is_said() -> None:
+    assert folders.scarce_shared_memory(1) == ""
+    assert "--shm-size" in folders.scarce_shared_memory(1 << 50)
 
 
 @pytest.mark.server

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import av
@@ -17,19 +18,25 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from PIL import Image
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from dreamactor.errors import Cancelled, InputError
+from dreamactor.errors import Cancelled, DreamActorError, InputError
 from dreamactor.pipeline import Animator, Event, Options
-from dreamactor.serving.client import animate
+from dreamactor.pipeline.events import PREPARE_SHARE
+from dreamactor.pipeline.prepare import Framing
+from dreamactor.serving.client import Connection, animate
+from dreamactor.serving.jobs import WAITING, Jobs
 from dreamactor.serving.launcher import Server
-from tests.conftest import ASSETS
+from dreamactor.serving.wire import Passed
+from tests.conftest import ASSETS, ROOT
 from tests.serving import raw
 from tests.serving.conftest import OPTIONS
 
 pytestmark = pytest.mark.server
 MEDIA = ASSETS / "media"
 LONG = Options(steps=60, seed=5, max_frames=10)
+WAITS = Event("wait", fraction=PREPARE_SHARE, message="waiting for 1 other clip")
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -68,6 +75,22 @@ def test_bare_client_without_options_gets_its_video(server: Server, portrait: by
     fractions = [float(str(event["fraction"])) for event in events]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
+
+
+def test_the_example_of_the_documentation_runs(
+    server: Server, portrait: bytes, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the stubs that tritonclient generated from the same file."""
+    monkeypatch.setitem(sys.modules, "grpc_service_pb2", service_pb2)
+    monkeypatch.setitem(sys.modules, "grpc_service_pb2_grpc", service_pb2_grpc)
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(portrait)
+    Path("clip.mp4").write_bytes(clip)
+    example = (ROOT / "docs" / "grpc.md").read_text().partition("```python\n")[2].partition("```")[0]
+    shorter = example.replace('"steps": 4, "max_frames": 24', '"steps": 1, "max_frames": 5')
+    exec(shorter.replace("127.0.0.1:8001", server.address), {})
+    with av.open("out.mp4") as made:
+        assert sum(1 for _ in made.decode(video=0)) == 5
 
 
 def test_served_equals_in_process_in_every_byte_step_and_note(
@@ -135,6 +158,53 @@ def test_two_clients_at_once_do_not_meet(server: Server, portrait: bytes, clip: 
         first, second, third, fourth = (video.result() for video in videos)
     assert first == third == expected
     assert second == fourth != expected
+
+
+def test_who_waits_hears_of_it_and_may_leave_the_line(
+    server: Server, portrait: bytes, clip: bytes, expected: bytes
+) -> None:
+    heard: list[Event] = []
+
+    def join(event: Event) -> None:
+        if (event.stage, event.step) == ("denoise", 1) and not heard:
+            with pytest.raises(Cancelled):
+                animate(server.address, [portrait], clip, LONG, heard.append, lambda: heard[-1:] == [WAITS])
+            wait_until(lambda: jobs.count() == 1)
+            raise Cancelled("enough")
+
+    jobs = Jobs(server.process.jobs_folder)
+    with pytest.raises(Cancelled):
+        animate(server.address, [portrait], clip, LONG, join)
+    assert heard[-1] == WAITS
+    wait_until(lambda: idle(server))
+    assert animate(server.address, [portrait], clip, OPTIONS) == expected
+
+
+def test_line_that_is_too_long_is_not_joined(server: Server, portrait: bytes, clip: bytes) -> None:
+    jobs = Jobs(server.process.jobs_folder)
+    with ExitStack() as line:
+        for _ in range(WAITING + 1):
+            line.enter_context(jobs.open())
+        with pytest.raises(DreamActorError, match=f"busy: {WAITING} clips are waiting"):
+            animate(server.address, [portrait], clip, OPTIONS)
+
+
+def test_stranger_at_the_last_stage_does_not_disturb(server: Server, portrait: bytes, clip: bytes) -> None:
+    options = Options(steps=6, seed=5, max_frames=10)
+    framing = Framing(12.0, 4, (0, 0, 64, 64), (64, 64))
+    refused: list[bool] = []
+
+    def disturb(event: Event) -> None:
+        if (event.segment, event.step) == (2, 1):
+            with Connection(server.address) as stranger:
+                with pytest.raises(InputError, match="Another job's video"):
+                    stranger.infer("finish", Passed(event, "stranger", framing=framing).to_arrays())
+                stranger.infer("finish", Passed(Event("done"), "stranger").to_arrays())
+            refused.append(True)
+
+    alone = animate(server.address, [portrait], clip, options)
+    assert animate(server.address, [portrait], clip, options, disturb) == alone
+    assert refused
 
 
 def test_what_a_stranger_must_not_do_is_refused(server: Server) -> None:

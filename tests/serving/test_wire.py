@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,16 @@ def test_latent_framing_and_problem_come_back() -> None:
     got = Passed.from_arrays(sent.to_arrays())
     assert (got.framing, got.driving, got.problem, got.last) == (FRAMING, b"clip", Problem("INTERNAL", "why"), True)
     np.testing.assert_array_equal(got.latent, sent.latent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"output_size": (10**6, 64)}, {"output_size": (64,)}, {"crop": (0, 0, -4, 64)}, {"fps": float("nan")}, {"fps": 0}],
+)
+def test_framing_out_of_range_is_refused(change: dict[str, Any]) -> None:
+    arrays = Passed(EVENT, "job", framing=replace(FRAMING, **change)).to_arrays()
+    with pytest.raises(InputError, match="The framing"):
+        Passed.from_arrays(arrays)
 
 
 @pytest.mark.parametrize(("event", "problem", "last"), [("denoise", None, False), ("done", None, True)])
