@@ -21,6 +21,7 @@ from dreamactor.engines.runtimes import load_tensorrt
 from dreamactor.engines.session import Array
 from dreamactor.engines.tensorrt import TensorRTSession
 from dreamactor.engines.trust import read_file, sha256
+from dreamactor.errors import EngineError
 
 # A layer fused from nodes of several parts counts for the first of these: what such a fusion is made for.
 _RANK = (
@@ -43,6 +44,8 @@ def profile_engine(
 
     Without it the nodes' modules are unknown, and products count as embedding. Needs the GPU the engine is for.
     """
+    if record.is_stripped:
+        raise EngineError(f"{record.name} is a plan without weights: profile a set built without --strip.")
     session = _ProfiledSession(read_file(folder, record.files[0]), record.name, record.runtime)
     try:
         for _ in range(2):
@@ -58,7 +61,12 @@ def profile_engine(
 def source_model(folder: Path, record: NetworkRecord) -> Path | None:
     """The ONNX a network of the set in `folder` was built from, where the store beside the set still has it."""
     candidates = sorted(folder.parent.glob(f"store/*/*/{record.name}.onnx"))
-    return next((path for path in candidates if sha256(path) == record.source_sha256), None)
+    return next((path for path in candidates if _onnx_hash(path) == record.source_sha256), None)
+
+
+def _onnx_hash(path: Path) -> str:
+    """Of an ONNX and the weights beside it."""
+    return sha256(*(file for file in (path, path.with_name(f"{path.name}.data")) if file.exists()))
 
 
 def fold_layers(

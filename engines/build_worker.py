@@ -82,6 +82,12 @@ def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]
         config.set_compute_capability(getattr(trt.ComputeCapability, request["compute_capability"]), 0)
     if request["weight_streaming"]:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
+    if request["strip"]:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT)  # without it STRIP_PLAN takes back only the very same weights
+    if request["hardware_compatibility"]:
+        level = request["hardware_compatibility"].replace("-", "_").upper()
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
     if request["optimization_level"] is not None:
         config.builder_optimization_level = request["optimization_level"]
     if request["workspace_bytes"]:

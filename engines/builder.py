@@ -22,24 +22,46 @@ from dreamactor.presets import Preset
 
 # TensorRT-RTX keeps its kernels as source, with the tensor-core instruction in the name; TensorRT their names.
 _FUSED_ATTENTION = re.compile(rb"fmha::(\w+mma_\w+_traits)|(_gemm_mha_v\d)\w*|(fmha_v\d_\w+)")
+AMPERE_PLUS, SAME_COMPUTE_CAPABILITY = "ampere-plus", "same-compute-capability"
 OnBuild = Callable[[str, int, int], None]
 """phase, step, steps of the builder; steps 0 where it does not say."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the user may choose about an engine; every engine is for the target's architecture and this version.
+    """What the user may choose about an engine.
 
     `weight_streaming` lets weights exceed the GPU's memory; `attention` is "native" (TensorRT's own), "plugin" (our
     Triton kernels, TensorRT only) or "auto" (the faster of the two, timed where it is built; `build_engine` takes it as
-    "native"); `optimization_level` 0-5. There are no stripped plans and none for other versions or cards: sessions put
-    no weights in, and `engines.trust` demands the version and the architecture that an engine was built for.
+    "native"); `optimization_level` 0-5.
+
+    `strip` (TensorRT only; not yet run on a GPU) leaves the weights out of the plan: the set has the ONNX beside it,
+    and a session puts its weights in. So a plan that took minutes serves every fine-tuned ONNX of the same graph and
+    precision: `write_set` the same plan with another ONNX, and nothing is built. Whether TensorRT exchanges the scales
+    of FP8 and INT8 as it does weights has not been run either: compare such a set with FP32 before it is used.
+
+    `hardware_compatibility` (TensorRT only; not yet run on a GPU) is "" (this model of GPU, the fastest),
+    "same-compute-capability" (all of its architecture) or "ampere-plus" (SM80 and later). There are no plans for other
+    versions of TensorRT: `engines.trust` demands exactly the version that built an engine and was measured with it.
     """
 
     weight_streaming: bool = False
     attention: str = "auto"
     optimization_level: int | None = None
     workspace_bytes: int = 0
+    strip: bool = False
+    hardware_compatibility: str = ""
+
+    def architecture(self, target: Target) -> str:
+        """What the engine runs on, as `trust.runs_on` reads it: the target's own architecture, or "sm80+"."""
+        return "sm80+" if self.hardware_compatibility == AMPERE_PLUS else target.architecture
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a manifest says about an engine that these options change."""
+        stripped = ("plan without weights: those of the ONNX beside it are put in when it is opened",)
+        level = (f"hardware compatibility: {self.hardware_compatibility}",)
+        return (*(stripped if self.strip else ()), *(level if self.hardware_compatibility else ()))
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """One engine. The first of `files` is what the runtime opens; the others are its external data.
+    """One engine. The first of `files` is what the runtime opens. The others are its external data, or for a TensorRT
+    plan without weights the ONNX that has them, and then this one's external data.
 
-    `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines; `source_sha256` is the ONNX that
-    the engine was built from, weights beside it included, `weights_sha256` the checkpoint; `notes` says in sentences
-    what was kept in high precision.
+    `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines, "sm80+" for those that later
+    architectures run too; `source_sha256` is the ONNX that the engine was built from, weights beside it included,
+    `weights_sha256` the checkpoint; `notes` says in sentences what was kept in high precision and how it was built.
     """
 
     name: str
@@ -49,6 +50,11 @@ class NetworkRecord:
     source_sha256: str = ""
     weights_sha256: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_stripped(self) -> bool:
+        """Whether this is a plan without weights: only a session that puts them in can run it."""
+        return self.runtime != "onnxruntime" and len(self.files) > 1
 
     def to_dict(self) -> dict[str, Any]:
         return {

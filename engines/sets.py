@@ -178,15 +178,16 @@ def _installed(runtime: str) -> str:
 def _open(directory: Path, record: NetworkRecord, target: str, threads: int | None) -> Session:
     main, *external = record.files
     if record.runtime != "onnxruntime":
-        from dreamactor.engines.tensorrt import TensorRTSession
+        from dreamactor.engines.tensorrt import TensorRTSession, Weights
 
-        return TensorRTSession(trust.read_file(directory, main), record.name, record.runtime)
+        weights = None
+        if record.is_stripped:
+            onnx, *external = external
+            weights = Weights(trust.read_onnx(directory, onnx, external), directory / onnx.path)
+        return TensorRTSession(trust.read_file(directory, main), record.name, record.runtime, weights)
     from dreamactor.engines.onnxruntime import CPU, CUDA, OnnxRuntimeSession
 
-    content = trust.read_file(directory, main)
-    trust.check_external_data(directory, record, content)
-    for file in external:
-        trust.check_file(directory, file)
+    content = trust.read_onnx(directory, main, external)
     provider = CUDA if target == "cuda" else CPU
     return OnnxRuntimeSession(directory / main.path if external else content, record.name, threads, provider)
 

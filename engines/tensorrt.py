@@ -1,11 +1,14 @@
 """Sessions of TensorRT and TensorRT-RTX engines: the same code, the module as a parameter.
 
-An engine may hold several optimisation profiles; the first that takes a run's shapes is used.
+An engine may hold several optimisation profiles; the first that takes a run's shapes is used. A stripped plan is filled
+with the weights of its ONNX as it is opened (not yet run on a GPU).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,10 +20,21 @@ from dreamactor.engines.session import Array, TensorSpec, check_inputs
 from dreamactor.errors import EngineError, InputError
 
 
-class TensorRTSession:
-    """A verified engine, deserialised on the local GPU. Raises EngineError when it cannot be loaded there."""
+@dataclass(frozen=True)
+class Weights:
+    """What fills a stripped plan: the bytes of an ONNX, and its path, beside which its external data lies."""
 
-    def __init__(self, plan: bytes, name: str, runtime: str) -> None:
+    onnx: bytes
+    path: Path
+
+
+class TensorRTSession:
+    """A verified engine, deserialised on the local GPU; a stripped plan needs `weights`.
+
+    Raises EngineError when it cannot be loaded there or when these are not its weights.
+    """
+
+    def __init__(self, plan: bytes, name: str, runtime: str, weights: Weights | None = None) -> None:
         trt = load_tensorrt(runtime)
         self.name, self._cuda = name, Cuda()
         self._logger, self._messages = collecting_logger(trt, "ERROR")
@@ -28,6 +42,7 @@ class TensorRTSession:
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"{runtime} cannot load {name}: {self._reason()}")
+        self._fill(trt, weights)
         if self._engine.streamable_weights_size > 0:
             self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
         self._context: Any = self._engine.create_execution_context()
@@ -70,6 +85,27 @@ class TensorRTSession:
             buffer.close()
         self._context = self._engine = self._runtime = None  # in this order: each holds on to the next
         self._cuda.close()
+
+    def _fill(self, trt: ModuleType, weights: Weights | None) -> None:
+        """Puts `weights` in where the plan was stripped; an engine without its weights would run, and on zeros."""
+        if weights is None:
+            if self._engine.refittable:
+                raise EngineError(f"{self.name} is a plan without weights, and its set has no ONNX to take them from.")
+            return
+        if not self._engine.refittable:
+            raise EngineError(f"{self.name} has an ONNX beside its plan, and the plan was built to take no weights.")
+        refitter = trt.Refitter(self._engine, self._logger)
+        parser = trt.OnnxParserRefitter(refitter, self._logger)  # holds the weights until they are in the engine
+        if not parser.refit_from_bytes(weights.onnx, str(weights.path)):
+            said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        elif not refitter.refit_cuda_engine():
+            said = [f"missing {name}" for name in refitter.get_missing_weights()[:4]]
+        else:
+            return
+        raise EngineError(
+            f"The weights of {weights.path.name} do not fill the plan of {self.name}: "
+            f"{'; '.join(said) or self._reason()}. It must be of the same graph and precision as the plan's own ONNX."
+        )
 
     def _choose_profile(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         index = self._fitting(shapes)

@@ -67,15 +67,27 @@ def read_file(directory: Path, record: FileRecord) -> bytes:
     return content
 
 
-def check_external_data(directory: Path, record: NetworkRecord, content: bytes) -> None:
-    """Every external-data file an ONNX names must be in its manifest record (and so inside the folder)."""
-    listed = {file.path for file in record.files[1:]}
+def read_onnx(directory: Path, main: FileRecord, external: Sequence[FileRecord]) -> bytes:
+    """The verified bytes of an ONNX; every external-data file that it names must be one of `external`, which are
+    verified too (and so inside the folder)."""
+    content = read_file(directory, main)
+    listed = {file.path for file in external}
     for location in sorted(external_files(content)):
         safe_path(directory, location)
         if location not in listed:
-            raise EngineError(
-                f"{record.files[0].path} reads '{location}', which its manifest does not list. {_REBUILD}"
-            )
+            raise EngineError(f"{main.path} reads '{location}', which its manifest does not list. {_REBUILD}")
+    for file in external:
+        check_file(directory, file)
+    return content
+
+
+def runs_on(built: str, gpu: str | None) -> bool:
+    """Whether an engine for `built` ("any", "sm89", or "sm80+": that and later) runs on a GPU of architecture `gpu`
+    (like "sm89"; None where there is none)."""
+    least = re.fullmatch(r"sm(\d+)\+", built)
+    if least is None or gpu is None:
+        return built in ("any", gpu)
+    return int(gpu.removeprefix("sm")) >= int(least[1])
 
 
 def check_runtime(record: NetworkRecord, installed: str, architecture: str | None) -> None:
@@ -94,11 +106,10 @@ def check_runtime(record: NetworkRecord, installed: str, architecture: str | Non
             f"{record.name} was built by {record.runtime} {record.runtime_version}; {installed} is installed: "
             f"install {record.runtime_version} or build the engines again."
         )
-    if record.architecture not in ("any", architecture):
+    if not runs_on(record.architecture, architecture):
         found = f"has {architecture}" if architecture else "has no NVIDIA GPU (or no driver)"
-        raise EngineError(
-            f"{record.name} was built for {record.architecture}; this machine {found}: build the engines for it."
-        )
+        built = record.architecture.replace("+", " or later")
+        raise EngineError(f"{record.name} was built for {built}; this machine {found}: build the engines for it.")
 
 
 def sign(directory: Path, private_key: bytes) -> Path:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from dreamactor.engines import NetworkRecord, TensorSpec, read_manifest, trust
-from dreamactor.errors import DreamActorError, InputError
+from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.pbtxt import EnsembleConfig, ModelConfig, Port
 from dreamactor.serving.wire import DENOISED, ENSEMBLE, PREPARED, REQUEST, RESPONSE
@@ -66,6 +66,11 @@ def network_config(record: NetworkRecord, parameters: dict[str, str], backend: s
 
 
 def _write_network(repository: Path, engines: Path, record: NetworkRecord, parameters: dict[str, str]) -> None:
+    if record.is_stripped:
+        raise EngineError(
+            f"{record.name} is a plan without weights, which Triton's TensorRT backend cannot fill: build the set "
+            "without --strip to serve it."
+        )
     _write_model(repository, network_config(record, parameters, "tensorrt"), "network")
     cpu = repository / record.name / "configs" / "cpu.pbtxt"
     cpu.parent.mkdir()

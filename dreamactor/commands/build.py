@@ -26,6 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--attention", choices=("auto", "native", "plugin"), default="auto",
         help="TensorRT's own, our Triton kernels, or what is faster on this GPU (default: %(default)s)",
     )  # fmt: skip
+    engine.add_argument("--strip", action="store_true", help="plans without weights: the ONNX beside them has these")
+    engine.add_argument(
+        "--hardware-compatibility", choices=("ampere-plus", "same-compute-capability"), default="",
+        help="engines for SM80 and later, or for every card of this architecture (default: for this model of card)",
+    )  # fmt: skip
     engine.add_argument("--references", type=int, default=4, metavar="N", help="at most so many (default: %(default)s)")
     engine.add_argument(
         "--sizes", type=_sizes, default=(None, None), metavar="HxW:HxW",
@@ -47,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
     from dreamactor.engines.builder import BuildOptions
     from dreamactor.engines.shapes import Ranges
 
-    build = BuildOptions(weight_streaming=options.weight_streaming, attention=options.attention)
+    build = BuildOptions(
+        options.weight_streaming, options.attention, strip=options.strip,
+        hardware_compatibility=options.hardware_compatibility,
+    )  # fmt: skip
     log = (lambda line: print(line, file=sys.stderr, flush=True)) if options.print_path else print
     ranges = Ranges(options.references, *options.sizes)
     folder = build_set(

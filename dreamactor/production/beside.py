@@ -11,6 +11,7 @@ from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import NetworkRecord
 from dreamactor.engines.session import Array, TensorSpec
 from dreamactor.engines.shapes import Size, input_shapes
+from dreamactor.engines.trust import runs_on
 from dreamactor.export.recipe import Recipe
 from dreamactor.presets import Preset
 from dreamactor.production.rehearsal import rehearsal
@@ -27,7 +28,7 @@ def gate(precision: str, recipe: Recipe) -> float:
 def is_for_this_machine(record: NetworkRecord) -> bool:
     """Whether an engine should run here: it is no good where it does not. Others were built for another GPU."""
     gpu = local_gpu()
-    return record.architecture == "any" or (gpu is not None and gpu.architecture == record.architecture)
+    return runs_on(record.architecture, gpu.architecture if gpu else None)
 
 
 def feeds(samples: Path | None, preset: Preset, record: NetworkRecord) -> Iterable[dict[str, Array]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamactor.engines.attention import NATIVE, PLUGIN, Choice, fastest, ways
-from dreamactor.engines.builder import BuildReport, build_engine
+from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, build_engine
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 def build_fastest(stages: Stages, network: str, onnx: Path, folder: Path) -> dict[str, Any]:
     """Builds `onnx` to `folder/<network>.engine`; its facts say which attention it has and what each took."""
-    asked, target = stages.request.build.attention, stages.request.target
+    options, target = stages.request.build, stages.request.target
+    asked = options.attention
     head_size = stages.request.preset.transformer.head_dim
     chosen, reason = ways(asked, target, attention_nodes(onnx), head_size, stages.keys.recipe.high)
+    if PLUGIN in chosen and options.hardware_compatibility == AMPERE_PLUS:
+        chosen, reason = (NATIVE,), f"our kernels are compiled for {target.architecture} alone"
     if asked == PLUGIN and PLUGIN not in chosen and network == "denoiser":
         raise EngineError(f"The attention plugin was asked for, and {network} cannot have it: {reason}.")
     reports, built, failed = {}, {}, {}
@@ -41,7 +44,7 @@ def build_fastest(stages: Stages, network: str, onnx: Path, folder: Path) -> dic
         feed = _timed_on(stages, network, reports[NATIVE])
         gate = stages.keys.recipe.snr_gate
         try:
-            choice = Choice(*fastest(built, lambda path: _open(path, network, target.runtime), feed, gate))
+            choice = Choice(*fastest(built, lambda path: _open(stages, path, network, onnx), feed, gate))
         except EngineError as error:
             choice = Choice(NATIVE, {}, f"the two could not be timed: {error}")
     built.pop(choice.way).replace(folder / f"{network}.engine")
@@ -74,10 +77,12 @@ def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> 
     )
 
 
-def _open(path: Path, network: str, runtime: str) -> Session:
-    from dreamactor.engines.tensorrt import TensorRTSession
+def _open(stages: Stages, path: Path, network: str, onnx: Path) -> Session:
+    """As the set will be opened: a stripped plan with the weights of the ONNX it was built from."""
+    from dreamactor.engines.tensorrt import TensorRTSession, Weights
 
-    return TensorRTSession(path.read_bytes(), network, runtime)
+    weights = Weights(onnx.read_bytes(), onnx) if stages.request.build.strip else None
+    return TensorRTSession(path.read_bytes(), network, stages.request.target.runtime, weights)
 
 
 def _facts(report: BuildReport, choice: Choice) -> dict[str, Any]:

@@ -112,15 +112,16 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict:
             precision=_precision(stages, lowered, name),
             runtime=request.target.runtime,
             runtime_version=runtime_version(request.target.runtime),
-            architecture=request.target.architecture,
+            architecture=request.build.architecture(request.target),
             files=(),
             inputs=inputs,
             outputs=outputs,
             source_sha256=stages.onnx(name).sha256,
             weights_sha256=stages.keys.weights,
-            notes=_notes(stages, lowered, name),
+            notes=(*_notes(stages, lowered, name), *request.build.notes),
         )
-        files.append(EngineFiles(record, entry.paths))
+        weights = lowered.entries[name].paths if request.build.strip else ()
+        files.append(EngineFiles(record, (*entry.paths, *weights)))
 
     def complete(folder: Path, manifest: Manifest) -> None:
         rows = measure(stages, folder, manifest, lowered, engines, verdict)

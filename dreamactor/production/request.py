@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dreamactor import paths
-from dreamactor.engines.builder import BuildOptions
+from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
 from dreamactor.engines.manifest import MAX_REFERENCES, NETWORKS
 from dreamactor.engines.sets import check_destination
 from dreamactor.engines.shapes import Ranges
@@ -64,6 +64,7 @@ def make_request(
     ranges, build = ranges or Ranges(), build or BuildOptions()
     if target.is_onnx:
         _refuse_options(target, ranges, build)
+    _check_build(target, precision, build)
     source = checkpoint or paths.checkpoint(preset_name)
     chosen = _described(source, preset_name) if source is not None else preset(preset_name)
     return Request(
@@ -103,6 +104,32 @@ def _refuse_options(target: Target, ranges: Ranges, build: BuildOptions) -> None
             f"Target '{target.name}' is ONNX files, which take any picture size and up to {MAX_REFERENCES} references: "
             f"leave out {names}, which TensorRT engines have, or give another target."
         )
+
+
+def _check_build(target: Target, precision: str, build: BuildOptions) -> None:
+    """Raises InputError for plans without weights or for other cards that this target or precision cannot have."""
+    level, levels = build.hardware_compatibility, (AMPERE_PLUS, SAME_COMPUTE_CAPABILITY)
+    if level and level not in levels:
+        raise InputError(f"There is no hardware compatibility '{level}'; choose one of {', '.join(levels)}.")
+    if target.runtime == "tensorrt_rtx" and (build.strip or level):
+        raise InputError(
+            f"Target '{target.name}' is TensorRT-RTX, which builds for one architecture and strips no plan without a "
+            "driver: leave out strip and hardware compatibility, which target 'tensorrt' has."
+        )
+    if level != AMPERE_PLUS:
+        return
+    if build.attention == "plugin":
+        raise InputError(
+            f"The attention plugin is compiled for {target.architecture} alone, and {level} engines are for SM80 and "
+            "later: leave out one of the two."
+        )
+    least = _LEAST.get(precision, 0)
+    if least > 80:
+        raise InputError(
+            f"{level} engines run from SM80 on, and {precision} needs SM{least}: leave out one of the two."
+        )
+    if int(target.architecture[2:]) < 80:
+        raise InputError(f"{level} engines are built on SM80 or later, and this GPU is {target.architecture}.")
 
 
 def _with_rehearsal(ranges: Ranges, preset: Preset) -> Ranges:

@@ -85,9 +85,9 @@ def test_weight_streaming_builds_anywhere(tmp_path: Path) -> None:
     assert build(model, tmp_path / "m.engine", options=BuildOptions(weight_streaming=True)).bytes > 1000
 
 
-@pytest.mark.parametrize("option", ["--strip", "--refit", "--version-compatible", "--hardware-compatibility=X"])
+@pytest.mark.parametrize("option", ["--refit", "--version-compatible"])
 def test_no_option_makes_an_engine_that_no_session_opens(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sessions put no weights in, and `trust` demands the version and architecture of the build."""
+    """`--strip` is what makes a plan take weights, and `trust` demands the version of the build."""
     with pytest.raises(SystemExit):
         main(["build", option])
     assert f"unrecognized arguments: {option}" in capsys.readouterr().err
@@ -191,6 +191,14 @@ def test_ranges_reach_the_builder(tmp_path: Path) -> None:
 def test_ranges_that_no_engine_takes_are_refused(ranges: Ranges, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         make_request("tiny", "fp16", "sm89", ranges=ranges)
+
+
+def test_plans_without_weights_and_for_other_cards_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("dreamactor.build.build_set", lambda *values: asked.append(values[-2]))
+    assert main(["build", "--preset", "tiny"]) == 0
+    assert main(["build", "--preset", "tiny", "--strip", "--hardware-compatibility", "ampere-plus"]) == 0
+    assert asked == [BuildOptions(), BuildOptions(strip=True, hardware_compatibility="ampere-plus")]
 
 
 def test_ranges_are_parsed_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

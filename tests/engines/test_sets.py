@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,6 +167,31 @@ def test_other_gpu_runtime_and_version_are_refused(make_set: MakeSet) -> None:
     with pytest.raises(EngineError, match="built for sm89; this machine has sm120"):
         trust.check_runtime(exact, "1.7.1.116", "sm120")
     trust.check_runtime(exact, "1.7.1.116", "sm89")
+
+
+@pytest.mark.parametrize(
+    ("built", "gpu", "expected"),
+    [
+        ("any", None, True), ("any", "sm75", True), ("sm89", "sm89", True), ("sm89", "sm120", False),
+        ("sm89", None, False), ("sm80+", "sm75", False), ("sm80+", "sm80", True), ("sm80+", "sm90", True),
+        ("sm80+", "sm120", True), ("sm80+", None, False), ("+", "sm90", False), ("sm80+x", "sm90", False),
+    ],
+)  # fmt: skip
+def test_an_engine_runs_on_what_it_was_built_for(built: str, gpu: str | None, expected: bool) -> None:
+    assert trust.runs_on(built, gpu) is expected
+    tensorrt = record("denoiser", runtime="tensorrt", runtime_version="11.4", architecture=built)
+    if expected:
+        trust.check_runtime(tensorrt, "11.4", gpu)
+    else:
+        machine = re.escape(f"has {gpu}" if gpu else "has no NVIDIA GPU (or no driver)")
+        with pytest.raises(EngineError, match=f"built for .*; this machine {machine}: build the engines for it"):
+            trust.check_runtime(tensorrt, "11.4", gpu)
+
+
+def test_an_engine_for_later_cards_says_so() -> None:
+    later = record("denoiser", runtime="tensorrt", runtime_version="11.4", architecture="sm80+")
+    with pytest.raises(EngineError, match="built for sm80 or later; this machine has sm75"):
+        trust.check_runtime(later, "11.4", "sm75")
 
 
 def test_cuda_is_never_replaced_by_the_cpu(tmp_path: Path) -> None:

@@ -38,7 +38,13 @@ def test_engines_that_do_not_run_on_the_machine_they_are_for_fail(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("architecture", "gpu", "expected"),
-    [("any", None, True), ("sm89", "sm89", True), ("sm89", "sm120", False), ("sm89", None, False)],
+    [
+        ("any", None, True),
+        ("sm89", "sm89", True),
+        ("sm89", "sm120", False),
+        ("sm89", None, False),
+        ("sm80+", "sm90", True),
+    ],
 )
 def test_an_engine_for_another_gpu_need_not_run_here(
     monkeypatch: pytest.MonkeyPatch, architecture: str, gpu: str | None, expected: bool

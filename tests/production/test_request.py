@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dreamactor.engines.builder import BuildOptions
+from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.shapes import Ranges
 from dreamactor.errors import InputError
 from dreamactor.networks import build, save
@@ -106,6 +107,7 @@ def test_a_checkpoint_is_described_without_torch(tmp_path: Path, checkpoint: Pat
     [
         (None, BuildOptions(weight_streaming=True), "weight streaming"),
         (None, BuildOptions(attention="native"), "attention"),
+        (None, BuildOptions(strip=True, hardware_compatibility="ampere-plus"), "strip, hardware compatibility"),
         (Ranges(2, (32, 32), (128, 128)), None, "references, smallest, largest"),
     ],
 )
@@ -115,6 +117,53 @@ def test_options_of_tensorrt_are_refused_where_they_do_nothing(
     with pytest.raises(InputError, match=f"Target '{target}' is ONNX files, .*: leave out {named}, which TensorRT"):
         make_request("tiny", "fp32", target, None, tmp_path / "set", tmp_path / "store", ranges, build)
     assert make_request("tiny", "fp32", target, None, tmp_path / "set", tmp_path / "store").build == BuildOptions()
+
+
+def on_a_gpu(
+    tmp_path: Path, architecture: str, build: BuildOptions, precision: str = "fp16", target: str = "tensorrt"
+) -> Request:
+    """What is made of a request on a machine with a GPU of `architecture`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamactor.engines.target.local_gpu", lambda: Gpu("NVIDIA Nothing 1", architecture, 2**34, "13"))
+        return make_request("tiny", precision, target, None, tmp_path / "set", tmp_path / "store", None, build)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "target", "precision", "build", "reason"),
+    [
+        ("sm89", "rtx", "fp16", BuildOptions(strip=True), "Target 'rtx' is TensorRT-RTX, .*: leave out strip and"),
+        ("sm89", "sm120", "fp16", BuildOptions(hardware_compatibility="ampere-plus"), "is TensorRT-RTX"),
+        ("sm75", "tensorrt", "fp16", BuildOptions(hardware_compatibility="ampere-plus"), "and this GPU is sm75"),
+        ("sm89", "tensorrt", "fp8", BuildOptions(hardware_compatibility="ampere-plus"), "fp8 needs SM89"),
+        ("sm89", "tensorrt", "fp16", BuildOptions(hardware_compatibility="all"), "choose one of ampere-plus, same-"),
+        (
+            "sm89", "tensorrt", "fp16", BuildOptions(attention="plugin", hardware_compatibility="ampere-plus"),
+            "plugin is compiled for sm89 alone",
+        ),
+    ],
+)  # fmt: skip
+def test_engines_for_other_cards_or_without_weights_are_refused_where_they_cannot_be(
+    tmp_path: Path, architecture: str, target: str, precision: str, build: BuildOptions, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        on_a_gpu(tmp_path, architecture, build, precision, target)
+
+
+@pytest.mark.parametrize(
+    ("build", "architecture"),
+    [
+        (BuildOptions(strip=True), "sm89"),
+        (BuildOptions(hardware_compatibility="same-compute-capability", attention="plugin"), "sm89"),
+        (BuildOptions(strip=True, hardware_compatibility="ampere-plus"), "sm80+"),
+    ],
+)
+def test_tensorrt_has_them_each_with_a_key_of_its_own(tmp_path: Path, build: BuildOptions, architecture: str) -> None:
+    request, plain = on_a_gpu(tmp_path, "sm89", build), on_a_gpu(tmp_path, "sm89", BuildOptions())
+    assert request.build.architecture(request.target) == architecture
+    keys, others = Keys(request), Keys(plain)
+    precision = keys.precision("denoiser")
+    assert precision == others.precision("denoiser")
+    assert keys.engine("denoiser", precision, "11.4") != others.engine("denoiser", precision, "11.4")
 
 
 def test_a_large_presets_engines_take_the_size_that_it_is_compared_at(tmp_path: Path) -> None:

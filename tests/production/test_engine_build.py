@@ -1,0 +1,116 @@
+"""What comes of a TensorRT build: which attention is kept, what a set of plans without weights holds.
+
+TensorRT builds on a GPU alone: its builder writes a word here, and everything around it is real.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from dreamactor.engines import tensorrt
+from dreamactor.engines.attention import NATIVE, PLUGIN
+from dreamactor.engines.builder import BuildOptions, BuildReport
+from dreamactor.engines.sets import read_manifest
+from dreamactor.engines.target import Target
+from dreamactor.production import engine_build, make
+from dreamactor.production.gate import Lowered
+from dreamactor.production.request import make_request
+from dreamactor.production.stages import Stages
+
+
+def stages(tmp_path: Path, build: BuildOptions, **changes: Any) -> Stages:
+    """Of a request for TensorRT on a machine with an SM89 card."""
+    request = make_request("tiny", "fp16", "cpu", output=tmp_path / "set", store=tmp_path / "store")
+    target = Target("tensorrt", "tensorrt", "sm89")
+    return Stages(replace(request, target=target, build=build, **changes), lambda what, done, total: None)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ways that are built, of two that could be."""
+    ways: list[str] = []
+
+    def build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> BuildReport:
+        ways.append(way)
+        output.write_text(f"a plan with {way} attention")
+        return BuildReport(0.0, 0, "11.4", {}, (), (), ())
+
+    monkeypatch.setattr(engine_build, "ways", lambda *values: ((NATIVE, PLUGIN), ""))
+    monkeypatch.setattr(engine_build, "_build", build)
+    return ways
+
+
+def test_an_engine_for_later_cards_has_no_kernels_of_ours(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path]
+) -> None:
+    options = BuildOptions(hardware_compatibility="ampere-plus")
+    facts = engine_build.build_fastest(stages(tmp_path, options), "denoiser", tiny_onnx["denoiser"], tmp_path)
+    assert built == [NATIVE]
+    assert facts["attention"] == NATIVE
+    assert facts["no_plugin"] == "our kernels are compiled for sm89 alone"
+    assert (tmp_path / "denoiser.engine").read_text() == "a plan with native attention"
+
+
+@pytest.mark.parametrize("strip", [False, True])
+def test_plans_without_weights_are_timed_with_those_of_their_onnx(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch, strip: bool
+) -> None:
+    opened: list[object] = []
+
+    class Session:
+        def __init__(self, plan: bytes, name: str, runtime: str, weights: tensorrt.Weights | None) -> None:
+            opened.append(weights)
+
+        def run(self, inputs: object) -> dict[str, np.ndarray]:
+            return {"y": np.ones(1, np.float32)}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(tensorrt, "TensorRTSession", Session)
+    monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
+    source = tiny_onnx["denoiser"]
+    facts = engine_build.build_fastest(stages(tmp_path, BuildOptions(strip=strip)), "denoiser", source, tmp_path)
+    assert set(facts["attention_ms"]) == {NATIVE, PLUGIN} == set(built)
+    assert opened == 2 * [tensorrt.Weights(source.read_bytes(), source) if strip else None]
+
+
+@pytest.mark.parametrize("strip", [False, True])
+def test_a_set_of_plans_without_weights_has_their_onnx(
+    tmp_path: Path, tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch, strip: bool
+) -> None:
+    options = BuildOptions(strip=strip, hardware_compatibility="ampere-plus")
+    made = stages(tmp_path, options, networks=("vae_encoder",))
+
+    def lower(folder: Path) -> dict[str, Any]:
+        model = onnx.load(tiny_onnx["vae_encoder"])
+        where = folder / "vae_encoder.onnx"
+        onnx.save(model, where, save_as_external_data=True, location=f"{where.name}.data", size_threshold=0)
+        return {"put_back": []}
+
+    def build(folder: Path) -> dict[str, Any]:
+        (folder / "vae_encoder.engine").write_bytes(b"plan")
+        return {"inputs": [], "outputs": []}
+
+    precision, _ = made.store.get("precision", {}, lower)
+    engine, _ = made.store.get("engine", {}, build)
+    monkeypatch.setattr(make, "runtime_version", lambda runtime: "11.4")
+    monkeypatch.setattr(make, "measure", lambda *values: [])
+    monkeypatch.setattr(make, "_summary", lambda *values: {})
+    monkeypatch.setattr(Stages, "onnx", lambda self, name: precision)
+    monkeypatch.setattr(make, "to_html", lambda *values: "")
+    lowered = Lowered({"vae_encoder": precision}, {"vae_encoder": ()})
+    record = make._write(made, lowered, {"vae_encoder": engine}, None).network("vae_encoder")
+    assert record == read_manifest(tmp_path / "set").network("vae_encoder")
+    names = [file.path for file in record.files]
+    assert names == ["vae_encoder.engine", *(["vae_encoder.onnx", "vae_encoder.onnx.data"] if strip else [])]
+    assert record.is_stripped is strip
+    assert record.architecture == "sm80+"
+    assert record.notes == options.notes
+    assert any("without weights" in note for note in record.notes) is strip
