@@ -44,6 +44,7 @@ def test_operations_are_those_of_the_transformer() -> None:
         assert network.depth * network.dim**2 * (8 + 2 * network.ffn_ratio) == pytest.approx(weights, rel=0.2)
 
 
+@pytest.mark.slow
 def test_engines_of_a_large_preset_are_judged_on_the_smaller_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> N
 
     def loss(latent_noise: float) -> float:
         random = np.random.default_rng(0), torch.Generator().manual_seed(0)
-        return float(vae_loss(networks, video, weight, *random, latent_noise)[0])
+        return float(vae_loss(networks, video, weight, *random, latent_noise)[0].detach())
 
     assert loss(0.0) == loss(0.0) != loss(0.5)
 
