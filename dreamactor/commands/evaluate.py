@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_preset(parser)
     add_checkpoint(parser)
     parser.add_argument("--output", type=Path, default=Path("build/eval"), help="folder (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=8, help="clips of each framing (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=16, help="clips of each framing (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
