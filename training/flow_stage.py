@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.networks import Networks
+from dreamactor.networks.transformer import Transformer
 from dreamactor.presets import FACE_SIZE, video_frames
+from dreamactor.training.clip import enlarge_faces
 from dreamactor.training.latents import SINGLES, LatentStore
 from dreamactor.training.recipe import Stage
 from dreamactor.training.store import ClipStore
@@ -92,6 +94,26 @@ def flow_batch(
     )
 
 
+def whole_batch(
+    store: ClipStore, latents: LatentStore, clips: range, frames: int, references: tuple[int, ...]
+) -> FlowBatch:
+    """Clips from their beginning with every condition, nothing augmented."""
+    count, length = len(clips), video_frames(frames)
+    first, last = clips.start, clips.stop
+    chosen = list(references)
+    return FlowBatch(
+        latent=torch.from_numpy(np.asarray(latents.video[first:last, :, :frames], np.float32)),
+        controls=to_controls(np.stack([store.controls[i, :length] for i in clips])),
+        faces=to_faces(np.stack([enlarge_faces(store.faces[i, :length]) for i in clips])),
+        references=torch.from_numpy(np.asarray(latents.references[first:last][:, chosen], np.float32)),
+        reference_controls=to_controls(np.concatenate([store.reference_controls[i, chosen] for i in clips])[:, None]),
+        weight=torch.ones(count, 1, frames, store.height // 8, store.width // 8),
+        keep=torch.ones(count, 3),
+        known=torch.zeros(count, dtype=torch.bool),
+        context=0,
+    )  # fmt: skip
+
+
 def choose_references(rng: np.random.Generator, number: int) -> list[int]:
     """Indices of reference frames: the last three are of another performance, as a user's photo is."""
     order = list(rng.permutation(3)) if rng.random() < 0.4 else [3 + int(i) for i in rng.permutation(3)]
@@ -162,8 +184,19 @@ def conditions(networks: Networks, batch: FlowBatch) -> dict[str, Tensor]:
     }
 
 
-def flow_loss(networks: Networks, batch: FlowBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-    """Mean squared error of the velocity, heavier on the head; a carried frame is clean and not judged."""
+def flow_loss(
+    networks: Networks,
+    batch: FlowBatch,
+    generator: torch.Generator,
+    teacher: Transformer | None = None,
+    face_emphasis: float = 1.0,
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean squared error of the velocity, heavier on the head; a carried frame is clean and not judged.
+
+    With a teacher the velocity is not the data's but the teacher's without the face, moved on by `face_emphasis` times
+    what the face changes in it: guidance by the face alone that costs nothing when sampling (arXiv 2210.03142 distils
+    guidance so).
+    """
     count, _, frames = batch.latent.shape[:3]
     noise = torch.randn(batch.latent.shape, generator=generator).to(batch.latent.device)
     logit = TIMESTEP_MEAN + TIMESTEP_SPREAD * torch.randn(count, generator=generator)
@@ -174,9 +207,16 @@ def flow_loss(networks: Networks, batch: FlowBatch, generator: torch.Generator) 
     noisy = (1 - t) * batch.latent + t * noise
     carried = batch.known[:, None, None, None, None]
     noisy[:, :, :1] = torch.where(carried, batch.latent[:, :, :1] + CARRIED_NOISE * jitter, noisy[:, :, :1])
-    velocity = networks.transformer(noisy, timestep, **conditions(networks, batch)).float()
+    given = conditions(networks, batch)
+    target = noise - batch.latent
+    if teacher is not None:
+        with torch.no_grad():
+            seen = teacher(noisy, timestep, **given).float()
+            unseen = teacher(noisy, timestep, **{**given, "motion": torch.zeros_like(given["motion"])}).float()
+        target = unseen + face_emphasis * (seen - unseen)
+    velocity = networks.transformer(noisy, timestep, **given).float()
     weight = batch.weight.clone()
     weight[:, :, :1] = torch.where(carried, 0.0, weight[:, :, :1])
-    error = (velocity - (noise - batch.latent)).square().mean(1, keepdim=True)
+    error = (velocity - target).square().mean(1, keepdim=True)
     loss = (error * weight).sum() / weight.sum()
     return loss, {"loss": float(loss.detach())}

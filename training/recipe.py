@@ -1,5 +1,5 @@
-"""What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), and the
-VAE's decoder once more under its fixed encoder, so that latents and all that was trained on them stay."""
+"""What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), then two
+of ours: the face's part in the velocity made larger, and the VAE's decoder once more under its fixed encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Stage:
     `trains` names parameters by parts of their names. `decay` is the share of the steps, at the end, over which the
     learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
     a clean latent, `references` how often one, two and three reference frames are given. `latent_noise` is the largest
-    deviation of the noise that the decoder has to undo, in units of the normalised latents.
+    deviation of the noise that the decoder has to undo, in units of the normalised latents; `sampled` the share of its
+    steps on latents that the transformer made. With `face_emphasis` the stage's targets are those of the transformer
+    that it begins with, the face's part in them so many times as large.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Stage:
     references: tuple[float, float, float] = (0.7, 0.2, 0.1)
     dropout: float = 0.08
     latent_noise: float = 0.0
+    sampled: float = 0.0
+    face_emphasis: float | None = None
 
     @property
     def on_latents(self) -> bool:
@@ -48,6 +52,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     clips: int = 12000
     validation_clips: int = 48
+    sampled_clips: int = 1600
     seed: int = 0
     ema: float = 0.998
     save_seconds: float = 150.0
@@ -79,8 +84,12 @@ PUPPET = Recipe(
             references=(0.85, 0.0, 0.15),
         ),
         Stage(
+            "emphasis", 1500, 1.2e-3, mix=((1, 32, 0.4), (3, 12, 0.3), (7, 6, 0.3)), trains=FACE_MODULES, decay=0.6,
+            references=(0.85, 0.0, 0.15), face_emphasis=3.0,
+        ),
+        Stage(
             "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",), decay=0.6,
-            latent_noise=0.3,
+            latent_noise=0.3, sampled=0.3,
         ),
     ),
 )  # fmt: skip
@@ -92,7 +101,10 @@ TINY = Recipe(
         Stage("body", 4, 1e-3, mix=((1, 4, 1.0),), trains=("pose_encoder.", "transformer."), face=False),
         Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
         Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),
-        Stage("decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3),
+        Stage("emphasis", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=FACE_MODULES, face_emphasis=2.0),
+        Stage(
+            "decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3, sampled=0.5,
+        ),
     ),
     clips=6, validation_clips=2, workers=1, bf16=False,
 )  # fmt: skip

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
-from dreamactor.training.clip import enlarge_faces
-from dreamactor.training.flow_stage import FlowBatch, conditions, to_controls, to_faces
+from dreamactor.training.flow_stage import conditions, whole_batch
 from dreamactor.training.latents import LatentStore
 from dreamactor.training.sample import sample
 from dreamactor.training.store import ClipStore
@@ -49,26 +48,6 @@ def draw(
     rows = [np.concatenate([column[i] for column in columns], axis=1) for i in range(count)]
     cv2.imwrite(str(folder / f"sheet_{name}.png"), np.concatenate(rows)[..., ::-1])
     curves(folder)
-
-
-def whole_batch(
-    store: ClipStore, latents: LatentStore, clips: range, frames: int, references: tuple[int, ...]
-) -> FlowBatch:
-    """Clips from their beginning with every condition, nothing augmented."""
-    count, length = len(clips), video_frames(frames)
-    first, last = clips.start, clips.stop
-    chosen = list(references)
-    return FlowBatch(
-        latent=torch.from_numpy(np.asarray(latents.video[first:last, :, :frames], np.float32)),
-        controls=to_controls(np.stack([store.controls[i, :length] for i in clips])),
-        faces=to_faces(np.stack([enlarge_faces(store.faces[i, :length]) for i in clips])),
-        references=torch.from_numpy(np.asarray(latents.references[first:last][:, chosen], np.float32)),
-        reference_controls=to_controls(np.concatenate([store.reference_controls[i, chosen] for i in clips])[:, None]),
-        weight=torch.ones(count, 1, frames, store.height // 8, store.width // 8),
-        keep=torch.ones(count, 3),
-        known=torch.zeros(count, dtype=torch.bool),
-        context=0,
-    )  # fmt: skip
 
 
 def to_frames(video: Tensor) -> NDArray[np.uint8]:

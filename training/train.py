@@ -20,11 +20,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamactor.errors import DreamActorError
-from dreamactor.networks import Networks, build, save
+from dreamactor.networks import Networks, build, load, save
+from dreamactor.networks.transformer import Transformer
 from dreamactor.presets import Preset
 from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
+from dreamactor.training.decoder_stage import SampledStore, sample_clips, sampled_batch, sampled_loss
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
@@ -42,7 +44,7 @@ from dreamactor.training.state import (
 from dreamactor.training.store import ClipStore, prepare
 from dreamactor.training.vae_stage import vae_batch, vae_loss
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, TEACHER = "checkpoint", "teacher"
 CLIP_NORM = 1.0
 WARMUP = 60
 VALIDATION, VALIDATION_BATCHES = 1 << 40, 8  # a step that training never reaches; batches at each validation
@@ -72,10 +74,11 @@ def train(
 
 @dataclass
 class Clips:
-    """Rendered clips and, once the VAE is trained, their latents."""
+    """Rendered clips and, once the VAE is trained, their latents; once all is, what the transformer makes of them."""
 
     store: ClipStore
     latents: LatentStore | None = None
+    sampled: SampledStore | None = None
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.networks = build(preset, recipe.seed).to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
+        self.teacher: Transformer | None = None
         self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
         self.position, self.moments = found if found else (Position(), {})
@@ -114,13 +118,11 @@ class Run:
         self.saved = self.drawn = time.monotonic()
 
     def _compile(self) -> None:
-        """Compiles the convolutional networks and the transformer's block in place: once for every shape of batch, not
-        once more for every block."""
+        """Compiles the convolutional networks and the transformer's block in place."""
         torch._dynamo.config.recompile_limit = 64
         for module in (self.networks.pose_encoder, self.networks.vae.encoder, self.networks.vae.decoder):
             module.compile(dynamic=False)
-        for block in self.networks.transformer.blocks:
-            block.compile(dynamic=False)
+        _compile_blocks(self.networks.transformer)
 
     def go(self, deadline: float) -> None:
         """Trains until the recipe or the time is over."""
@@ -130,8 +132,10 @@ class Run:
         for index, stage in enumerate(self.recipe.stages):
             if index < self.position.stage:
                 continue
-            if stage.on_latents:
+            if stage.on_latents or stage.sampled:
                 self._freeze_vae()
+            if stage.sampled:
+                self._sample()
             if not self._train_stage(index, stage, deadline):
                 self.say(f"stopped in stage '{stage.name}' at step {self.position.step}; the same command goes on")
                 return
@@ -147,6 +151,7 @@ class Run:
         self._draw("final")
 
     def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
+        self.teacher = self._teacher() if stage.face_emphasis is not None else None
         work = self._optimisation(stage)
         restore_moments(work.optimizer, work.names, self.moments)
         while self.position.step < stage.steps:
@@ -170,6 +175,19 @@ class Run:
             if over:
                 return False
         return True
+
+    def _teacher(self) -> Transformer:
+        """The averaged transformer that the stage began with, which begins with it too; kept to go on from."""
+        folder = self.folder / TEACHER
+        if self.position.step == 0:
+            self.average.copy_to(self.networks, "transformer.")
+            if self.processes.rank == 0:
+                save(self.networks, folder, torch.float32)
+            self.processes.wait()
+        teacher = load(folder).transformer.to(self.device).requires_grad_(False)
+        if self.recipe.compiled:
+            _compile_blocks(teacher)
+        return teacher
 
     def _optimisation(self, stage: Stage) -> Optimisation:
         kinds = {"matrices": (True, 1.0), "face": (True, FACE_RATE), "others": (False, 1.0)}
@@ -211,7 +229,11 @@ class Run:
         # on a CPU flash attention's backward is slower than plain products at these lengths
         plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
         with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            if stage.name in ("vae", "decoder"):
+            if stage.sampled and rng.random() < stage.sampled:
+                assert clips.sampled is not None
+                parts = sampled_batch(clips.store, clips.sampled, rng, frames, count)
+                loss, logged = sampled_loss(networks, *(part[share].to(self.device) for part in parts))
+            elif stage.name in ("vae", "decoder"):
                 video, weight = vae_batch(clips.store, rng, frames, count)
                 loss, logged = vae_loss(
                     networks, video[share].to(self.device), weight[share].to(self.device), rng, generator,
@@ -225,7 +247,9 @@ class Run:
             else:
                 assert clips.latents is not None
                 batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
-                loss, logged = flow_loss(networks, batch.to(self.device), generator)
+                loss, logged = flow_loss(
+                    networks, batch.to(self.device), generator, self.teacher, stage.face_emphasis or 1.0
+                )
         return loss, {"frames": float(frames), **logged}
 
     def _freeze_vae(self) -> None:
@@ -234,6 +258,16 @@ class Run:
             self.say("encoding the clips with the trained VAE")
             for clips in (self.clips, self.validation):
                 clips.latents = encode_clips(self.networks, clips.store, tag, self.recipe.bf16, self.processes)
+
+    def _sample(self) -> None:
+        self.say("sampling the clips with the trained transformer")
+        for name in ("pose_encoder.", "transformer."):
+            self.average.copy_to(self.networks, name)
+        for clips in (self.clips, self.validation):
+            assert clips.latents is not None
+            clips.sampled = sample_clips(
+                self.networks, clips.store, clips.latents, self.recipe.sampled_clips, self.recipe.bf16, self.processes
+            )
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         if self.processes.rank:
@@ -288,6 +322,12 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(values)
+
+
+def _compile_blocks(transformer: Transformer) -> None:
+    """Compiles the block in place: once for every shape of batch, not once more for every block."""
+    for block in transformer.blocks:
+        block.compile(dynamic=False)
 
 
 def schedule(step: int, stage: Stage) -> float:

@@ -79,15 +79,20 @@ def vae_loss(
     first = 0
     if latent.shape[2] > 2 and rng.random() < CARRIED:
         latent, video, weight, first = latent[:, :, 1:], video[:, :, 4:], weight[:, :, 4:], 1
-    decoded = networks.vae.decoder(latent).float()[:, :, first:]  # raw, as the encoder gives them
-    video, weight = video[:, :, first:], weight[:, :, first:]
+    decoded = networks.vae.decoder(latent).float()  # raw, as the encoder gives them
+    loss, psnr = reconstruction_loss(decoded[:, :, first:], video[:, :, first:], weight[:, :, first:])
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    loss = loss + KL_WEIGHT * kl
+    return loss, {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
+
+
+def reconstruction_loss(decoded: Tensor, video: Tensor, weight: Tensor) -> tuple[Tensor, float]:
+    """Loss and PSNR in dB of decoded frames [B,3,T,H,W] beside the true ones; weight [B,1,T,H,W]."""
     weight = weight / weight.mean()
     error = decoded - video
     absolute = (error.abs() * weight).mean()
     edges = (error.diff(dim=-1).abs() * weight[..., 1:]).mean() + (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
     motion = (error.diff(dim=2).abs() * weight[:, :, 1:]).mean() if error.shape[2] > 1 else error.new_zeros(())
     square = (error.square() * weight).mean()
-    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    loss = absolute + 2.0 * square + EDGE_WEIGHT * edges + MOTION_WEIGHT * motion + KL_WEIGHT * kl
-    psnr = float(-10 * torch.log10(error.detach().square().mean() / 4))
-    return loss, {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
+    loss = absolute + 2.0 * square + EDGE_WEIGHT * edges + MOTION_WEIGHT * motion
+    return loss, float(-10 * torch.log10(error.detach().square().mean() / 4))

@@ -16,26 +16,21 @@ import torch
 from safetensors.torch import load_file
 
 from dreamactor.errors import DreamActorError, InputError
-from dreamactor.networks import Networks, build, load, save
+from dreamactor.networks import build, load, save
 from dreamactor.presets import preset
 from dreamactor.training import parallel
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import CARRIED_NOISE, conditions, flow_batch, flow_loss, latent_weight
-from dreamactor.training.latents import LatentStore, encode_clips
+from dreamactor.training.latents import encode_clips
 from dreamactor.training.optimizer import Muon, orthogonal
 from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.state import STATE
 from dreamactor.training.store import EXPRESSIONS, ClipStore
-from dreamactor.training.train import CHECKPOINT, train
+from dreamactor.training.train import CHECKPOINT, TEACHER, train
 from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
+from tests.training.helpers import encoded, named
 
 NewRun = Callable[[str], Path]
-
-
-def encoded(folder: Path) -> tuple[ClipStore, LatentStore, Networks]:
-    """The training clips of a run's folder and their latents, by new networks."""
-    store, networks = ClipStore(folder / "clips_train"), build(preset("tiny"), 0)
-    return store, encode_clips(networks, store, "new", False, parallel.start()), networks
 
 
 def losses(folder: Path, stage: str) -> list[float]:
@@ -58,59 +53,22 @@ def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick
     assert any("all 0/" in line for line in lines)
 
 
-def test_the_decoder_goes_on_under_a_fixed_encoder(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("decoder")
-    *others, decoder = quick.stages
-    before = load(train("tiny", folder, replace(quick, stages=tuple(others)), say=lambda _: None), preset("tiny"))
-    after = load(train("tiny", folder, quick, say=lambda _: None), preset("tiny"))
-
-    old, new = before.state_dict(), after.state_dict()
-    changed = {name for name in old if not torch.equal(old[name], new[name])}
-    assert decoder.name == "decoder"
-    assert changed
-    assert all(name.startswith("vae.decoder.") for name in changed)
-
-
 def test_latents_stay_when_only_the_decoder_changed(new_run: NewRun, quick: Recipe) -> None:
     folder = new_run("latents")
     train("tiny", folder, quick, say=lambda _: None)
     latents = folder / "clips_train" / "latents" / "vae.txt"  # written when they are made
     made = latents.stat().st_mtime_ns
 
-    again = replace(quick, stages=(*quick.stages, replace(quick.stages[-2], name="more")))
+    again = replace(quick, stages=(*quick.stages, replace(named(quick, "all"), name="more")))
     train("tiny", folder, again, say=lambda _: None)
 
     assert len(losses(folder, "more"))
     assert latents.stat().st_mtime_ns == made
 
 
-def test_the_decoder_is_trained_on_what_it_will_be_given(clips: Path) -> None:
-    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
-    video, weight = vae_batch(store, np.random.default_rng(0), 1, 2)
-
-    def psnr() -> float:
-        return vae_loss(networks, video, weight, np.random.default_rng(0), torch.Generator().manual_seed(0))[1]["psnr"]
-
-    before = psnr()
-    networks.vae.set_statistics(torch.full((16,), 0.5), torch.full((16,), 3.0))  # what latents are normalised by
-    assert psnr() == before
-
-
-def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> None:
-    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
-    networks.vae.set_statistics(torch.zeros(16), torch.full((16,), 10.0))
-    video, weight = vae_batch(store, np.random.default_rng(0), 2, 2)
-
-    def loss(latent_noise: float) -> float:
-        random = np.random.default_rng(0), torch.Generator().manual_seed(0)
-        return float(vae_loss(networks, video, weight, *random, latent_noise)[0].detach())
-
-    assert loss(0.0) == loss(0.0) != loss(0.5)
-
-
 def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, quick: Recipe) -> None:
     store, latents, networks = encoded(new_run("dropout"))
-    stage = replace(quick.stages[-2], dropout=0.5)
+    stage = replace(named(quick, "all"), dropout=0.5)
     keeps = np.concatenate(
         [flow_batch(store, latents, np.random.default_rng(k), stage, 1, 8).keep.numpy() for k in range(40)]
     )
@@ -126,7 +84,7 @@ def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, qui
 
 def test_a_carried_frame_is_clean_and_not_judged(new_run: NewRun, quick: Recipe) -> None:
     store, latents, networks = encoded(new_run("carried"))
-    batch = flow_batch(store, latents, np.random.default_rng(0), replace(quick.stages[-2], carried=1.0), 2, 3)
+    batch = flow_batch(store, latents, np.random.default_rng(0), replace(named(quick, "all"), carried=1.0), 2, 3)
     assert batch.known.all()
     seen: dict[str, torch.Tensor] = {}
 
@@ -216,7 +174,7 @@ def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None
     store = ClipStore(new_run("run") / "clips_train")
     latents = encode_clips(build(preset("tiny"), 0), store, "any", False, parallel.start())
     whole, *halves = (
-        flow_batch(store, latents, np.random.default_rng(1), quick.stages[-1], 2, 4, share)
+        flow_batch(store, latents, np.random.default_rng(1), named(quick, "all"), 2, 4, share)
         for share in (slice(None), slice(0, 2), slice(2, 4))
     )
     for name, value in vars(whole).items():
@@ -224,10 +182,36 @@ def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None
             assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
 
 
+def test_emphasis_moves_on_what_the_face_changes(new_run: NewRun, quick: Recipe) -> None:
+    store, latents, networks = encoded(new_run("emphasis"))
+    batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "emphasis"), 2, 3)
+
+    def loss(face_emphasis: float, faces: float = 1.0) -> float:
+        given = replace(batch, keep=torch.tensor([[1.0, faces, 1.0]] * 3))
+        generator = torch.Generator().manual_seed(0)
+        return float(flow_loss(networks, given, generator, networks.transformer, face_emphasis)[0].detach())
+
+    assert loss(1.0) < 1e-10
+    assert loss(3.0) == pytest.approx(4 * loss(2.0), rel=1e-3)
+    assert loss(2.0) > 1e-6
+    assert loss(3.0, faces=0.0) < 1e-10
+
+
+def test_the_emphasis_stage_leaves_all_but_the_face_modules(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("emphasis")
+    last = quick.stages.index(named(quick, "emphasis"))
+    train("tiny", folder, replace(quick, stages=quick.stages[: last + 1]), say=lambda _: None)
+
+    before, after = load(folder / TEACHER).state_dict(), load_file(folder / STATE)
+    changed = {name for name in before if not torch.equal(before[name], after[f"net.{name}"])}
+    assert changed
+    assert all(".face." in name or "transformer.face_" in name for name in changed)
+
+
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
     """Stopped after every step of every stage."""
     whole, parts = new_run("whole"), new_run("parts")
-    short = quick.with_steps({"vae": 2, "expression": 3, "body": 1, "face": 2, "all": 2})
+    short = quick.with_steps({"vae": 2, "expression": 3, "body": 1, "face": 2, "all": 2, "emphasis": 2, "decoder": 2})
     train("tiny", whole, short, say=lambda _: None)
     said: list[str] = []
     while not said or "all of the recipe's stages are done" not in said[-1]:
