@@ -10,14 +10,12 @@ import csv
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamactor.errors import DreamActorError
 from dreamactor.networks import Networks, build, load, save
@@ -26,10 +24,9 @@ from dreamactor.presets import Preset
 from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.decoder_stage import SampledStore, sample_clips, sampled_batch, sampled_loss
-from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import flow_batch, flow_loss
-from dreamactor.training.latents import LatentStore, encode_clips, set_statistics
+from dreamactor.training.decoder_stage import sample_clips
+from dreamactor.training.latents import encode_clips, set_statistics
+from dreamactor.training.objective import Clips, Objective
 from dreamactor.training.optimizer import Muon, is_matrix
 from dreamactor.training.recipe import FACE_MODULES, Recipe, Stage
 from dreamactor.training.recipe import recipe as recipe_for
@@ -41,8 +38,7 @@ from dreamactor.training.state import (
     restore_moments,
     save_state,
 )
-from dreamactor.training.store import ClipStore, prepare
-from dreamactor.training.vae_stage import vae_batch, vae_loss
+from dreamactor.training.store import prepare
 
 CHECKPOINT, TEACHER = "checkpoint", "teacher"
 CLIP_NORM = 1.0
@@ -73,15 +69,6 @@ def train(
 
 
 @dataclass
-class Clips:
-    """Rendered clips and, once the VAE is trained, their latents; once all is, what the transformer makes of them."""
-
-    store: ClipStore
-    latents: LatentStore | None = None
-    sampled: SampledStore | None = None
-
-
-@dataclass
 class Optimisation:
     """A stage's parameters and their optimiser."""
 
@@ -101,7 +88,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.networks = build(preset, recipe.seed).to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
-        self.teacher: Transformer | None = None
+        self.objective = Objective(self.processes, recipe.bf16)
         self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
         self.position, self.moments = found if found else (Position(), {})
@@ -151,7 +138,7 @@ class Run:
         self._draw("final")
 
     def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
-        self.teacher = self._teacher() if stage.face_emphasis is not None else None
+        self.objective.teacher = self._teacher() if stage.face_emphasis is not None else None
         work = self._optimisation(stage)
         restore_moments(work.optimizer, work.names, self.moments)
         while self.position.step < stage.steps:
@@ -208,7 +195,7 @@ class Run:
 
     def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
         seed = [self.recipe.seed, index, step]
-        loss, logged = self._loss(self.networks, self.clips, stage, seed, step / stage.steps)
+        loss, logged = self.objective(self.networks, self.clips, stage, seed, step / stage.steps)
         loss.backward()
         parameters = [p for group in work.optimizer.param_groups for p in group["params"]]
         self.processes.average_gradients(parameters)
@@ -216,41 +203,6 @@ class Run:
         work.optimizer.step()
         work.optimizer.zero_grad(set_to_none=True)
         return logged
-
-    def _loss(
-        self, networks: Networks, clips: Clips, stage: Stage, seed: list[int], progress: float
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss on this process's share of the batch that `seed` draws, so far (0..1) through the stage."""
-        rng = np.random.default_rng(seed)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
-        weights = np.array([weight for _, _, weight in stage.mix])
-        frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
-        share = self.processes.share(count)
-        # on a CPU flash attention's backward is slower than plain products at these lengths
-        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
-        with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            if stage.sampled and rng.random() < stage.sampled:
-                assert clips.sampled is not None
-                parts = sampled_batch(clips.store, clips.sampled, rng, frames, count)
-                loss, logged = sampled_loss(networks, *(part[share].to(self.device) for part in parts))
-            elif stage.name in ("vae", "decoder"):
-                video, weight = vae_batch(clips.store, rng, frames, count)
-                loss, logged = vae_loss(
-                    networks, video[share].to(self.device), weight[share].to(self.device), rng, generator,
-                    stage.latent_noise,
-                )  # fmt: skip
-            elif stage.name == "expression":
-                faces, expressions = expression_batch(clips.store, rng, frames, count, progress)
-                loss, logged = expression_loss(
-                    networks, faces[share].to(self.device), expressions[share].to(self.device)
-                )
-            else:
-                assert clips.latents is not None
-                batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
-                loss, logged = flow_loss(
-                    networks, batch.to(self.device), generator, self.teacher, stage.face_emphasis or 1.0
-                )
-        return loss, {"frames": float(frames), **logged}
 
     def _freeze_vae(self) -> None:
         if self.clips.latents is None:
@@ -291,7 +243,7 @@ class Run:
         draws = [[self.recipe.seed, index, VALIDATION, k] for k in range(VALIDATION_BATCHES)]
 
         def loss(clips: Clips) -> float:
-            return float(np.mean([self._loss(networks, clips, stage, draw, 1.0)[1]["loss"] for draw in draws]))
+            return float(np.mean([self.objective(networks, clips, stage, draw, 1.0)[1]["loss"] for draw in draws]))
 
         held_out, trained = loss(self.validation), loss(self.clips)
         self._write(f"validation_{stage.name}", {"step": self.position.step, "loss": held_out, "training": trained})

@@ -1,0 +1,71 @@
+"""The loss of every stage on the batches that a seed draws."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dreamactor.networks import Networks
+from dreamactor.networks.transformer import Transformer
+from dreamactor.training.decoder_stage import SampledStore, sampled_batch, sampled_loss
+from dreamactor.training.expression_stage import expression_batch, expression_loss
+from dreamactor.training.flow_stage import flow_batch, flow_loss
+from dreamactor.training.latents import LatentStore
+from dreamactor.training.parallel import Processes
+from dreamactor.training.recipe import Stage
+from dreamactor.training.store import ClipStore
+from dreamactor.training.vae_stage import vae_batch, vae_loss
+
+
+@dataclass
+class Clips:
+    """Rendered clips and, once the VAE is trained, their latents; once all is, what the transformer makes of them."""
+
+    store: ClipStore
+    latents: LatentStore | None = None
+    sampled: SampledStore | None = None
+
+
+@dataclass
+class Objective:
+    """Draws batches and takes losses, for one of several processes; `teacher` is what an emphasis stage begins with."""
+
+    processes: Processes
+    bf16: bool
+    teacher: Transformer | None = None
+
+    def __call__(
+        self, networks: Networks, clips: Clips, stage: Stage, seed: list[int], progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss on this process's share of the batch that `seed` draws, so far (0..1) through the stage."""
+        device, rng = self.processes.device, np.random.default_rng(seed)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
+        weights = np.array([weight for _, _, weight in stage.mix])
+        frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
+        share = self.processes.share(count)
+        # on a CPU flash attention's backward is slower than plain products at these lengths
+        plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        with plain, torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            if stage.sampled and rng.random() < stage.sampled:
+                assert clips.sampled is not None
+                parts = sampled_batch(clips.store, clips.sampled, rng, frames, count)
+                loss, logged = sampled_loss(networks, *(part[share].to(device) for part in parts))
+            elif stage.name in ("vae", "decoder"):
+                video, weight = vae_batch(clips.store, rng, frames, count)
+                video, weight = video[share].to(device), weight[share].to(device)
+                loss, logged = vae_loss(networks, video, weight, rng, generator, stage.latent_noise)
+            elif stage.name == "expression":
+                faces, expressions = expression_batch(clips.store, rng, frames, count, progress)
+                loss, logged = expression_loss(networks, faces[share].to(device), expressions[share].to(device))
+            else:
+                assert clips.latents is not None
+                batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
+                loss, logged = flow_loss(
+                    networks, batch.to(device), generator, self.teacher, stage.face_emphasis or 1.0
+                )
+        return loss, {"frames": float(frames), **logged}
