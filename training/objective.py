@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
@@ -48,9 +46,7 @@ class Objective:
         weights = np.array([weight for _, _, weight in stage.mix])
         frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
         share = self.processes.share(count)
-        # on a CPU flash attention's backward is slower than plain products at these lengths
-        plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-        with plain, torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if stage.sampled and rng.random() < stage.sampled:
                 assert clips.sampled is not None
                 parts = sampled_batch(clips.store, clips.sampled, rng, frames, count)

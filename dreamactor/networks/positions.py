@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def rotary_angles(
-    times: Tensor, height: int, width: int, head_dim: int, theta: float = 10000.0
+    times: Tensor, height: int, width: int, head_dim: int, theta: float = 10000.0, step: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each token's angles, tokens ordered (time, row, column).
 
-    times [F], in latent frames; the head's D/2 angles are shared out to time, rows and columns -> two of [F*h*w, D/2].
+    times [F], in latent frames; rows and columns are `step` apart, in units of 16 pixels; the head's D/2 angles are shared out to time, rows and columns -> two of [F*h*w, D/2].
     """
     half = head_dim // 2
     spatial = half // 3
@@ -20,8 +20,8 @@ def rotary_angles(
         exponents = torch.arange(count, device=positions.device, dtype=torch.float32) / count
         return positions.float()[:, None] * theta**-exponents
 
-    rows = axis(torch.arange(height, device=times.device), spatial)
-    columns = axis(torch.arange(width, device=times.device), spatial)
+    rows = axis(step * torch.arange(height, device=times.device), spatial)
+    columns = axis(step * torch.arange(width, device=times.device), spatial)
     shape = (times.shape[0], height, width)
     angles = torch.cat(
         [

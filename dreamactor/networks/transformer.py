@@ -167,7 +167,7 @@ class Transformer(nn.Module):
                 weight.data.mul_((3 * self.config.depth) ** -0.5)
 
     def _tokens(self, latent: Tensor, pose: Tensor) -> Tensor:
-        """[B,16,F,h,w] and [B,Cp,F,h,w] -> patch tokens [B, F*(h/2)*(w/2), C]."""
+        """[B,16,F,h,w] and [B,Cp,F,h,w] -> patch tokens [B, F*(h/p)*(w/p), C]."""
         size = self.config.patch
         x = torch.cat([latent, pose], 1).unflatten(4, (-1, size)).unflatten(3, (-1, size))
         x = x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         return out
 
     def _velocity(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
-        """Patch values [B, F*rows*columns, 16*4] -> [B,16,F,h,w]."""
+        """Patch values [B, F*rows*columns, 16*p*p] -> [B,16,F,h,w]."""
         size = self.config.patch
         grid = x.reshape(x.shape[0], frames, rows, columns, LATENT_CHANNELS, size, size)
         return grid.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)
@@ -214,12 +214,13 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """One evaluation.
 
-        latent, pose_latent [B,16,F,h,w] (h, w even); timestep [B,F] in [0,1], 0 for a clean frame; motion
+        latent, pose_latent [B,16,F,h,w] (h, w multiples of the patch p); timestep [B,F] in [0,1], 0 for a clean frame; motion
         [B,4(F-1)+1,c]; reference_latent, reference_pose [B,R,16,h,w] -> velocity [B,16,F,h,w].
         The references' own pose maps, as a second input, are our addition: they tell the network which part of the
         photo is which limb.
         """
-        frames, rows, columns = latent.shape[2], latent.shape[3] // 2, latent.shape[4] // 2
+        size = self.config.patch
+        frames, rows, columns = latent.shape[2], latent.shape[3] // size, latent.shape[4] // size
         count = reference_latent.shape[1]
         x = self._tokens(latent, pose_latent)
         reference = self._tokens(reference_latent.transpose(1, 2), reference_pose.transpose(1, 2))
@@ -228,11 +229,11 @@ class Transformer(nn.Module):
         head_dim = self.config.head_dim
         times = torch.arange(frames, device=latent.device)
         reference_times = -1 - torch.arange(count, device=latent.device)
-        rotary = Rotary(*rotary_angles(times, rows, columns, head_dim))
+        rotary = Rotary(*rotary_angles(times, rows, columns, head_dim, step=size / 2))
         layout = self._sliding((frames, rows, columns), latent.device)
         if layout is not None:
             rotary = Rotary(*(part[layout.order] for part in rotary))
-        reference_rotary = Rotary(*rotary_angles(reference_times, rows, columns, head_dim))
+        reference_rotary = Rotary(*rotary_angles(reference_times, rows, columns, head_dim, step=size / 2))
 
         embedding, time = self._time(timestep)
         _, reference_time = self._time(torch.zeros_like(reference_latent[:, :, 0, 0, 0]))

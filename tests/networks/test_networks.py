@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dreamactor.networks import build, build_meta
 from dreamactor.networks.checkpoint import Networks
+from dreamactor.networks.positions import rotary_angles
+from dreamactor.networks.transformer import Transformer
 from dreamactor.presets import PRESETS, preset
 
 TINY = preset("tiny")
@@ -109,6 +113,17 @@ def test_timestep_is_each_latent_frames_own(networks: Networks) -> None:
     other = inputs["timestep"].clone()
     other[:, 0] = 0
     assert (networks.transformer(**inputs) - networks.transformer(**{**inputs, "timestep": other})).abs().max() > 1e-4
+
+
+def test_patches_of_any_size_stand_where_they_are_in_the_picture() -> None:
+    config = replace(TINY.transformer, patch=1)
+    transformer = Transformer(config, TINY.face_encoder.out_channels, TINY.pose_encoder.out_channels)
+    inputs = conditions(size=5)
+    assert transformer(**inputs).shape == inputs["latent"].shape
+    coarse = rotary_angles(torch.arange(2), 3, 3, 64)
+    fine = rotary_angles(torch.arange(2), 6, 6, 64, step=0.5)
+    for one, other in zip(coarse, fine, strict=True):
+        torch.testing.assert_close(other.reshape(2, 6, 6, 32)[:, ::2, ::2].reshape(-1, 32), one)
 
 
 def test_batch_rows_do_not_mix(networks: Networks) -> None:

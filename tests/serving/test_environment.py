@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -51,10 +50,9 @@ def test_a_python_that_is_too_new_is_told_which_is_not() -> None:
 @pytest.mark.server
 def test_making_it_again_changes_nothing(server_environment: Path) -> None:
     stamp = server_environment / "stamp"
-    before, start = stamp.stat().st_mtime_ns, time.monotonic()
+    before = stamp.stat().st_mtime_ns
     environment.make(server_environment)
     assert stamp.stat().st_mtime_ns == before
-    assert time.monotonic() - start < 1
 
 
 @pytest.mark.server
