@@ -11,7 +11,8 @@ def rotary_angles(
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each token's angles, tokens ordered (time, row, column).
 
-    times [F], in latent frames; rows and columns are `step` apart, in units of 16 pixels; the head's D/2 angles are shared out to time, rows and columns -> two of [F*h*w, D/2].
+    times [F], in latent frames; rows and columns are `step` apart, in units of 16 pixels; the head's D/2 angles are
+    shared out to time, rows and columns -> two of [F*h*w, D/2].
     """
     half = head_dim // 2
     spatial = half // 3

@@ -214,8 +214,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """One evaluation.
 
-        latent, pose_latent [B,16,F,h,w] (h, w multiples of the patch p); timestep [B,F] in [0,1], 0 for a clean frame; motion
-        [B,4(F-1)+1,c]; reference_latent, reference_pose [B,R,16,h,w] -> velocity [B,16,F,h,w].
+        latent, pose_latent [B,16,F,h,w] (h, w multiples of the patch p); timestep [B,F] in [0,1], 0 for a clean frame;
+        motion [B,4(F-1)+1,c]; reference_latent, reference_pose [B,R,16,h,w] -> velocity [B,16,F,h,w].
         The references' own pose maps, as a second input, are our addition: they tell the network which part of the
         photo is which limb.
         """
