@@ -44,6 +44,11 @@ class ServeOptions:
     exit_seconds: float = 10.0
 
 
+class _Crashed(DreamActorError):
+    """A signal ended it before it was ready. On a machine that is very busy elsewhere the python backend aborts when it
+    has waited too long for a lock (triton-inference-server/server, issue 8882): one more try is worth it."""
+
+
 class Server:
     """A server that answers. Use it as a context manager, or call `stop`."""
 
@@ -65,6 +70,14 @@ class Server:
         port that is taken, DreamActorError with the log's tail when the server does not come up in time."""
         listen = _claim(options.listen)
         sweep()
+        deadline = time.monotonic() + options.start_seconds
+        try:
+            return cls._started(options, listen, deadline)
+        except _Crashed:
+            return cls._started(options, listen, deadline)
+
+    @classmethod
+    def _started(cls, options: ServeOptions, listen: Listen, deadline: float) -> Server:
         folder = PrivateFolder()
         try:
             server = cls(options, listen, folder)
@@ -72,7 +85,7 @@ class Server:
             folder.remove()
             raise
         try:
-            server._wait(time.monotonic() + options.start_seconds)
+            server._wait(deadline)
         except BaseException:
             server.stop()
             raise
@@ -126,7 +139,8 @@ class Server:
         while not _answers(url):
             status = self.process.poll()
             if status is not None:
-                raise DreamActorError(f"The server could not start (status {status}). Its log ends:\n{self.log_tail()}")
+                kind = _Crashed if status < 0 else DreamActorError
+                raise kind(f"The server could not start (status {status}). Its log ends:\n{self.log_tail()}")
             if time.monotonic() > deadline:
                 raise DreamActorError(f"The server was not ready in time. Its log ends:\n{self.log_tail()}")
             time.sleep(_POLL_SECONDS)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +171,27 @@ def test_stops_cleanly_when_asked(
         assert process.wait(30) == 0
         assert left(temporary) == []
         assert shared_memory() <= before
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_one_that_crashes_while_it_starts_is_started_once_more(
+    crashes: int, temporary: Path, tiny_engines: Path, server_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, tries = Server._wait, []
+
+    def crash(server: Server, deadline: float) -> None:
+        tries.append(server.process.pid)
+        if len(tries) <= crashes:
+            os.kill(server.process.pid, signal.SIGABRT)
+        wait(server, deadline)
+
+    monkeypatch.setattr(Server, "_wait", crash)
+    failing = pytest.raises(DreamActorError, match=r"could not start \(status -6\)")
+    with nullcontext() if crashes == 1 else failing:
+        Server.start(ServeOptions(tiny_engines, FREE, server_environment)).stop()
+    assert len(tries) == 2
+    assert left(temporary) == []
 
 
 @pytest.mark.server
