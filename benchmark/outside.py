@@ -54,6 +54,7 @@ def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
     config = preset.transformer
     network: Any = WanAnimateTransformer3DModel  # untyped
     model = network(
+        patch_size=(1, config.patch, config.patch),
         num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim,
         ffn_dim=int(config.dim * config.ffn_ratio),
