@@ -147,7 +147,7 @@ PRESETS = {
         vae=VAEConfig(channels=(128, 160, 224), blocks=1, patch=8),
         pose_encoder=PoseEncoderConfig(channels=(64, 64, 96), patch=8),
         face_encoder=FaceEncoderConfig(channels=(64, 96, 128), blocks=1, out_channels=64, stem=16),
-        transformer=TransformerConfig(dim=256, depth=6, num_heads=4, ffn_ratio=3.0),
+        transformer=TransformerConfig(dim=256, depth=6, num_heads=4, ffn_ratio=3.0, patch=1),  # a face is few cells
     ),
     "m1": Preset(
         name="m1", height=640, width=960, segment_frames=73, fps=24, steps=30, timestep_shift=5.0,

@@ -75,16 +75,16 @@ PUPPET = Recipe(
         Stage("vae", 3000, 2.5e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.",), decay=0.4),
         Stage("expression", 2500, 2e-3, mix=((8, 8, 1.0),), trains=("face_encoder.",), decay=0.4),
         Stage(
-            "body", 1500, 2e-3, mix=((1, 32, 0.8), (2, 16, 0.2)), trains=("pose_encoder.", "transformer."),
+            "body", 1500, 2e-3, mix=((1, 16, 0.8), (2, 8, 0.2)), trains=("pose_encoder.", "transformer."),
             face=False, references=(0.9, 0.1, 0.0),
         ),
-        Stage("face", 400, 2e-3, mix=((1, 32, 0.5), (3, 12, 0.5)), trains=FACE_MODULES),
+        Stage("face", 400, 2e-3, mix=((1, 16, 0.5), (3, 6, 0.5)), trains=FACE_MODULES),
         Stage(
-            "all", 16000, 1.8e-3, mix=((1, 32, 0.5), (3, 12, 0.2), (7, 6, 0.3)), trains=ALL_MODULES, decay=0.6,
+            "all", 16000, 1.8e-3, mix=((1, 16, 0.55), (3, 6, 0.25), (7, 2, 0.2)), trains=ALL_MODULES, decay=0.6,
             references=(0.85, 0.0, 0.15),
         ),
         Stage(
-            "emphasis", 1500, 1.2e-3, mix=((1, 32, 0.4), (3, 12, 0.3), (7, 6, 0.3)), trains=FACE_MODULES, decay=0.6,
+            "emphasis", 1500, 1.2e-3, mix=((1, 16, 0.45), (3, 6, 0.35), (7, 2, 0.2)), trains=FACE_MODULES, decay=0.6,
             references=(0.85, 0.0, 0.15), face_emphasis=3.0,
         ),
         Stage(
