@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from safetensors import numpy as safetensors
 
 from dreamactor.errors import EngineError, MissingDependency
 from dreamactor.export.onnxgraph import constants
+from dreamactor.export.quality import run_model
 from dreamactor.export.weights import array, is_large, load, save
 
 Feed = dict[str, np.ndarray]
@@ -73,8 +74,11 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
 
     `form` is "fp8" or "int8", `method` "max" or "entropy" (the threshold that loses least information to INT8).
     `model` holds standard operators only. Layers that nvidia-modelopt knows TensorRT to run no faster in 8 bits are
-    left out. Its import takes more than ten seconds.
+    left out. Its import takes more than ten seconds. It works on copies of the weights, more than nine of 2.6 GB, so
+    models whose weights lie beside them take `largest_magnitudes` instead, which are "max".
     """
+    if is_large(model):
+        return largest_magnitudes(model, nodes, samples)
     quantize = _modelopt()
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "model.onnx", Path(folder) / "ranges.onnx"
@@ -93,6 +97,25 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
             log_level="CRITICAL",
         )
         return _ranges(load(result), _LARGEST[form])
+
+
+def largest_magnitudes(model: ModelProto, nodes: Iterable[str], samples: Samples) -> Ranges:
+    """The largest magnitude that goes into `nodes` by tensor name, in ONNX Runtime with the weights left on disk."""
+    stored, chosen = constants(model), set(nodes)
+    inputs = {name for node in model.graph.node if node.name in chosen for name in node.input if name}
+    names = sorted(name for name in inputs if name not in stored)
+    measured = ModelProto()
+    measured.CopyFrom(model)
+    for name in names:
+        measured.graph.node.append(helper.make_node("Abs", [name], [f"{name}.magnitude"]))
+        measured.graph.node.append(
+            helper.make_node("ReduceMax", [f"{name}.magnitude"], [f"{name}.largest"], keepdims=0)
+        )
+    found = dict.fromkeys(names, 0.0)
+    for feed in samples.feeds():
+        outputs = run_model(measured, feed, [f"{name}.largest" for name in names])
+        found = {name: max(found[name], float(outputs[f"{name}.largest"])) for name in names}
+    return found
 
 
 def quiet(function: Callable[..., None], *arguments: Any, **options: Any) -> None:

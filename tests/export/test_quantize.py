@@ -266,3 +266,19 @@ def test_modelopt_ranges_are_the_observed_ones(
         if name.endswith(".softmax"):  # modelopt knows its range to be 0 to 1
             continue
         assert ranges[name] == pytest.approx(largest, rel=0.02), name
+
+
+def test_ranges_of_a_large_network_are_the_observed_ones_too(
+    tiny_model: Model, tiny_samples: Sampled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose weights lie on disk do without nvidia-modelopt."""
+    monkeypatch.setattr("dreamactor.export.calibrate.is_large", lambda model: True)
+    chosen = recipe("fp8")
+    prepared = prepare(tiny_model("denoiser"), chosen)
+    nodes = [layer.node for layer in layers(prepared, chosen)]
+    samples = tiny_samples("denoiser")
+    ranges = activation_ranges(calibration_model(prepared), nodes, samples, "fp8", "max")
+    observed = [observed_ranges(prepared, chosen, feed) for feed in samples.feeds()]
+    assert set(ranges) == set(observed[0])
+    for name, largest in ranges.items():
+        assert largest == pytest.approx(max(each[name] for each in observed), rel=1e-5), name
