@@ -79,7 +79,6 @@ def test_two_and_a_half_gigabytes_of_weights_take_two_and_a_half_times_the_memor
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.xfail(run=False, reason="nvidia-modelopt calibrates on copies of the weights: over 23 GB for these")
 def test_as_much_is_built_into_an_fp8_engine_within_the_same_memory(tmp_path: Path) -> None:
     weights = build_large(tmp_path, "fp8", "sm89")
     engine = json.loads(read_bytes(tmp_path / "fp8"))["networks"]["denoiser"]["files"][0]
