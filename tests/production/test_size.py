@@ -60,7 +60,7 @@ def build_large(folder: Path, *builds: str) -> float:
     found = json.loads(result.stdout.splitlines()[-1])
     print({name: f"{found[name] / 1e9:.2f} GB" for name in ("weights", "beside", "peak")})
     assert found["weights"] > max(2**31, 0.95 * WEIGHTS)
-    assert all(found["passed"])
+    assert found["passed"] == [True] * (len(builds) // 2)
     assert found["peak"] < 2.5 * found["weights"]
     return float(found["weights"])
 
