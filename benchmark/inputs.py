@@ -28,8 +28,8 @@ class Size:
 
     @classmethod
     def of(cls, preset: Preset) -> Size:
-        """A whole segment at the preset's default size."""
-        return cls(preset.segment_frames, preset.height, preset.width)
+        """A whole segment at the preset's default size, with its guidance."""
+        return cls(preset.segment_frames, preset.height, preset.width, batch=preset.rows)
 
     @property
     def latent(self) -> tuple[int, int, int]:

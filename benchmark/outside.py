@@ -23,8 +23,8 @@ TEXT_TOKENS = 512
 
 
 def compare_with_wan(engines: Engines, rounds: int) -> dict[str, Any]:
-    """Our denoiser engine and diffusers' eager network on the same device, interleaved, both with guidance (a batch of
-    two).
+    """Our denoiser engine and diffusers' eager network on the same device, interleaved, both with the preset's guidance
+    (a batch of two where there is some).
 
     Raises MissingDependency without diffusers, or torch for that device.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,8 @@ def compile_for(engines: Engines) -> float:
 
 def pipeline_sizes(preset: Preset, frames: int) -> dict[str, tuple[Size, ...]]:
     """The sizes at which a clip of one segment of `frames` frames with one reference calls each network."""
-    clip, photo = Size(frames, preset.height, preset.width), Size(1, preset.height, preset.width)
+    photo = replace(Size.of(preset), frames=1)
+    clip = replace(photo, frames=frames)
     return {
         "vae_encoder": (photo,), "pose_encoder": (photo, clip), "face_motion_encoder": (clip,),
         "denoiser": (clip,), "vae_decoder": (clip,),

@@ -97,6 +97,11 @@ class Preset:
     def latent_frames(self) -> int:
         return latent_frames(self.segment_frames)
 
+    @property
+    def rows(self) -> int:
+        """Rows of a denoising step's batch: without the conditions, too, where there is guidance."""
+        return 1 if self.guidance_scale == 1 else 2
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; dense attention is not named, so that descriptions are what they were before the choice."""
         values = dataclasses.asdict(self)

@@ -70,13 +70,13 @@ def profiles(preset: Preset, network: str, ranges: Ranges | None = None, fixed: 
     """
     ranges = ranges or Ranges()
     whole = latent_frames(preset.segment_frames)
-    usual = Size(whole, preset.height, preset.width)
+    usual = Size(whole, preset.height, preset.width, batch=preset.rows)
     points = {
         "vae_encoder": [replace(usual, latents=1)],
         "vae_decoder": [usual, replace(usual, latents=whole + DECODER_CONTEXT)],
         "pose_encoder": [usual, replace(usual, latents=1)],
         "face_motion_encoder": [usual],
-        "denoiser": [usual, replace(usual, batch=1)],
+        "denoiser": [usual, replace(usual, batch=3 - usual.batch)],  # callers may ask for the other
     }
     if network not in points:
         raise InputError(f"There is no network '{network}'; choose one of {', '.join(points)}.")

@@ -184,18 +184,37 @@ def conditions(networks: Networks, batch: FlowBatch) -> dict[str, Tensor]:
     }
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance as a part of the target: what is sampled without it is guided (arXiv 2502.12154).
+
+    `scale` is of all conditions together, `face_scale` of the face alone; 1 is none.
+    """
+
+    teacher: Transformer
+    scale: float
+    face_scale: float
+
+    @torch.no_grad()
+    def shift(self, noisy: Tensor, timestep: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """By how much guidance moves the velocity [B,16,F,h,w], as the teacher sees it."""
+        seen = self.teacher(noisy, timestep, **given).float()
+        shift = torch.zeros_like(seen)
+        if self.scale != 1:
+            nothing = {name: torch.zeros_like(value) for name, value in given.items()}
+            shift += (self.scale - 1) * (seen - self.teacher(noisy, timestep, **nothing).float())
+        if self.face_scale != 1:
+            faceless = {**given, "motion": torch.zeros_like(given["motion"])}
+            shift += (self.face_scale - 1) * (seen - self.teacher(noisy, timestep, **faceless).float())
+        return shift
+
+
 def flow_loss(
-    networks: Networks,
-    batch: FlowBatch,
-    generator: torch.Generator,
-    teacher: Transformer | None = None,
-    face_emphasis: float = 1.0,
+    networks: Networks, batch: FlowBatch, generator: torch.Generator, guidance: Guidance | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean squared error of the velocity, heavier on the head; a carried frame is clean and not judged.
 
-    With a teacher the velocity is not the data's but the teacher's without the face, moved on by `face_emphasis` times
-    what the face changes in it: guidance by the face alone that costs nothing when sampling (arXiv 2210.03142 distils
-    guidance so).
+    With guidance the velocity to be learnt is the data's, moved on as guidance would move it when sampling.
     """
     count, _, frames = batch.latent.shape[:3]
     noise = torch.randn(batch.latent.shape, generator=generator).to(batch.latent.device)
@@ -209,11 +228,8 @@ def flow_loss(
     noisy[:, :, :1] = torch.where(carried, batch.latent[:, :, :1] + CARRIED_NOISE * jitter, noisy[:, :, :1])
     given = conditions(networks, batch)
     target = noise - batch.latent
-    if teacher is not None:
-        with torch.no_grad():
-            seen = teacher(noisy, timestep, **given).float()
-            unseen = teacher(noisy, timestep, **{**given, "motion": torch.zeros_like(given["motion"])}).float()
-        target = unseen + face_emphasis * (seen - unseen)
+    if guidance is not None:
+        target = target + guidance.shift(noisy, timestep, given)
     velocity = networks.transformer(noisy, timestep, **given).float()
     weight = batch.weight.clone()
     weight[:, :, :1] = torch.where(carried, 0.0, weight[:, :, :1])

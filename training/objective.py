@@ -12,7 +12,7 @@ from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
 from dreamactor.training.decoder_stage import SampledStore, sampled_batch, sampled_loss
 from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import flow_batch, flow_loss
+from dreamactor.training.flow_stage import Guidance, flow_batch, flow_loss
 from dreamactor.training.latents import LatentStore
 from dreamactor.training.parallel import Processes
 from dreamactor.training.recipe import Stage
@@ -31,7 +31,7 @@ class Clips:
 
 @dataclass
 class Objective:
-    """Draws batches and takes losses, for one of several processes; `teacher` is what an emphasis stage begins with."""
+    """Draws batches and takes losses, for one of several processes; `teacher` is what a guided stage begins with."""
 
     processes: Processes
     bf16: bool
@@ -61,7 +61,6 @@ class Objective:
             else:
                 assert clips.latents is not None
                 batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
-                loss, logged = flow_loss(
-                    networks, batch.to(device), generator, self.teacher, stage.face_emphasis or 1.0
-                )
+                guidance = Guidance(self.teacher, stage.guidance_scale, stage.face_scale) if self.teacher else None
+                loss, logged = flow_loss(networks, batch.to(device), generator, guidance)
         return loss, {"frames": float(frames), **logged}

@@ -1,5 +1,5 @@
 """What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), then two
-of ours: the face's part in the velocity made larger, and the VAE's decoder once more under its fixed encoder."""
+of ours: guidance put into the weights, and the VAE's decoder once more under its fixed encoder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Stage:
     learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
     a clean latent, `references` how often one, two and three reference frames are given. `latent_noise` is the largest
     deviation of the noise that the decoder has to undo, in units of the normalised latents; `sampled` the share of its
-    steps on latents that the transformer made. With `face_emphasis` the stage's targets are those of the transformer
-    that it begins with, the face's part in them so many times as large.
+    steps on latents that the transformer made. `guidance_scale` and `face_scale` put guidance, by all conditions and by
+    the face alone, into the targets, so that sampling needs no second row; the transformer that the stage begins with
+    says what the conditions change.
     """
 
     name: str
@@ -37,12 +38,18 @@ class Stage:
     dropout: float = 0.08
     latent_noise: float = 0.0
     sampled: float = 0.0
-    face_emphasis: float | None = None
+    guidance_scale: float = 1.0
+    face_scale: float = 1.0
 
     @property
     def on_latents(self) -> bool:
         """Whether it is flow matching, under the frozen encoder; the other stages read pictures."""
         return self.name not in ("vae", "decoder", "expression")
+
+    @property
+    def guided(self) -> bool:
+        """Whether it needs a teacher for the guidance in its targets."""
+        return (self.guidance_scale, self.face_scale) != (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,8 @@ PUPPET = Recipe(
             references=(0.85, 0.0, 0.15),
         ),
         Stage(
-            "emphasis", 1500, 1.2e-3, mix=((1, 16, 0.45), (3, 6, 0.35), (7, 2, 0.2)), trains=FACE_MODULES, decay=0.6,
-            references=(0.85, 0.0, 0.15), face_emphasis=3.0,
+            "guidance", 2000, 1e-3, mix=((1, 16, 0.5), (3, 6, 0.3), (7, 2, 0.2)), trains=ALL_MODULES, decay=0.8,
+            references=(0.85, 0.0, 0.15), guidance_scale=1.5, face_scale=2.0,
         ),
         Stage(
             "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",), decay=0.6,
@@ -101,7 +108,9 @@ TINY = Recipe(
         Stage("body", 4, 1e-3, mix=((1, 4, 1.0),), trains=("pose_encoder.", "transformer."), face=False),
         Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
         Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),
-        Stage("emphasis", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=FACE_MODULES, face_emphasis=2.0),
+        Stage(
+            "guidance", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, guidance_scale=1.5, face_scale=2.0
+        ),
         Stage(
             "decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3, sampled=0.5,
         ),

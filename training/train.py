@@ -138,7 +138,7 @@ class Run:
         self._draw("final")
 
     def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
-        self.objective.teacher = self._teacher() if stage.face_emphasis is not None else None
+        self.objective.teacher = self._teacher() if stage.guided else None
         work = self._optimisation(stage)
         restore_moments(work.optimizer, work.names, self.moments)
         while self.position.step < stage.steps:

@@ -44,7 +44,7 @@ def feeds(samples: Path | None, preset: Preset, record: NetworkRecord) -> Iterab
 def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
     """`DRAWN` inputs of `network`, noise of the preset's size."""
     draw, inputs = np.random.default_rng(0), tuple(inputs)
-    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width))
+    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width, batch=preset.rows))
     for _ in range(DRAWN):
         yield {
             spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)

@@ -27,13 +27,13 @@ def rehearsal(preset: Preset) -> Preset:
 
 
 def operations(preset: Preset) -> float:
-    """Floating-point operations of a denoising step with one reference and guidance: the transformer's matrix products
+    """Floating-point operations of a denoising step with one reference and the preset's guidance: matrix products
     (self- and face attention, 8 dim^2 a layer, and the feed-forward) and its self-attention."""
     network = preset.transformer
     side = SPATIAL_STRIDE * network.patch
     tokens = (1 + latent_frames(preset.segment_frames)) * (preset.height // side) * (preset.width // side)
     weights = network.depth * network.dim**2 * (8 + 2 * network.ffn_ratio)
-    return 2.0 * (2 * weights * tokens + 4 * network.depth * network.dim * tokens**2)
+    return float(preset.rows) * (2 * weights * tokens + 4 * network.depth * network.dim * tokens**2)
 
 
 def describe(preset: Preset) -> str:

@@ -20,13 +20,14 @@ from dreamactor.networks import build, load, save
 from dreamactor.presets import preset
 from dreamactor.training import parallel
 from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import CARRIED_NOISE, conditions, flow_batch, flow_loss, latent_weight
+from dreamactor.training.flow_stage import CARRIED_NOISE, Guidance, conditions, flow_batch, flow_loss, latent_weight
 from dreamactor.training.latents import encode_clips
 from dreamactor.training.optimizer import Muon, orthogonal
 from dreamactor.training.recipe import Recipe, recipe
+from dreamactor.training.sample import sample
 from dreamactor.training.state import STATE
 from dreamactor.training.store import EXPRESSIONS, ClipStore
-from dreamactor.training.train import CHECKPOINT, TEACHER, train
+from dreamactor.training.train import CHECKPOINT, train
 from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
 from tests.training.helpers import encoded, named
 
@@ -182,36 +183,46 @@ def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None
             assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
 
 
-def test_emphasis_moves_on_what_the_face_changes(new_run: NewRun, quick: Recipe) -> None:
-    store, latents, networks = encoded(new_run("emphasis"))
-    batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "emphasis"), 2, 3)
+def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: Recipe) -> None:
+    """Beside the sampler's own arithmetic, in one step; what is left out of the conditions moves nothing."""
+    store, latents, networks = encoded(new_run("guidance"))
+    batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
 
-    def loss(face_emphasis: float, faces: float = 1.0) -> float:
-        given = replace(batch, keep=torch.tensor([[1.0, faces, 1.0]] * 3))
-        generator = torch.Generator().manual_seed(0)
-        return float(flow_loss(networks, given, generator, networks.transformer, face_emphasis)[0].detach())
+    def given(face: float = 1.0, others: float = 1.0) -> dict[str, torch.Tensor]:
+        keep = torch.tensor([[others, face, others]] * 3)
+        return {name: value.detach() for name, value in conditions(networks, replace(batch, keep=keep)).items()}
 
-    assert loss(1.0) < 1e-10
-    assert loss(3.0) == pytest.approx(4 * loss(2.0), rel=1e-3)
-    assert loss(2.0) > 1e-6
-    assert loss(3.0, faces=0.0) < 1e-10
+    def shift(scale: float, face_scale: float, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        return Guidance(networks.transformer, scale, face_scale).shift(noise, torch.ones(3, 2), given)
+
+    def sampled(guidance: float) -> torch.Tensor:
+        return sample(networks, given(), tuple(noise.shape), 1, guidance, torch.Generator().manual_seed(1))
+
+    noise = torch.randn(batch.latent.shape, generator=torch.Generator().manual_seed(1))
+    guided = shift(2.5, 1.0, given())
+    assert float(guided.abs().mean()) > 1e-3
+    assert torch.allclose(sampled(1.0) - sampled(2.5), guided, atol=1e-5)
+    assert torch.allclose(shift(1.0, 3.0, given()), 2 * shift(1.0, 2.0, given()), atol=1e-5)
+    assert float(shift(1.0, 2.0, given()).abs().mean()) > 1e-4
+    assert not shift(1.0, 3.0, given(face=0.0)).any()
+    assert not shift(3.0, 3.0, given(face=0.0, others=0.0)).any()
 
 
-def test_the_emphasis_stage_leaves_all_but_the_face_modules(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("emphasis")
-    last = quick.stages.index(named(quick, "emphasis"))
-    train("tiny", folder, replace(quick, stages=quick.stages[: last + 1]), say=lambda _: None)
+def test_a_guided_stage_learns_another_velocity_than_the_data_s(new_run: NewRun, quick: Recipe) -> None:
+    store, latents, networks = encoded(new_run("guidance"))
+    batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
 
-    before, after = load(folder / TEACHER).state_dict(), load_file(folder / STATE)
-    changed = {name for name in before if not torch.equal(before[name], after[f"net.{name}"])}
-    assert changed
-    assert all(".face." in name or "transformer.face_" in name for name in changed)
+    def loss(guidance: Guidance | None) -> float:
+        return flow_loss(networks, batch, torch.Generator().manual_seed(0), guidance)[1]["loss"]
+
+    assert loss(Guidance(networks.transformer, 1.0, 1.0)) == loss(None)
+    assert abs(loss(Guidance(networks.transformer, 4.0, 1.0)) / loss(None) - 1) > 1e-3
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
     """Stopped after every step of every stage."""
     whole, parts = new_run("whole"), new_run("parts")
-    short = quick.with_steps({"vae": 2, "expression": 3, "body": 1, "face": 2, "all": 2, "emphasis": 2, "decoder": 2})
+    short = quick.with_steps({"vae": 2, "expression": 3, "body": 1, "face": 2, "all": 2, "guidance": 2, "decoder": 2})
     train("tiny", whole, short, say=lambda _: None)
     said: list[str] = []
     while not said or "all of the recipe's stages are done" not in said[-1]:
