@@ -91,7 +91,8 @@ class Preset:
     transformer: TransformerConfig
     steps: int = 8
     timestep_shift: float = 1.0  # larger grids need more of the steps at high noise
-    guidance_scale: float = 2.5  # the paper's
+    solver: str = "multistep"
+    guidance_scale: float = 2.5  # the paper's; 1 where it is in the weights
 
     @property
     def latent_frames(self) -> int:
@@ -148,7 +149,7 @@ PRESETS = {
         transformer=TransformerConfig(dim=64, depth=2, num_heads=2),
     ),
     "puppet": Preset(
-        name="puppet", height=128, width=128, segment_frames=25, fps=12, guidance_scale=1.5,
+        name="puppet", height=128, width=128, segment_frames=25, fps=12, steps=4, solver="euler", guidance_scale=1.0,
         vae=VAEConfig(channels=(128, 160, 224), blocks=1, patch=8),
         pose_encoder=PoseEncoderConfig(channels=(64, 64, 96), patch=8),
         face_encoder=FaceEncoderConfig(channels=(64, 96, 128), blocks=1, out_channels=64, stem=16),

@@ -75,7 +75,7 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
     `form` is "fp8" or "int8", `method` "max" or "entropy" (the threshold that loses least information to INT8).
     `model` holds standard operators only. Layers that nvidia-modelopt knows TensorRT to run no faster in 8 bits are
     left out. Its import takes more than ten seconds. It works on copies of the weights, more than nine of 2.6 GB, so
-    models whose weights lie beside them take `largest_magnitudes` instead, which are "max".
+    models whose weights lie beside them take `largest_magnitudes` instead (`method_for`).
     """
     if is_large(model):
         return largest_magnitudes(model, nodes, samples)
@@ -92,11 +92,15 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
             calibration_eps=["cpu"],
             high_precision_dtype="fp32",
             nodes_to_quantize=list(nodes),
-            use_external_data_format=is_large(model),
             output_path=str(result),
             log_level="CRITICAL",
         )
         return _ranges(load(result), _LARGEST[form])
+
+
+def method_for(model: ModelProto, wanted: str) -> str:
+    """The method by which `activation_ranges` goes: "max" for models whose weights lie beside them, else `wanted`."""
+    return "max" if is_large(model) else wanted
 
 
 def largest_magnitudes(model: ModelProto, nodes: Iterable[str], samples: Samples) -> Ranges:

@@ -29,6 +29,11 @@ class Recipe:
     psnr_gate: float = float("inf")
     snr_gate: float = float("inf")
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the ranges of its activations are found beforehand."""
+        return bool(self.quantized) and not self.dynamic
+
     def may_quantize(self, module: str) -> bool:
         """Whether a layer of this module may be stored in 8 bits."""
         return bool(self.quantized) and not any(fnmatch(module, pattern) for pattern in self.exclude)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "engines": {"kernels"},
     "pipeline": {"engines", "motion"},
     "serving": {"pipeline", "engines", "motion"},
-    "training": {"networks", "motion"},
+    "training": {"networks", "motion", "pipeline"},
 }
 TORCHLESS = ("motion", "pipeline", "serving")
 

@@ -186,7 +186,7 @@ def conditions(networks: Networks, batch: FlowBatch) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance as a part of the target: what is sampled without it is guided (arXiv 2502.12154).
+    """Classifier-free guidance as the target: what learns it is guided in one evaluation (arXiv 2210.03142).
 
     `scale` is of all conditions together, `face_scale` of the face alone; 1 is none.
     """
@@ -196,17 +196,16 @@ class Guidance:
     face_scale: float
 
     @torch.no_grad()
-    def shift(self, noisy: Tensor, timestep: Tensor, given: dict[str, Tensor]) -> Tensor:
-        """By how much guidance moves the velocity [B,16,F,h,w], as the teacher sees it."""
-        seen = self.teacher(noisy, timestep, **given).float()
-        shift = torch.zeros_like(seen)
+    def velocity(self, noisy: Tensor, timestep: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """The teacher's guided velocity [B,16,F,h,w] under the conditions `given` (keyword arguments of its own)."""
+        guided = seen = self.teacher(noisy, timestep, **given).float()
         if self.scale != 1:
             nothing = {name: torch.zeros_like(value) for name, value in given.items()}
-            shift += (self.scale - 1) * (seen - self.teacher(noisy, timestep, **nothing).float())
+            guided = guided + (self.scale - 1) * (seen - self.teacher(noisy, timestep, **nothing).float())
         if self.face_scale != 1:
             faceless = {**given, "motion": torch.zeros_like(given["motion"])}
-            shift += (self.face_scale - 1) * (seen - self.teacher(noisy, timestep, **faceless).float())
-        return shift
+            guided = guided + (self.face_scale - 1) * (seen - self.teacher(noisy, timestep, **faceless).float())
+        return guided
 
 
 def flow_loss(
@@ -214,7 +213,7 @@ def flow_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean squared error of the velocity, heavier on the head; a carried frame is clean and not judged.
 
-    With guidance the velocity to be learnt is the data's, moved on as guidance would move it when sampling.
+    With guidance the velocity to be learnt is not the data's but the teacher's, guided.
     """
     count, _, frames = batch.latent.shape[:3]
     noise = torch.randn(batch.latent.shape, generator=generator).to(batch.latent.device)
@@ -227,9 +226,7 @@ def flow_loss(
     carried = batch.known[:, None, None, None, None]
     noisy[:, :, :1] = torch.where(carried, batch.latent[:, :, :1] + CARRIED_NOISE * jitter, noisy[:, :, :1])
     given = conditions(networks, batch)
-    target = noise - batch.latent
-    if guidance is not None:
-        target = target + guidance.shift(noisy, timestep, given)
+    target = guidance.velocity(noisy, timestep, given) if guidance else noise - batch.latent
     velocity = networks.transformer(noisy, timestep, **given).float()
     weight = batch.weight.clone()
     weight[:, :, :1] = torch.where(carried, 0.0, weight[:, :, :1])

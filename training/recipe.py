@@ -21,9 +21,9 @@ class Stage:
     learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
     a clean latent, `references` how often one, two and three reference frames are given. `latent_noise` is the largest
     deviation of the noise that the decoder has to undo, in units of the normalised latents; `sampled` the share of its
-    steps on latents that the transformer made. `guidance_scale` and `face_scale` put guidance, by all conditions and by
-    the face alone, into the targets, so that sampling needs no second row; the transformer that the stage begins with
-    says what the conditions change.
+    steps on latents that the transformer made. With `guidance_scale` or `face_scale` the stage's targets are those of
+    the transformer that it begins with, guided by all conditions or by the face alone, so that sampling needs no
+    second row; it may train nothing but the transformer. Raises InputError where it would.
     """
 
     name: str
@@ -40,6 +40,13 @@ class Stage:
     sampled: float = 0.0
     guidance_scale: float = 1.0
     face_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.guided and any(not module.startswith("transformer.") for module in self.trains):
+            raise InputError(
+                f"Stage '{self.name}' learns from a guided teacher and trains {', '.join(self.trains)}: both read the "
+                "same conditions, and encoders would learn to make the teacher easy. Train 'transformer.' alone."
+            )
 
     @property
     def on_latents(self) -> bool:
@@ -91,7 +98,7 @@ PUPPET = Recipe(
             references=(0.85, 0.0, 0.15),
         ),
         Stage(
-            "guidance", 2000, 1e-3, mix=((1, 16, 0.5), (3, 6, 0.3), (7, 2, 0.2)), trains=ALL_MODULES, decay=0.8,
+            "guidance", 1000, 1e-3, mix=((1, 16, 0.4), (7, 2, 0.6)), trains=("transformer.",), decay=0.8,
             references=(0.85, 0.0, 0.15), guidance_scale=1.5, face_scale=2.0,
         ),
         Stage(
@@ -109,7 +116,8 @@ TINY = Recipe(
         Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
         Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),
         Stage(
-            "guidance", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, guidance_scale=1.5, face_scale=2.0
+            "guidance", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("transformer.",), guidance_scale=1.5,
+            face_scale=2.0,
         ),
         Stage(
             "decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3, sampled=0.5,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
+from dreamactor.pipeline.solver import schedule
 
 
 @torch.no_grad()
@@ -20,7 +19,8 @@ def sample(
     generator: torch.Generator,
     carried: Tensor | None = None,
 ) -> Tensor:
-    """Euler from noise to latent [B,16,F,h,w] under `conditions` (the transformer's keyword arguments).
+    """From noise to latent [B,16,F,h,w] under `conditions` (the transformer's keyword arguments), as the pipeline does
+    it: with the preset's solver on its times.
 
     `guidance` 1 is none; `carried` [B,16,1,h,w] is kept as the first frame.
     """
@@ -31,13 +31,16 @@ def sample(
         latent[:, :, :1], known[0] = carried, 1
     if guidance != 1:
         conditions = {name: torch.cat([value, torch.zeros_like(value)]) for name, value in conditions.items()}
-    times = torch.linspace(1, 0, steps + 1).tolist()
-    for now, following in pairwise(times):
-        timestep = ((1 - known) * now).expand(len(conditions["pose_latent"]), -1)
+    previous = torch.zeros_like(latent)
+    preset = networks.preset
+    for step in schedule(preset.solver, steps, preset.timestep_shift):
+        timestep = ((1 - known) * step.timestep).expand(len(conditions["pose_latent"]), -1)
         rows = latent.repeat(2, 1, 1, 1, 1) if guidance != 1 else latent
         velocity = networks.transformer(rows, timestep, **conditions).float()
         if guidance != 1:
             with_conditions, without = velocity.chunk(2)
             velocity = without + guidance * (with_conditions - without)
-        latent = latent + (following - now) * velocity * (1 - known)[None, None, :, None, None]
+        kept, now, before = step.coefficients
+        moved = kept * latent + now * velocity + before * previous
+        latent, previous = torch.where(known[None, None, :, None, None] == 1, latent, moved), velocity
     return latent

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-frames", type=int, help="use only the clip's first frames")
     parser.add_argument("--scale", choices=("face", "half", "full"), help="default: from the reference")
-    parser.add_argument("--solver", choices=("euler", "multistep"), default="multistep")
+    parser.add_argument("--solver", choices=("euler", "multistep"), help="default: the preset's")
     parser.add_argument("--pseudo-references", type=int, default=0, help="views generated first, 0 to 3")
     add_public_key(parser)
     add_limits(parser)

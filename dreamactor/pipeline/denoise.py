@@ -85,7 +85,7 @@ class _Loop:
     def __init__(self, denoiser: Session, preset: Preset, options: Options, cancelled: Callable[[], bool]) -> None:
         self.denoiser, self.cancelled = denoiser, cancelled
         self.guidance = options.guidance_for(preset)
-        self.steps = schedule(options.solver, options.steps_for(preset), preset.timestep_shift)
+        self.steps = schedule(options.solver_for(preset), options.steps_for(preset), preset.timestep_shift)
         self.shot, self.total = 0, 0
 
     def run(self, clip: PreparedClip, shot: _Shot, stage: str) -> Generator[Denoised, None, Float]:

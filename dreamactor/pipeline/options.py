@@ -18,7 +18,7 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Options:
-    """None means automatic: the preset's steps and guidance, the reference's scale, every frame of the clip.
+    """None means automatic: the preset's steps, solver and guidance, the reference's scale, every frame of the clip.
 
     `guidance_scale` 1 switches guidance off and halves the work; `scale` is face, half or full (body);
     `pseudo_references` is the number of views of the person (0 to 3) generated first, as further references.
@@ -29,7 +29,7 @@ class Options:
     seed: int = 0
     max_frames: int | None = None
     scale: str | None = None
-    solver: str = "multistep"
+    solver: str | None = None
     pseudo_references: int = 0
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Options:
             raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {guidance!r}.")
         if self.scale is not None and self.scale not in SCALES:
             raise InputError(f"Option scale must be one of {', '.join(SCALES)}, not {self.scale!r}.")
-        if self.solver not in SOLVERS:
+        if self.solver is not None and self.solver not in SOLVERS:
             raise InputError(f"Option solver must be one of {', '.join(SOLVERS)}, not {self.solver!r}.")
 
     @classmethod
@@ -68,6 +68,9 @@ class Options:
 
     def steps_for(self, preset: Preset) -> int:
         return self.steps if self.steps is not None else preset.steps
+
+    def solver_for(self, preset: Preset) -> str:
+        return self.solver or preset.solver
 
     def guidance_for(self, preset: Preset) -> float:
         return float(self.guidance_scale if self.guidance_scale is not None else preset.guidance_scale)

@@ -157,7 +157,10 @@ def _notes(stages: Stages, lowered: Lowered, name: str) -> tuple[str, ...]:
 
     modules = lowered.repaired(name)
     put_back = [f"put back to high precision: {', '.join(modules)}"] if modules else []
-    return (*put_back, *describe(stages.source(name).facts.get("rewrites", {})))
+    recipe = stages.keys.recipe
+    method = stages.ranges(name).facts["method"] if recipe.calibrated else recipe.ranges
+    other = [f"activation ranges by {method}, too large for {recipe.ranges}"] if method != recipe.ranges else []
+    return (*put_back, *other, *describe(stages.source(name).facts.get("rewrites", {})))
 
 
 def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def plan(stages: Stages) -> list[Step]:
     for network in request.networks:
         if keys.rewrites:
             add("source", network, keys.source(network))
-        if recipe.quantized and not recipe.dynamic:
+        if recipe.calibrated:
             add("ranges", network, keys.ranges(network))
         add("precision", network, keys.precision(network))
         if not request.target.is_onnx:

@@ -75,7 +75,7 @@ class Stages:
         """Activation ranges of the layers that the recipe quantises."""
 
         def make(folder: Path) -> Mapping[str, Any]:
-            from dreamactor.export.calibrate import activation_ranges
+            from dreamactor.export.calibrate import activation_ranges, method_for
             from dreamactor.export.quantize import calibration_model, layers, prepare
             from dreamactor.export.weights import load
 
@@ -90,7 +90,7 @@ class Stages:
                 else {}
             )
             (folder / "ranges.json").write_text(json.dumps(found, indent=1))
-            return {"tensors": len(found)}
+            return {"tensors": len(found), "method": method_for(prepared, recipe.ranges)}
 
         return self._get("ranges", self.keys.ranges(network), f"calibrating {network}", make)
 
@@ -185,8 +185,7 @@ class Stages:
 
         model = load(self.source(network).paths[0])
         prepared = prepare(expand_attention(model) if self.keys.expands else model, self.keys.recipe)
-        static = self.keys.recipe.quantized and not self.keys.recipe.dynamic
-        ranges = json.loads(self.ranges(network).paths[0].read_text()) if static else {}
+        ranges = json.loads(self.ranges(network).paths[0].read_text()) if self.keys.recipe.calibrated else {}
         feed = {} if self.keys.recipe.name == "fp32" else list(self.feeds(network).feeds())[-1]
         return prepared, ranges, feed
 

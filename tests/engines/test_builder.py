@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,6 +152,13 @@ def test_profiles_hold_everything_the_pipeline_sends(network: str) -> None:
                 low, high = input_shapes(TINY, network, span.minimum), input_shapes(TINY, network, span.maximum)
                 for name, shape in shapes.items():
                     assert all(a <= size <= b for a, size, b in zip(low[name], shape, high[name], strict=True)), name
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(2.5, 2), (1.0, 1)])
+def test_a_step_is_tuned_for_the_preset_s_guidance(guidance: float, rows: int) -> None:
+    first, second, span = profiles(replace(TINY, guidance_scale=guidance), "denoiser")
+    assert (first.optimum.batch, second.optimum.batch) == (rows, 3 - rows)
+    assert (span.minimum.batch, span.optimum.batch, span.maximum.batch) == (1, rows, 2)
 
 
 def test_ranges_widen_the_last_profile_only() -> None:

@@ -16,7 +16,7 @@ from dreamactor.engines.store import Store
 from dreamactor.errors import EngineError, InputError
 from dreamactor.export import quantize as quantization
 from dreamactor.export import weights
-from dreamactor.export.calibrate import Samples, activation_ranges, load_samples, save_samples
+from dreamactor.export.calibrate import Samples, activation_ranges, load_samples, method_for, save_samples
 from dreamactor.export.dynamic import quantize_dynamic
 from dreamactor.export.onnxgraph import constants, producers
 from dreamactor.export.quality import apply, keep_high, layer_quality, lowered_nodes, run_model, sensitivities, worst
@@ -272,9 +272,11 @@ def test_ranges_of_a_large_network_are_the_observed_ones_too(
     tiny_model: Model, tiny_samples: Sampled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those whose weights lie on disk do without nvidia-modelopt."""
-    monkeypatch.setattr("dreamactor.export.calibrate.is_large", lambda model: True)
     chosen = recipe("fp8")
     prepared = prepare(tiny_model("denoiser"), chosen)
+    assert method_for(prepared, "entropy") == "entropy"
+    monkeypatch.setattr("dreamactor.export.calibrate.is_large", lambda model: True)
+    assert method_for(prepared, "entropy") == "max"
     nodes = [layer.node for layer in layers(prepared, chosen)]
     samples = tiny_samples("denoiser")
     ranges = activation_ranges(calibration_model(prepared), nodes, samples, "fp8", "max")

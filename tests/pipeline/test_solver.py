@@ -63,7 +63,10 @@ def test_segments_cover_every_latent_once(frames: int, size: int) -> None:
 def test_options_defaults_come_from_the_preset() -> None:
     options = Options.from_json(b"")
     assert options.steps_for(preset("puppet")) == preset("puppet").steps
-    assert Options.from_json('{"guidance_scale": 1}').guidance_for(preset("puppet")) == 1.0
+    assert [options.solver_for(preset(name)) for name in ("m1", "puppet")] == ["multistep", "euler"]
+    assert Options(solver="euler").solver_for(preset("m1")) == "euler"
+    assert options.guidance_for(preset("m1")) == preset("m1").guidance_scale == 2.5
+    assert Options.from_json('{"guidance_scale": 1}').guidance_for(preset("m1")) == 1.0
     assert Options.from_json(Options(seed=4, scale="half").to_json()) == Options(seed=4, scale="half")
 
 

@@ -84,6 +84,15 @@ def test_all_five_networks_build_for_rtx_cards(store: Path, tmp_path: Path, prec
         open_engines(tmp_path / "set")
 
 
+@needs_rtx
+def test_a_set_says_where_ranges_are_not_the_recipe_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamactor.export.calibrate.is_large", lambda model: True)
+    result, _, _ = make(tmp_path / "store", tmp_path / "set", "int8", "sm89")
+    assert result.passed
+    for record in read_manifest(tmp_path / "set").networks.values():
+        assert "activation ranges by max, too large for entropy" in record.notes
+
+
 def test_spoiled_recipe_misses_the_gate_and_is_repaired(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.sample import sample
 from dreamactor.training.state import STATE
 from dreamactor.training.store import EXPRESSIONS, ClipStore
-from dreamactor.training.train import CHECKPOINT, train
+from dreamactor.training.train import CHECKPOINT, TEACHER, train
 from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
 from tests.training.helpers import encoded, named
 
@@ -193,7 +193,12 @@ def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: R
         return {name: value.detach() for name, value in conditions(networks, replace(batch, keep=keep)).items()}
 
     def shift(scale: float, face_scale: float, given: dict[str, torch.Tensor]) -> torch.Tensor:
-        return Guidance(networks.transformer, scale, face_scale).shift(noise, torch.ones(3, 2), given)
+        """By how much the target is moved."""
+        velocities = (
+            Guidance(networks.transformer, *scales).velocity(noise, torch.ones(3, 2), given)
+            for scales in ((scale, face_scale), (1.0, 1.0))
+        )
+        return next(velocities) - next(velocities)
 
     def sampled(guidance: float) -> torch.Tensor:
         return sample(networks, given(), tuple(noise.shape), 1, guidance, torch.Generator().manual_seed(1))
@@ -208,15 +213,34 @@ def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: R
     assert not shift(3.0, 3.0, given(face=0.0, others=0.0)).any()
 
 
-def test_a_guided_stage_learns_another_velocity_than_the_data_s(new_run: NewRun, quick: Recipe) -> None:
+def test_a_guided_stage_learns_from_its_teacher(new_run: NewRun, quick: Recipe) -> None:
     store, latents, networks = encoded(new_run("guidance"))
     batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
 
     def loss(guidance: Guidance | None) -> float:
         return flow_loss(networks, batch, torch.Generator().manual_seed(0), guidance)[1]["loss"]
 
-    assert loss(Guidance(networks.transformer, 1.0, 1.0)) == loss(None)
-    assert abs(loss(Guidance(networks.transformer, 4.0, 1.0)) / loss(None) - 1) > 1e-3
+    assert loss(None) > 0.1
+    assert loss(Guidance(networks.transformer, 1.0, 1.0)) < 1e-10
+    assert loss(Guidance(networks.transformer, 3.0, 1.0)) == pytest.approx(
+        4 * loss(Guidance(networks.transformer, 2.0, 1.0)), rel=1e-3
+    )
+    assert loss(Guidance(networks.transformer, 2.0, 1.0)) > 1e-6
+
+
+def test_a_guided_stage_leaves_all_but_the_transformer(new_run: NewRun, quick: Recipe) -> None:
+    folder = new_run("guidance")
+    last = quick.stages.index(named(quick, "guidance"))
+    train("tiny", folder, replace(quick, stages=quick.stages[: last + 1]), say=lambda _: None)
+    before, after = load(folder / TEACHER).state_dict(), load_file(folder / STATE)
+    changed = {name for name in before if not torch.equal(before[name], after[f"net.{name}"])}
+    assert changed
+    assert all(name.startswith("transformer.") for name in changed)
+
+
+def test_a_guided_stage_that_would_move_its_teacher_s_conditions_is_refused(quick: Recipe) -> None:
+    with pytest.raises(InputError, match="both read the same conditions"):
+        replace(named(quick, "guidance"), trains=("pose_encoder.", "transformer."))
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
