@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
-from dreamactor.networks.transformer import Transformer
 from dreamactor.training.decoder_stage import SampledStore, sampled_batch, sampled_loss
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import Guidance, flow_batch, flow_loss
@@ -31,11 +30,11 @@ class Clips:
 
 @dataclass
 class Objective:
-    """Draws batches and takes losses, for one of several processes; `teacher` is what a guided stage begins with."""
+    """Draws batches and takes losses, for one of several processes; `guidance` is that of a guided stage."""
 
     processes: Processes
     bf16: bool
-    teacher: Transformer | None = None
+    guidance: Guidance | None = None
 
     def __call__(
         self, networks: Networks, clips: Clips, stage: Stage, seed: list[int], progress: float
@@ -61,6 +60,5 @@ class Objective:
             else:
                 assert clips.latents is not None
                 batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
-                guidance = Guidance(self.teacher, stage.guidance_scale, stage.face_scale) if self.teacher else None
-                loss, logged = flow_loss(networks, batch.to(device), generator, guidance)
+                loss, logged = flow_loss(networks, batch.to(device), generator, self.guidance)
         return loss, {"frames": float(frames), **logged}

@@ -25,6 +25,7 @@ from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.decoder_stage import sample_clips
+from dreamactor.training.flow_stage import Guidance
 from dreamactor.training.latents import encode_clips, set_statistics
 from dreamactor.training.objective import Clips, Objective
 from dreamactor.training.optimizer import Muon, is_matrix
@@ -138,7 +139,9 @@ class Run:
         self._draw("final")
 
     def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
-        self.objective.teacher = self._teacher() if stage.guided else None
+        self.objective.guidance = None
+        if stage.guided:
+            self.objective.guidance = Guidance(self._teacher(), stage.guidance_scale, stage.face_scale)
         work = self._optimisation(stage)
         restore_moments(work.optimizer, work.names, self.moments)
         while self.position.step < stage.steps:

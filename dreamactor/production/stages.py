@@ -81,16 +81,13 @@ class Stages:
 
             recipe = self.keys.recipe
             prepared = prepare(load(self.onnx(network).paths[0]), recipe)
-            nodes = [layer.node for layer in layers(prepared, recipe)]
-            found = (
-                activation_ranges(
-                    calibration_model(prepared), nodes, self.feeds(network).first(-1), recipe.quantized, recipe.ranges
-                )
-                if nodes
-                else {}
-            )
+            model, nodes = calibration_model(prepared), [layer.node for layer in layers(prepared, recipe)]
+            found = {}
+            if nodes:
+                feeds = self.feeds(network).first(-1)
+                found = activation_ranges(model, nodes, feeds, recipe.quantized, recipe.ranges)
             (folder / "ranges.json").write_text(json.dumps(found, indent=1))
-            return {"tensors": len(found), "method": method_for(prepared, recipe.ranges)}
+            return {"tensors": len(found), "method": method_for(model, recipe.ranges)}
 
         return self._get("ranges", self.keys.ranges(network), f"calibrating {network}", make)
 
