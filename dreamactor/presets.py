@@ -18,6 +18,7 @@ SPATIAL_STRIDE = 8
 LATENT_CHANNELS = 16
 CONTROL_CHANNELS = 6  # skeleton RGB + head sphere RGB
 ATTENTIONS = ("dense", "fp8", "sliding")
+SOLVERS = ("euler", "multistep")
 FACE_SIZE = 224
 
 
@@ -77,7 +78,7 @@ class Preset:
     """One size of the whole system.
 
     `height`, `width` are the default output size in pixels (multiples of 16), `segment_frames` is 4k+1, `fps` the
-    rate the driving clip is resampled to.
+    rate the driving clip is resampled to. Raises InputError for an unknown solver.
     """
 
     name: str
@@ -93,6 +94,10 @@ class Preset:
     timestep_shift: float = 1.0  # larger grids need more of the steps at high noise
     solver: str = "multistep"
     guidance_scale: float = 2.5  # the paper's; 1 where it is in the weights
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise InputError(f"There is no solver '{self.solver}'; choose one of {', '.join(SOLVERS)}.")
 
     @property
     def latent_frames(self) -> int:

@@ -17,6 +17,7 @@ from dreamactor.commands.common import (
     write_whole,
 )
 from dreamactor.errors import InputError
+from dreamactor.presets import SOLVERS
 
 HELP = "a photo and a driving clip to a video"
 
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-frames", type=int, help="use only the clip's first frames")
     parser.add_argument("--scale", choices=("face", "half", "full"), help="default: from the reference")
-    parser.add_argument("--solver", choices=("euler", "multistep"), help="default: the preset's")
+    parser.add_argument("--solver", choices=SOLVERS, help="default: the preset's")
     parser.add_argument("--pseudo-references", type=int, default=0, help="views generated first, 0 to 3")
     add_public_key(parser)
     add_limits(parser)

@@ -84,17 +84,15 @@ class BodyModel:
 
 def _refine(points: Float, heatmap: Float) -> Float:
     """Moves each point [N, 2] (0..1) to the centre of mass of its heat map [S, S, N] nearby, where that is sure."""
-    size = heatmap.shape[0]
-    reach = HEATMAP_WINDOW // 2
-    refined = points.copy()
-    for index, (x, y) in enumerate(points):
-        if not (0 <= x < 1 and 0 <= y < 1):
-            continue
-        column, row = int(x * size), int(y * size)
-        top, left = max(0, row - reach), max(0, column - reach)
-        heat = sigmoid(heatmap[top : row + reach + 1, left : column + reach + 1, index])
-        total = float(heat.sum())
-        if float(heat.max()) >= HEATMAP_SURE and total > 0:
-            rows, columns = np.mgrid[top : top + heat.shape[0], left : left + heat.shape[1]]
-            refined[index] = (float((columns * heat).sum()) / total / size, float((rows * heat).sum()) / total / size)
-    return refined
+    size, reach = heatmap.shape[0], HEATMAP_WINDOW // 2
+    inside = ((points >= 0) & (points < 1)).all(axis=1)
+    column, row = (np.where(inside, points.T, 0) * size).astype(int)
+    padded = np.pad(heatmap, ((reach, reach), (reach, reach), (0, 0)), constant_values=-np.inf)
+    steps = np.arange(HEATMAP_WINDOW)
+    of = np.arange(len(points))[:, None, None]
+    heat = sigmoid(padded[row[:, None, None] + steps[:, None], column[:, None, None] + steps, of])  # [N, 7, 7]
+    total = heat.sum(axis=(1, 2))
+    middle = np.stack([heat.sum(axis=1) @ steps, heat.sum(axis=2) @ steps], axis=1) / np.maximum(total, 1e-9)[:, None]
+    refined = (np.stack([column, row], axis=1) - reach + middle) / size
+    sure = inside & (heat.max(axis=(1, 2)) >= HEATMAP_SURE)
+    return np.where(sure[:, None], refined, points).astype(np.float32)

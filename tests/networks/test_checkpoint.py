@@ -90,4 +90,6 @@ def test_preset_survives_json() -> None:
         assert Preset.from_dict(json.loads(json.dumps(preset(name).to_dict()))) == preset(name)
     with pytest.raises(InputError, match="does not fit"):
         Preset.from_dict({**preset("tiny").to_dict(), "colour": 1})
+    with pytest.raises(InputError, match="no solver 'heun'; choose one of euler, multistep"):
+        Preset.from_dict({**preset("tiny").to_dict(), "solver": "heun"})
     assert dataclasses.is_dataclass(preset("tiny"))
