@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
+from dreamactor.pipeline.solver import SolverStep
 from dreamactor.presets import FACE_SIZE, video_frames
 from dreamactor.training.clip import enlarge_faces
 from dreamactor.training.latents import SINGLES, LatentStore
@@ -215,21 +217,63 @@ def flow_loss(
 
     With guidance the velocity to be learnt is not the data's but the teacher's, guided.
     """
-    count, _, frames = batch.latent.shape[:3]
-    noise = torch.randn(batch.latent.shape, generator=generator).to(batch.latent.device)
-    logit = TIMESTEP_MEAN + TIMESTEP_SPREAD * torch.randn(count, generator=generator)
-    timestep = torch.sigmoid(logit).to(batch.latent.device)[:, None].expand(count, frames).clone()
-    jitter = torch.randn(batch.latent[:, :, :1].shape, generator=generator).to(batch.latent.device)
-    timestep[:, 0] = torch.where(batch.known, 0.0, timestep[:, 0])
+    noise, carried = _noise_and_carried(batch, generator)
+    logit = TIMESTEP_MEAN + TIMESTEP_SPREAD * torch.randn(len(noise), generator=generator)
+    timestep = _timestep(batch, torch.sigmoid(logit).to(noise.device))
     t = timestep[:, None, :, None, None]
-    noisy = (1 - t) * batch.latent + t * noise
-    carried = batch.known[:, None, None, None, None]
-    noisy[:, :, :1] = torch.where(carried, batch.latent[:, :, :1] + CARRIED_NOISE * jitter, noisy[:, :, :1])
+    noisy = _with_first((1 - t) * batch.latent + t * noise, carried, batch.known)
     given = conditions(networks, batch)
     target = guidance.velocity(noisy, timestep, given) if guidance else noise - batch.latent
-    velocity = networks.transformer(noisy, timestep, **given).float()
-    weight = batch.weight.clone()
-    weight[:, :, :1] = torch.where(carried, 0.0, weight[:, :, :1])
-    error = (velocity - target).square().mean(1, keepdim=True)
-    loss = (error * weight).sum() / weight.sum()
+    loss = _weighted_error(networks.transformer(noisy, timestep, **given).float() - target, batch)
     return loss, {"loss": float(loss.detach())}
+
+
+def rollout_loss(
+    networks: Networks, batch: FlowBatch, generator: torch.Generator, path: Sequence[SolverStep]
+) -> tuple[Tensor, dict[str, float]]:
+    """The transformer takes the steps of `path` from noise by itself and learns, at the last, the velocity that leads
+    from where it came to the data: in use it meets its own mistakes, which noised data does not show it (as in the
+    backward simulation of arXiv 2405.14867, here towards the data).
+
+    The squared error of the clean latent, over the last step's time t: that of the velocity times t.
+    """
+    noise, carried = _noise_and_carried(batch, generator)
+    given = conditions(networks, batch)
+    latent = _with_first(noise, carried, batch.known)
+    with torch.no_grad():
+        for step in path[:-1]:
+            velocity = networks.transformer(latent, _timestep(batch, step.timestep), **given).float()
+            kept, now, _ = step.coefficients
+            latent = _with_first(kept * latent + now * velocity, carried, batch.known)
+    time = path[-1].timestep
+    target = (latent - batch.latent) / time
+    velocity = networks.transformer(latent, _timestep(batch, time), **given).float()
+    loss = time * _weighted_error(velocity - target, batch)
+    return loss, {"loss": float(loss.detach())}
+
+
+def _noise_and_carried(batch: FlowBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise [B,16,F,h,w], and the first latents [B,16,1,h,w] as far off as carried ones are."""
+    noise = torch.randn(batch.latent.shape, generator=generator).to(batch.latent.device)
+    first = batch.latent[:, :, :1]
+    return noise, first + CARRIED_NOISE * torch.randn(first.shape, generator=generator).to(first.device)
+
+
+def _timestep(batch: FlowBatch, timestep: Tensor | float) -> Tensor:
+    """[B,F] from one of each clip or of all: 0 for a carried frame."""
+    times = torch.as_tensor(timestep, device=batch.latent.device, dtype=torch.float32).reshape(-1, 1)
+    times = times.repeat(len(batch.latent) // len(times), batch.latent.shape[2])
+    times[:, 0] = torch.where(batch.known, 0.0, times[:, 0])
+    return times
+
+
+def _with_first(latent: Tensor, carried: Tensor, known: Tensor) -> Tensor:
+    """The latent [B,16,F,h,w] with the carried frame in the first's place where it is known [B]."""
+    first = torch.where(known[:, None, None, None, None], carried, latent[:, :, :1])
+    return torch.cat([first, latent[:, :, 1:]], 2)
+
+
+def _weighted_error(difference: Tensor, batch: FlowBatch) -> Tensor:
+    """Mean square of [B,16,F,h,w] under the batch's weight, without carried frames."""
+    weight = _with_first(batch.weight, torch.zeros_like(batch.weight[:, :, :1]), batch.known)
+    return (difference.square().mean(1, keepdim=True) * weight).sum() / weight.sum()

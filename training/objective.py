@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
+from dreamactor.pipeline.solver import schedule
 from dreamactor.training.decoder_stage import SampledStore, sampled_batch, sampled_loss
 from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import Guidance, flow_batch, flow_loss
+from dreamactor.training.flow_stage import Guidance, flow_batch, flow_loss, rollout_loss
 from dreamactor.training.latents import LatentStore
 from dreamactor.training.parallel import Processes
 from dreamactor.training.recipe import Stage
@@ -59,6 +60,11 @@ class Objective:
                 loss, logged = expression_loss(networks, faces[share].to(device), expressions[share].to(device))
             else:
                 assert clips.latents is not None
-                batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share)
-                loss, logged = flow_loss(networks, batch.to(device), generator, self.guidance)
+                batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share).to(device)
+                if stage.rollout:
+                    steps = schedule("euler", stage.rollout, networks.preset.timestep_shift)
+                    path = steps[: 1 + int(rng.integers(stage.rollout))]
+                    loss, logged = rollout_loss(networks, batch, generator, path)
+                else:
+                    loss, logged = flow_loss(networks, batch, generator, self.guidance)
         return loss, {"frames": float(frames), **logged}

@@ -1,5 +1,6 @@
-"""What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), then two
-of ours: guidance put into the weights, and the VAE's decoder once more under its fixed encoder."""
+"""What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), then
+three of ours: guidance put into the weights, the few steps of a sampler learnt on its own path, and the VAE's decoder
+once more under its fixed encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Stage:
     deviation of the noise that the decoder has to undo, in units of the normalised latents; `sampled` the share of its
     steps on latents that the transformer made. With `guidance_scale` or `face_scale` the stage's targets are those of
     the transformer that it begins with, guided by all conditions or by the face alone, so that sampling needs no
-    second row; it may train nothing but the transformer. Raises InputError where it would.
+    second row; it may train nothing but the transformer. Raises InputError where it would. With `rollout`, so many
+    steps of Euler's rule, the transformer walks some of them from noise by itself and learns the way on from there.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Stage:
     sampled: float = 0.0
     guidance_scale: float = 1.0
     face_scale: float = 1.0
+    rollout: int = 0
 
     def __post_init__(self) -> None:
         if self.guided and any(not module.startswith("transformer.") for module in self.trains):
@@ -102,6 +105,10 @@ PUPPET = Recipe(
             references=(0.85, 0.0, 0.15), guidance_scale=1.5, face_scale=2.0,
         ),
         Stage(
+            "rollout", 1500, 1.2e-3, mix=((1, 16, 0.35), (7, 2, 0.65)), trains=ALL_MODULES, decay=0.75,
+            references=(0.85, 0.0, 0.15), dropout=0.04, rollout=4,
+        ),
+        Stage(
             "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",), decay=0.6,
             latent_noise=0.3, sampled=0.3,
         ),
@@ -119,6 +126,7 @@ TINY = Recipe(
             "guidance", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("transformer.",), guidance_scale=1.5,
             face_scale=2.0,
         ),
+        Stage("rollout", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, rollout=3),
         Stage(
             "decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3, sampled=0.5,
         ),

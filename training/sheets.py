@@ -19,7 +19,7 @@ from dreamactor.training.sample import sample
 from dreamactor.training.store import ClipStore
 from dreamactor.training.vae_stage import to_video
 
-CLIPS, LATENTS, STEPS, GUIDANCE = 8, 3, 8, 1.5
+CLIPS, LATENTS = 8, 3
 COLORS = ((40, 90, 200), (200, 80, 40), (40, 150, 70), (150, 60, 160))
 
 
@@ -29,7 +29,7 @@ def draw(
 ) -> None:
     """Writes `sheet_<name>.png` (each row: reference, driving face, truth, VAE, samples) and `curves.png`."""
     count = min(CLIPS, store.count)
-    frames = video_frames(LATENTS)
+    frames, preset = video_frames(LATENTS), networks.preset
     truth = np.asarray(store.frames[:count, :frames])
     device = next(networks.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -38,8 +38,8 @@ def draw(
         if latents is not None:
             batch = whole_batch(store, latents, range(count), LATENTS, (5,))
             made = sample(
-                networks, conditions(networks, batch.to(device)), tuple(batch.latent.shape), STEPS, GUIDANCE,
-                torch.Generator().manual_seed(0),
+                networks, conditions(networks, batch.to(device)), tuple(batch.latent.shape), preset.steps,
+                preset.guidance_scale, torch.Generator().manual_seed(0),
             )  # fmt: skip
             video = to_frames(networks.vae.decode(made))
             columns += [video[:, i] for i in (0, frames // 2, frames - 1)]
