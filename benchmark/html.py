@@ -21,8 +21,8 @@ svg{max-width:100%;height:auto}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
 .card b{font-size:1.35rem;display:block}
 """
 _CARDS = {
-    "pipeline_speedup_over_eager": ("times as fast as PyTorch eager", "{:.2f}×"),
-    "pipeline_speedup_over_compile": ("times as fast as torch.compile", "{:.2f}×"),
+    "pipeline_speedup_over_eager": ("as fast as PyTorch eager", "{:.2f}×"),
+    "pipeline_speedup_over_compile": ("as fast as torch.compile", "{:.2f}×"),
     "served_overhead": ("served, over in process", "{:+.1%}"),
     "memory_exponent": ("power of the frames that memory grows with", "{:.2f}"),
 }
