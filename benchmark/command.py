@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
     parser.add_argument(
-        "--minutes", type=float, default=12.0,
+        "--minutes", type=float, default=13.0,
         help="begin no section after so many minutes, building not counted (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")

@@ -45,7 +45,7 @@ class Settings:
     output: Path = Path("build/bench")
     sections: tuple[str, ...] | None = None
     quick: bool = False
-    minutes: float = 12.0
+    minutes: float = 13.0
     threads: int | None = None
 
     def __post_init__(self) -> None:

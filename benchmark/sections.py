@@ -141,7 +141,7 @@ PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
     ("engine", "engines, second block", partial(engines, block=1)),
     ("service", "service over gRPC", load_service),
     ("scaling", "scaling", growth),
-    ("outside", "diffusers' network of equal size", outside),
     ("engine", "engines, third block", partial(engines, block=2)),
     ("engine", "limits and profiles", limits),
+    ("outside", "diffusers' network of equal size", outside),
 )
