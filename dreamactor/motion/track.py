@@ -14,7 +14,7 @@ from dreamactor.motion.look import Look, appearance, same_look
 from dreamactor.motion.roi import Picture
 
 BRIEF = 0.25  # seconds somebody must be seen in a row; what is seen for less is a mistake of the detectors
-SAMPLES = 10  # frames searched for everybody, to choose whom to follow
+SAMPLES, SPACING = (4, 10), 0.4  # frames searched for everybody, to choose whom to follow; seconds between them
 SEARCHES = 24  # frames searched at most before a clip counts as empty
 SAME_PERSON = 0.5  # body sides somebody may move between two samples
 JUMP = 0.35  # body sides somebody may move between two frames
@@ -69,7 +69,7 @@ def follow(
 
     `on_frame(done)` is called once a frame and may raise to stop. Raises InputError when there is nobody.
     """
-    known, start, others = _choose(landmarker, frames, name)
+    known, start, others = _choose(landmarker, frames, fps, name)
     first = known[start]
     look = appearance(frames[start], first)
     seen: list[Seen | None] = [None] * len(frames)
@@ -138,15 +138,16 @@ def _near(one: Candidate | None, other: Candidate | None, reach: float) -> bool:
 
 
 def _choose(
-    landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8], name: str
+    landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8], fps: float, name: str
 ) -> tuple[dict[int, Seen], int, int]:
     """What is seen of the main person in the frames looked at, in which of them to begin, and how many others were met
     in one frame at most."""
     people: list[_Person] = []
     others = 0
     looked = 0
-    for index in _spread(len(frames)):
-        if looked >= SAMPLES and people:
+    samples = int(np.clip(np.ceil(len(frames) / fps / SPACING), *SAMPLES))
+    for index in _spread(len(frames), samples):
+        if looked >= samples and people:
             break
         looked += 1
         present = landmarker.everybody(frames[index])
@@ -173,10 +174,10 @@ def _longest_run(found: NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def _spread(count: int) -> list[int]:
-    """First `SAMPLES` frames spread evenly, then the ones between, at most `SEARCHES` in all."""
-    order = [int(i) for i in np.linspace(0, count - 1, min(count, SAMPLES + 2))[1:-1].round()] or [0]
-    order += [int(i) for i in np.linspace(0, count - 1, min(count, SEARCHES - SAMPLES)).round()]
+def _spread(count: int, samples: int) -> list[int]:
+    """First `samples` frames spread evenly, then the ones between, at most `SEARCHES` in all."""
+    order = [int(i) for i in np.linspace(0, count - 1, min(count, samples + 2))[1:-1].round()] or [0]
+    order += [int(i) for i in np.linspace(0, count - 1, min(count, SEARCHES - samples)).round()]
     return list(dict.fromkeys(order))
 
 
