@@ -105,8 +105,8 @@ PUPPET = Recipe(
             references=(0.85, 0.0, 0.15), guidance_scale=1.5, face_scale=2.0,
         ),
         Stage(
-            "rollout", 1500, 1.2e-3, mix=((1, 16, 0.35), (7, 2, 0.65)), trains=ALL_MODULES, decay=0.75,
-            references=(0.85, 0.0, 0.15), dropout=0.04, rollout=4,
+            "rollout", 1750, 1.2e-3, mix=((1, 16, 0.35), (7, 2, 0.65)), trains=ALL_MODULES, decay=0.75,
+            references=(0.85, 0.0, 0.15), dropout=0.04, rollout=2,
         ),
         Stage(
             "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",), decay=0.6,
