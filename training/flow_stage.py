@@ -18,6 +18,7 @@ from dreamactor.presets import FACE_SIZE, video_frames
 from dreamactor.training.clip import enlarge_faces
 from dreamactor.training.latents import SINGLES, LatentStore
 from dreamactor.training.recipe import Stage
+from dreamactor.training.sample import walk
 from dreamactor.training.store import ClipStore
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
@@ -239,12 +240,9 @@ def rollout_loss(
     """
     noise, carried = _noise_and_carried(batch, generator)
     given = conditions(networks, batch)
-    latent = _with_first(noise, carried, batch.known)
-    with torch.no_grad():
-        for step in path[:-1]:
-            velocity = networks.transformer(latent, _timestep(batch, step.timestep), **given).float()
-            kept, now, _ = step.coefficients
-            latent = _with_first(kept * latent + now * velocity, carried, batch.known)
+    known = torch.zeros(noise.shape[2], device=noise.device)
+    known[0] = batch.known[0]  # a batch begins with carried frames or not, as a whole
+    latent = walk(networks.transformer, _with_first(noise, carried, batch.known), known, given, path[:-1])
     time = path[-1].timestep
     target = (latent - batch.latent) / time
     velocity = networks.transformer(latent, _timestep(batch, time), **given).float()

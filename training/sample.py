@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
-from dreamactor.pipeline.solver import schedule
+from dreamactor.networks.transformer import Transformer
+from dreamactor.pipeline.solver import SolverStep, schedule
 
 
 @torch.no_grad()
@@ -24,19 +27,32 @@ def sample(
 
     `guidance` 1 is none; `carried` [B,16,1,h,w] is kept as the first frame.
     """
-    device = conditions["pose_latent"].device
+    device, preset = conditions["pose_latent"].device, networks.preset
     latent = torch.randn(shape, generator=generator).to(device)
     known = torch.zeros(shape[2], device=device)
     if carried is not None:
         latent[:, :, :1], known[0] = carried, 1
+    path = schedule(preset.solver, steps, preset.timestep_shift)
+    return walk(networks.transformer, latent, known, conditions, path, guidance)
+
+
+@torch.no_grad()
+def walk(
+    transformer: Transformer,
+    latent: Tensor,
+    known: Tensor,
+    conditions: dict[str, Tensor],
+    path: Sequence[SolverStep],
+    guidance: float = 1.0,
+) -> Tensor:
+    """Takes the steps of `path` from `latent` [B,16,F,h,w]; frames whose `known` [F] is 1 stay, at timestep 0."""
     if guidance != 1:
         conditions = {name: torch.cat([value, torch.zeros_like(value)]) for name, value in conditions.items()}
     previous = torch.zeros_like(latent)
-    preset = networks.preset
-    for step in schedule(preset.solver, steps, preset.timestep_shift):
+    for step in path:
         timestep = ((1 - known) * step.timestep).expand(len(conditions["pose_latent"]), -1)
         rows = latent.repeat(2, 1, 1, 1, 1) if guidance != 1 else latent
-        velocity = networks.transformer(rows, timestep, **conditions).float()
+        velocity = transformer(rows, timestep, **conditions).float()
         if guidance != 1:
             with_conditions, without = velocity.chunk(2)
             velocity = without + guidance * (with_conditions - without)
