@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+MINUTES = 13.0  # after which no section is begun
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the harness's options and its `compare` to a parser; sets `run` on what it parses."""
@@ -19,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
     parser.add_argument(
-        "--minutes", type=float, default=13.0,
+        "--minutes", type=float, default=MINUTES,
         help="begin no section after so many minutes, building not counted (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor.benchmark import schema
+from dreamactor.benchmark.command import MINUTES
 from dreamactor.benchmark.engine_sets import open_sets
 from dreamactor.benchmark.environment import conditions, environment, limited_to
 from dreamactor.benchmark.timing import Timing
@@ -45,7 +46,7 @@ class Settings:
     output: Path = Path("build/bench")
     sections: tuple[str, ...] | None = None
     quick: bool = False
-    minutes: float = 13.0
+    minutes: float = MINUTES
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -105,8 +105,8 @@ class Preset:
 
     @property
     def rows(self) -> int:
-        """Rows of a denoising step's batch: without the conditions, too, where there is guidance."""
-        return 1 if self.guidance_scale == 1 else 2
+        """Rows of a denoising step's batch with the preset's own guidance."""
+        return rows(self.guidance_scale)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; dense attention is not named, so that descriptions are what they were before the choice."""
@@ -133,6 +133,11 @@ class Preset:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def rows(guidance_scale: float) -> int:
+    """Rows of a denoising step's batch: a second one, without the conditions, where there is guidance."""
+    return 1 if guidance_scale == 1 else 2
 
 
 def latent_frames(frames: int) -> int:

@@ -24,8 +24,9 @@ class Stage:
     deviation of the noise that the decoder has to undo, in units of the normalised latents; `sampled` the share of its
     steps on latents that the transformer made. With `guidance_scale` or `face_scale` the stage's targets are those of
     the transformer that it begins with, guided by all conditions or by the face alone, so that sampling needs no
-    second row; it may train nothing but the transformer. Raises InputError where it would. With `rollout`, so many
-    steps of Euler's rule, the transformer walks some of them from noise by itself and learns the way on from there.
+    second row; it may train nothing but the transformer. With `rollout`, so many steps of Euler's rule, the transformer
+    walks some of them from noise by itself and learns the way on from there. Raises InputError for a guided stage that
+    trains more, or has a rollout too.
     """
 
     name: str
@@ -49,6 +50,11 @@ class Stage:
             raise InputError(
                 f"Stage '{self.name}' learns from a guided teacher and trains {', '.join(self.trains)}: both read the "
                 "same conditions, and encoders would learn to make the teacher easy. Train 'transformer.' alone."
+            )
+        if self.guided and self.rollout:
+            raise InputError(
+                f"Stage '{self.name}' has guidance and a rollout; one learns from a teacher, the other from the data. "
+                "Make two stages of it."
             )
 
     @property

@@ -14,7 +14,7 @@ from dreamactor.pipeline.options import Options
 from dreamactor.pipeline.prepare import Float, PreparedClip
 from dreamactor.pipeline.segments import plan
 from dreamactor.pipeline.solver import schedule
-from dreamactor.presets import Preset
+from dreamactor.presets import Preset, rows
 
 _VIEW_STREAM = 1 << 32  # noise of pseudo-references, apart from every segment's
 
@@ -123,8 +123,8 @@ class _Loop:
             "reference_latent": clip.reference_latent,
             "reference_pose": clip.reference_pose,
         }
-        rows = 1 if self.guidance == 1 else 2
-        return {name: np.stack([value, np.zeros_like(value)][:rows]) for name, value in conditions.items()}
+        count = rows(self.guidance)
+        return {name: np.stack([value, np.zeros_like(value)][:count]) for name, value in conditions.items()}
 
 
 def _noise(seed: int, stream: int, latents: int, grid: tuple[int, ...]) -> Float:

@@ -243,6 +243,11 @@ def test_a_guided_stage_that_would_move_its_teacher_s_conditions_is_refused(quic
         replace(named(quick, "guidance"), trains=("pose_encoder.", "transformer."))
 
 
+def test_a_guided_stage_with_a_rollout_is_refused(quick: Recipe) -> None:
+    with pytest.raises(InputError, match="Make two stages of it"):
+        replace(named(quick, "guidance"), rollout=2)
+
+
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
     """Stopped after every step of every stage."""
     whole, parts = new_run("whole"), new_run("parts")
