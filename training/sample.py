@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
 from dreamactor.pipeline.solver import SolverStep, schedule
+from dreamactor.presets import rows
 
 
 @torch.no_grad()
@@ -46,14 +47,15 @@ def walk(
     guidance: float = 1.0,
 ) -> Tensor:
     """Takes the steps of `path` from `latent` [B,16,F,h,w]; frames whose `known` [F] is 1 stay, at timestep 0."""
-    if guidance != 1:
+    guided = rows(guidance) == 2
+    if guided:
         conditions = {name: torch.cat([value, torch.zeros_like(value)]) for name, value in conditions.items()}
     previous = torch.zeros_like(latent)
     for step in path:
         timestep = ((1 - known) * step.timestep).expand(len(conditions["pose_latent"]), -1)
-        rows = latent.repeat(2, 1, 1, 1, 1) if guidance != 1 else latent
-        velocity = transformer(rows, timestep, **conditions).float()
-        if guidance != 1:
+        given = latent.repeat(2, 1, 1, 1, 1) if guided else latent
+        velocity = transformer(given, timestep, **conditions).float()
+        if guided:
             with_conditions, without = velocity.chunk(2)
             velocity = without + guidance * (with_conditions - without)
         kept, now, before = step.coefficients
