@@ -14,16 +14,24 @@ BOTTOM, TOP, LEFT, KEY = 290.0, 15.0, 70.0, 250.0  # of a chart with two axes, a
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar to `value`, a whisker over `low`..`high`, further ticks on a thin line, and the text at its end."""
+    """A bar to `value`, a whisker over `low`..`high`, further ticks on a thin line, and the text at its end.
+
+    An end of the whisker that is None is not known: it is drawn to zero, or to the last of the marks.
+    """
 
     label: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     text: str
     ticks: tuple[float, ...] = ()
     colour: str = COLOURS[0]
     group: str = ""  # a gap is left where it changes
+
+    @property
+    def reach(self) -> float:
+        """Where the last of its marks lies."""
+        return max(self.value, self.high or 0.0, *self.ticks)
 
 
 @dataclass(frozen=True)
@@ -53,18 +61,19 @@ class Block:
 def bars(rows: Sequence[Bar]) -> Drawing:
     """Horizontal bars on a common scale from zero."""
     left, step, gap = 250.0, 26.0, 10.0
-    most = max([max(bar.value, bar.high, *bar.ticks) for bar in rows] or [1.0]) or 1.0
+    most = max([bar.reach for bar in rows] or [1.0]) or 1.0
     scale, y = (WIDTH - left - 90) / most, 8.0
     drawing = Drawing(WIDTH, 0)
     for index, bar in enumerate(rows):
         if index and bar.group != rows[index - 1].group:
             y += gap
-        end = max(bar.value, bar.high, *bar.ticks) * scale
+        end = bar.reach * scale
+        low, high = bar.low or 0.0, bar.reach if bar.high is None else bar.high
         drawing.add(
             Text((left - 8, y + 13), bar.label, "end"),
             Line(((left + bar.value * scale, y + 8), (left + end, y + 8)), FAINT),
             Rectangle((left, y), (max(bar.value * scale, 0.5), 16), bar.colour, bar.text),
-            Line(((left + bar.low * scale, y + 8), (left + bar.high * scale, y + 8)), width=2),
+            Line(((left + low * scale, y + 8), (left + high * scale, y + 8)), width=2),
             *(Line(((left + tick * scale, y + 3), (left + tick * scale, y + 13)), width=1.5) for tick in bar.ticks),
             Text((left + end + 8, y + 13), bar.text),
         )

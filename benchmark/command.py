@@ -27,11 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
     parser.set_defaults(run=_run)
     actions = parser.add_subparsers(
-        title="also", metavar="compare A.json B.json", required=False, help="two reports: faster, slower, no difference"
-    )
+        title="also", metavar="compare A B", required=False,
+        help="two reports, or two engine sets measured in turn: faster, slower, no difference",
+    )  # fmt: skip
     compare = actions.add_parser("compare")
-    compare.add_argument("before", type=Path, metavar="A.json")
-    compare.add_argument("after", type=Path, metavar="B.json")
+    compare.add_argument("before", type=Path, metavar="A", help="report.json or the folder of an engine set")
+    compare.add_argument("after", type=Path, metavar="B", help="the same of the later one")
     compare.add_argument(
         "--threshold", type=float, default=5.0, metavar="PERCENT",
         help="a slowdown beyond this ends with status 1 (default: %(default)s)",

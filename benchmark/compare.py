@@ -1,29 +1,32 @@
-"""Two reports of the harness against each other: faster, slower, or no difference that can be told.
+"""Two reports of the harness against each other: faster, slower, no difference, or nothing that can be told.
 
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
 a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
-widened for the number of measurements (Bonferroni); a bootstrap of three blocks is narrower than it says
-(`statistics.py`), so it is the threshold, on both views, that keeps a build equal to itself. PyTorch's rows are shown
-and not judged: they are not this build's.
+widened for the number of measurements judged (Bonferroni) and to what the blocks say of the run's own drift, which is
+the same for all. What has one block only is kept from false alarms by the threshold alone. PyTorch's rows are shown and
+not judged: they are not this build's.
+
+Two runs on a machine that is not steady tell little: two engine sets are better measured in turn (`compare_sets.py`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from dreamactor.benchmark.schema import SCHEMA, is_ours
-from dreamactor.benchmark.statistics import LEVEL, Interval, percentile, ratio
+from dreamactor.benchmark.statistics import LEVEL, Interval, block_ratio, percentile, ratio
 from dreamactor.benchmark.timing import Timing
 from dreamactor.errors import InputError
 
 THRESHOLD = 0.05
 BUSY = 0.6  # share of the cores below which something else was using them
+VERDICTS = ("slower", "faster", "cannot tell", "no difference")
 _ENVIRONMENT = ("processor", "cores", "gpu")
 
 
@@ -69,15 +72,31 @@ def _is_whole(name: str, timing: Any) -> bool:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Difference]:
-    """Every timing that both reports hold, in the first one's order.
-
-    `threshold` is the relative change that counts: the verdict is "slower" or "faster" when the median lies beyond it
-    and the interval excludes no change at all; else "no difference".
-    """
+    """Every timing that both reports hold, in the first one's order; `threshold` as in `verdict`."""
     old, new = before["timings"], after["timings"]
     names = [name for name in old if name in new]
-    level = 1 - (1 - LEVEL) / max(len(names), 1)
+    level = level_of_each(sum(map(is_ours, names)))
     return [_difference(name, old[name], new[name], threshold, level) for name in names]
+
+
+def level_of_each(count: int) -> float:
+    """The level of each of `count` intervals that are to hold together (Bonferroni)."""
+    return 1 - (1 - LEVEL) / max(count, 1)
+
+
+def verdict(views: Sequence[Interval], threshold: float) -> str:
+    """What B's time over A's, seen in one or more ways, says of a relative change by `threshold`.
+
+    "slower" or "faster" when each view lies beyond the threshold and excludes no change at all; "no difference" when
+    one of them excludes twice the threshold; else "cannot tell".
+    """
+    if all(seen.value > 1 + threshold and seen.low > 1 for seen in views):
+        return "slower"
+    if all(seen.value < 1 / (1 + threshold) and seen.high < 1 for seen in views):
+        return "faster"
+    twice = (1 + threshold) ** 2
+    steady = any(1 / twice <= seen.low and seen.high <= twice for seen in views)
+    return "no difference" if steady else "cannot tell"
 
 
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -98,7 +117,7 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def finest(rows: list[Difference]) -> float:
     """The relative change that these runs could just tell, at the median over `rows`: half the interval's width."""
-    return median(math.sqrt(row.ratio.high / row.ratio.low) for row in rows) - 1
+    return median(math.sqrt(row.ratio.high / row.ratio.low) if row.ratio.low else math.inf for row in rows) - 1
 
 
 def _cores_used(report: Mapping[str, Any]) -> float | None:
@@ -122,37 +141,40 @@ def _difference(
     name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float
 ) -> Difference:
     old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
-    raw = ratio(new.blocks(), old.blocks(), level=level)
+    raw, drifting = ratio(new.blocks(), old.blocks(), level=level), block_ratio(new.blocks(), old.blocks())
+    raw = Interval(raw.value, min(raw.low, drifting.low), max(raw.high, drifting.high))
     drift = percentile(new.blocks("yardstick"), 50).value / percentile(old.blocks("yardstick"), 50).value
-    seen = Interval(raw.value, min(raw.low, raw.low / drift), max(raw.high, raw.high / drift))
-    steady = (raw.value, raw.value / drift)
-    slower = min(steady) > 1 + threshold and seen.low > 1
-    faster = max(steady) < 1 / (1 + threshold) and seen.high < 1
-    verdict = "slower" if slower else "faster" if faster else "no difference"
-    return Difference(name, old.median().value, new.median().value, seen, verdict)
+    views = [raw, Interval(raw.value / drift, raw.low / drift, raw.high / drift)]
+    seen = Interval(raw.value, min(view.low for view in views), max(view.high for view in views))
+    return Difference(name, old.median().value, new.median().value, seen, verdict(views, threshold))
 
 
 def format_differences(rows: list[Difference], notes: list[str]) -> str:
     """For the terminal: a line a measurement, the changed ones first, PyTorch's last."""
-    order = {"slower": 0, "faster": 1, "no difference": 2}
+    order = {said: place for place, said in enumerate(VERDICTS)}
     lines = [f"note: {note}" for note in notes]
     for row in sorted(rows, key=lambda row: (not row.ours, order[row.verdict], -abs(math.log(row.ratio.value)))):
         change = f"{row.before * 1e3:9.1f} -> {row.after * 1e3:9.1f} ms"
         interval = f"x{row.ratio.value:.3f} [{row.ratio.low:.3f}, {row.ratio.high:.3f}]"
         lines.append(f"{row.verdict if row.ours else '(PyTorch)':14s} {row.name:44s} {change}   {interval}")
-    count = {verdict: sum(row.ours and row.verdict == verdict for row in rows) for verdict in order}
-    lines.append(", ".join(f"{number} {verdict}" for verdict, number in count.items()))
+    lines.append(", ".join(f"{sum(row.ours and row.verdict == said for row in rows)} {said}" for said in VERDICTS))
     lines.append(f"These runs tell changes beyond about {finest(rows):.1%}.")
     return "\n".join(lines)
 
 
 def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
-    """Prints the comparison; 1 when anything of ours became slower by more than `threshold` or broke, else 0."""
-    old, new = read_report(before), read_report(after)
-    rows = compare(old, new, threshold)
+    """Prints the comparison of two reports, or of two engine sets that are measured in turn for it; 1 when anything of
+    ours became slower by more than `threshold` or broke, else 0."""
+    if before.is_dir() and after.is_dir():
+        from dreamactor.benchmark.compare_sets import compare_sets
+
+        rows, notes, broke = compare_sets(before, after, threshold), [], {}
+    else:
+        old, new = read_report(before), read_report(after)
+        rows, notes, broke = compare(old, new, threshold), warnings(old, new), new["failed"]
     if not rows:
         raise InputError(f"{before} and {after} have no measurement in common.")
-    print(format_differences(rows, warnings(old, new)))
-    for section, error in new["failed"].items():
+    print(format_differences(rows, notes))
+    for section, error in broke.items():
         print(f"FAILED in the second run: {section}: {error}")
-    return 1 if new["failed"] or any(row.ours and row.verdict == "slower" for row in rows) else 0
+    return 1 if broke or any(row.ours and row.verdict == "slower" for row in rows) else 0

@@ -63,8 +63,8 @@ def memory_fit(fit: Mapping[str, Any]) -> str:
     return f"{idle:.0f} MB idle + {constant:.0f} MB + {each:.3g} MB x {power}, from {fit['from']} frames on"
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f}"
+def _ms(seconds: float | None) -> str:
+    return "unbounded" if seconds is None else f"{seconds * 1e3:.1f}"
 
 
 def _end(value: float | None) -> str:

@@ -18,15 +18,21 @@ from dreamactor.errors import InputError
 BASES = {"engine/denoiser/fp32": 0.1, "pipeline/onnxruntime": 2.0}
 
 
-def report(seed: int, factor: float = 1.0, machine: float = 1.0) -> dict[str, Any]:
-    """Three blocks of noisy samples; `factor` is the build's slowness, `machine` the moment's."""
+def report(seed: int, factor: float = 1.0, machine: float = 1.0, drift: float = 0.0) -> dict[str, Any]:
+    """Three blocks of noisy samples; `factor` is the build's slowness, `machine` the moment's, `drift` each block's."""
     generator = np.random.default_rng(seed)
     found = schema.empty()
     found["environment"] = {"processor": "test", "cores": 2, "gpu": None}
     found["settings"] = {"preset": "tiny"}
+    blocks = generator.lognormal(0, drift, 3)
     for name, base in BASES.items():
         samples = tuple(
-            Sample(float(base * factor * machine * noise), 0.0, float(0.001 * machine * other), index % 3)
+            Sample(
+                float(base * factor * machine * blocks[index % 3] * noise),
+                0.0,
+                float(0.001 * machine * other),
+                index % 3,
+            )
             for index, (noise, other) in enumerate(generator.lognormal(0, 0.02, (24, 2)))
         )
         found["timings"][name] = Timing(name, samples).to_dict()
@@ -51,6 +57,21 @@ def test_a_tenth_slower_and_a_tenth_faster_are_seen() -> None:
 def test_a_busy_machine_is_not_a_slow_build() -> None:
     assert verdicts(report(1), report(2, machine=1.4)) == {"no difference"}
     assert verdicts(report(1), report(2, factor=1.1, machine=1.05)) == {"slower"}
+
+
+def test_runs_that_drift_are_said_to_tell_nothing() -> None:
+    equal = [
+        row.verdict for seed in range(20) for row in compare(report(seed, drift=0.2), report(50 + seed, drift=0.2))
+    ]
+    assert equal.count("cannot tell") >= 0.9 * len(equal)  # three blocks may lie apart by chance
+
+
+def test_rows_that_are_not_judged_do_not_widen_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = compare(report(1), report(2))
+    theirs = {f"peer/{number}/eager": 1.0 for number in range(40)}
+    monkeypatch.setitem(globals(), "BASES", BASES | theirs)
+    beside = compare(report(1), report(2))
+    assert [row.ratio for row in beside[: len(alone)]] == [row.ratio for row in alone]
 
 
 def test_the_command_ends_with_one_past_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +120,7 @@ def test_a_slower_pytorch_is_shown_and_not_judged(
 
     printed = capsys.readouterr().out
     assert printed.count("(PyTorch)") == 3
-    assert "0 slower, 0 faster, 2 no difference" in printed
+    assert "0 slower, 0 faster, 0 cannot tell, 2 no difference" in printed
 
 
 def test_what_the_second_run_lacks_is_named_and_what_broke_in_it_fails(

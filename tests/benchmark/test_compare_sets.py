@@ -1,0 +1,73 @@
+"""Two sets measured in turn: drift hits both, a tenth is seen, too few rounds tell nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamactor import cli
+from dreamactor.benchmark import compare_sets as module
+from dreamactor.benchmark.compare_sets import compare_sets, judge
+from dreamactor.benchmark.timing import Sample, Timing
+from dreamactor.engines import NETWORKS, Engines, open_engines
+from dreamactor.errors import InputError
+
+
+def pair(seed: int, factor: float = 1.0, rounds: int = 40) -> tuple[Timing, Timing]:
+    """Rounds whose machine drifts by a third and back; the second of each takes `factor` as long."""
+    generator = np.random.default_rng(seed)
+    drift = 1 + 0.3 * np.sin(np.linspace(0, 6, rounds))
+
+    def timing(times: float) -> Timing:
+        seconds = times * drift * generator.lognormal(0, 0.04, rounds)
+        return Timing("x", tuple(Sample(float(each), 0.0, 1.0) for each in seconds))
+
+    return timing(1.0), timing(factor)
+
+
+def verdicts(factor: float, rounds: int = 40) -> list[str]:
+    found = [judge({f"engine/{n}": pair(100 * seed + n, factor, rounds) for n in range(6)}) for seed in range(20)]
+    return [row.verdict for rows in found for row in rows]
+
+
+def test_equal_sets_do_not_differ_and_a_tenth_is_seen() -> None:
+    assert set(verdicts(1.0)) == {"no difference"}
+    assert verdicts(1.1).count("slower") >= 114  # of 120
+    assert verdicts(1 / 1.1).count("faster") >= 114
+    assert set(verdicts(1.1, rounds=4)) == {"cannot tell"}
+
+
+def test_a_set_against_itself(tiny_engines: Path) -> None:
+    rows = compare_sets(tiny_engines, tiny_engines, rounds=2, clips=1)
+
+    assert [row.name for row in rows] == [*(f"engine/{name}" for name in NETWORKS), "pipeline"]
+    assert all(row.ours and row.before > 0 and row.after > 0 for row in rows)
+    assert {row.verdict for row in rows} == {"cannot tell"}
+
+
+def test_the_command_takes_two_sets(
+    tiny_engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slower(before: Path, after: Path, threshold: float) -> list[module.Difference]:
+        assert before == after == tiny_engines
+        return judge({"engine/denoiser": pair(1, 1.3), "pipeline": pair(2)}, threshold)
+
+    monkeypatch.setattr(module, "compare_sets", slower)
+    assert cli.main(["bench", "compare", str(tiny_engines), str(tiny_engines)]) == 1
+    assert "1 slower, 0 faster, 0 cannot tell, 1 no difference" in capsys.readouterr().out
+    assert cli.main(["bench", "compare", str(tiny_engines), str(tiny_engines), "--threshold", "50"]) == 0
+
+
+def test_sets_of_other_sizes_are_refused(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter((64, 96))
+
+    def opened(folder: Path) -> Engines:
+        engines = open_engines(folder)
+        return dataclasses.replace(engines, preset=dataclasses.replace(engines.preset, height=next(sizes)))
+
+    monkeypatch.setattr(module, "open_engines", opened)
+    with pytest.raises(InputError, match="do not take the same inputs"):
+        compare_sets(tiny_engines, tiny_engines)
