@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dreamactor.benchmark.schema import finite
 from dreamactor.kernels.tiles import wrong_tiles
 
 Row = dict[str, Any]
@@ -50,17 +51,8 @@ class Report:
     def save(self) -> None:
         """Write the file whole or not at all."""
         beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(_finite(self.data), indent=1, allow_nan=False) + "\n")
+        beside.write_text(json.dumps(finite(self.data), indent=1, allow_nan=False) + "\n")
         os.replace(beside, self.path)
-
-
-def _finite(value: Any) -> Any:
-    """The same without NaN and infinities, which JSON does not have: None."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def passed(row: Row) -> bool | None:

@@ -21,25 +21,43 @@ def median_ms(function: Callable[[], Any], milliseconds: int = 400) -> float:
     return float(triton.testing.do_bench(function, warmup=100, rep=milliseconds, return_mode="median"))
 
 
+def once_ms(function: Callable[[], Any]) -> float:
+    """CUDA-event time of one call, for work so long that the L2 cache does not matter."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def state() -> str:
+    """Clocks, temperature and power now, as nvidia-smi tells."""
+    return _smi("clocks.sm,clocks.mem,temperature.gpu,power.draw")
+
+
 def environment() -> dict[str, Any]:
     """Device, driver and versions."""
     properties = torch.cuda.get_device_properties(0)
-    query = ["nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
-    try:
-        smi = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        smi = "unknown"
     return {
         "device": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_gib": round(properties.total_memory / 2**30, 1),
-        "driver, power limit, maximum clock": smi,
+        "driver, power limit, maximum clock": _smi("driver_version,power.limit,clocks.max.sm"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
         "python": platform.python_version(),
     }
+
+
+def _smi(fields: str) -> str:
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
 
 
 def peaks() -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 SCHEMA = "dreamactor.benchmark/3"
@@ -30,6 +31,15 @@ _PYTORCH = ("eager", "compile")
 def is_ours(timing: str) -> bool:
     """Whether a timing of this name measures this project and not PyTorch, here or on a GPU ("eager-cuda")."""
     return timing.rpartition("/")[2].partition("-")[0] not in _PYTORCH
+
+
+def finite(value: Any) -> Any:
+    """The same without NaN and infinities, which JSON does not have: None."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def empty() -> dict[str, Any]:
