@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 MINUTES = 13.0  # after which no section is begun
@@ -25,6 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="begin no section after so many minutes, building not counted (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
+    parser.add_argument(
+        "--rates", type=_rates, metavar="R,R,...",
+        help="requests a second of the service's open loops (default: 0.5, 0.8 and 1.2 of what it can do)",
+    )  # fmt: skip
     parser.set_defaults(run=_run)
     actions = parser.add_subparsers(
         title="also", metavar="compare A B", required=False,
@@ -49,9 +54,19 @@ def _run(options: argparse.Namespace) -> int:
         Settings(
             preset=options.preset, precisions=precisions, engines=options.engines, checkpoint=options.checkpoint,
             output=options.output, sections=sections, quick=options.quick, minutes=options.minutes,
-            threads=options.threads,
+            threads=options.threads, rates=options.rates,
         )
     )  # fmt: skip
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(map(float, text.split(",")))
+    except ValueError:
+        rates = (0.0,)
+    if not all(0 < rate < math.inf for rate in rates):
+        raise argparse.ArgumentTypeError(f"'{text}' are no rates; give numbers above 0, such as 0.5,1,2")
+    return rates
 
 
 def _compare(options: argparse.Namespace) -> int:

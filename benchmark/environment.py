@@ -8,23 +8,29 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dreamactor.errors import InputError
+from dreamactor.engines.onnxruntime import session_options
+from dreamactor.errors import InputError, MissingDependency
+from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
 
 PACKAGES = (
     "dreamactor", "numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13",
     "tensorrt-rtx", "tritonclient", "diffusers", "ai-edge-litert", "av", "opencv-python-headless",
 )  # fmt: skip
+SERVER_PACKAGES = ("nvidia-pytriton", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 
 
 def environment() -> dict[str, Any]:
-    """Date, processor, GPU, versions and commit; constants of a run."""
+    """Date, processor, GPU, versions, threads and commit; constants of a run. `server_packages` are those of the
+    server's environment where it is made: Triton comes in nvidia-pytriton."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -33,10 +39,22 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "memory_bytes": total_memory(),
         "gpu": gpu(),
-        "packages": dict(_versions(PACKAGES)),
-        "threads": {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ},
+        "packages": _versions(PACKAGES),
+        "server_packages": _versions(SERVER_PACKAGES, [str(ServerEnvironment(DEFAULT_DIR).site_packages)]),
+        "threads": thread_counts(),
         "commit": _commit(),
     }
+
+
+def thread_counts() -> dict[str, int | str]:
+    """Threads of every ONNX Runtime session and, once it is loaded, of PyTorch; the variables of `THREADS` as set."""
+    found: dict[str, int | str] = {name: os.environ[name] for name in THREADS if name in os.environ}
+    with suppress(MissingDependency):
+        found["onnxruntime"] = session_options().intra_op_num_threads
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["torch"] = torch.get_num_threads()
+    return found
 
 
 def conditions() -> dict[str, Any]:
@@ -104,24 +122,33 @@ def available_memory() -> int | None:
 
 
 def gpu() -> dict[str, str] | None:
-    """The first NVIDIA GPU's name, clocks, temperature and memory, or None."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    """Name, clocks, temperature and memory of the NVIDIA GPU in use, or None."""
+    return query_gpu(GPU_FIELDS)
+
+
+def query_gpu(fields: Sequence[str]) -> dict[str, str] | None:
+    """What nvidia-smi says of the first GPU of CUDA_VISIBLE_DEVICES, or of the machine; None without one.
+
+    Numbers in that variable are nvidia-smi's where the GPUs are equal or CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    """
+    tool, chosen = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if tool is None or not chosen:
         return None
-    query = [tool, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    query = [tool, f"--id={chosen}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     rows = done.stdout.strip().splitlines()
     if done.returncode or not rows:
         return None
-    return dict(zip(GPU_FIELDS, (value.strip() for value in rows[0].split(",")), strict=False))
+    return dict(zip(fields, (value.strip() for value in rows[0].split(",")), strict=False))
 
 
-def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
+def _versions(names: Iterable[str], path: list[str] | None = None) -> dict[str, str]:
+    """Versions of what is installed in the folders of `path`, or here."""
+    found: dict[str, str] = {}
     for name in names:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        for package in importlib.metadata.distributions(name=name, path=sys.path if path is None else path):
+            found.setdefault(name, package.version)
+    return found
 
 
 def _commit() -> str | None:

@@ -157,10 +157,9 @@ def ways(network: transformer.Transformer, given: tuple[Tensor, ...], wanted: Co
     return {name: call for name, call in made.items() if name in wanted}
 
 
-def _under(functions: SimpleNamespace, network: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
+def _under(functions: SimpleNamespace, network: Callable[..., Tensor], given: tuple[Tensor, ...]) -> Tensor:
     with torch.no_grad(), using(functions):
-        out: Tensor = network(*given)
-    return out
+        return network(*given)
 
 
 def measure(
@@ -268,7 +267,7 @@ def main() -> int:
     report["sizes"] = []
     for grid in GRIDS:
         try:
-            found = {"before": gpu_timing.state()}
+            found: dict[str, Any] = {"before": gpu_timing.state()}
             found |= measure(config, grid, depths, "cuda", torch.bfloat16, gpu_timing.once_ms)
             found["after"] = gpu_timing.state()
         except Exception as problem:  # the other size is of interest

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dreamactor.benchmark.plots import report_charts
-from dreamactor.benchmark.table import exponents
+from dreamactor.benchmark.table import exponents, interval, peer_rows
 from dreamactor.benchmark.table import title as table_title
 
 Report = Mapping[str, Any]
@@ -24,6 +24,7 @@ _CARDS = {
     "pipeline_speedup_over_eager": ("as fast as PyTorch eager", "{:.2f}×"),
     "pipeline_speedup_over_compile": ("as fast as torch.compile", "{:.2f}×"),
     "served_overhead": ("served, over in process", "{:+.1%}"),
+    "plain_grpc_overhead": ("by a plain gRPC server, over in process", "{:+.1%}"),
     "memory_exponent": ("power of the frames that memory grows with", "{:.2f}"),
 }
 
@@ -31,7 +32,8 @@ _CARDS = {
 def write_html(report: Report) -> str:
     """The page; every figure in it is in the JSON too."""
     title = f"dreamactor bench: {table_title(report)}"
-    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{_subtitle(report)}</p>", _cards(report["summary"])]
+    plain = {key: found for key, found in report["service"].items() if key == "plain_grpc_overhead"}
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{_subtitle(report)}</p>", _cards({**report["summary"], **plain})]
     for chart in report_charts(report):
         body.append(f"<h2>{html.escape(chart.title)}</h2><p>{html.escape(chart.caption)}</p>{chart.drawing.svg()}")
     for heading, head, rows in _tables(report):
@@ -54,9 +56,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _subtitle(report: Report) -> str:
     machine = report["environment"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
     gpu = machine["gpu"]["name"] if machine.get("gpu") else "no GPU"
-    parts = [machine.get("date"), machine.get("system"), gpu, f"commit {machine.get('commit')}", packages]
+    parts = [machine.get("date"), machine.get("system"), gpu, f"commit {machine.get('commit')}"]
+    for key, before in (("packages", ""), ("server_packages", "server: "), ("threads", "threads: ")):
+        found = ", ".join(f"{name} {value}" for name, value in machine.get(key, {}).items())
+        parts.append(found and before + found)
     return html.escape(" · ".join(str(part) for part in parts if part))
 
 
@@ -72,8 +76,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
         if found is None:
             cards.append(f'<div class="card"><b>not run</b>{label}</div>')
             continue
-        ends = [form.format(found[end]) if found[end] is not None else "∞" for end in ("low", "high")]
-        cards.append(f'<div class="card"><b>{form.format(found["value"])}</b>{label}<br>[{ends[0]}, {ends[1]}]</div>')
+        cards.append(f'<div class="card"><b>{form.format(found["value"])}</b>{label}<br>{interval(found, form)}</div>')
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -93,15 +96,12 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
         )
     shares = report["service"].get("statistics", [])
     if shares:
-        phases = ("queue", "compute_input", "compute_infer", "compute_output")
-        yield (
-            "Triton's own statistics, ms an execution",
-            ("model", "executions", *phases),
-            [
-                (share["model"], share["executions"], *(f"{share['seconds'][phase] * 1e3:.2f}" for phase in phases))
-                for share in shares
-            ],
-        )
+        phases = ("queue", "compute_input", "compute_infer", "compute_output", "overhead", "success")
+        yield "Triton's own statistics of whole clips, mean ms of a request", ("model", "requests", *phases), [
+            (share["model"], share["executions"],
+             *(f"{share['seconds'][phase] * 1e3:.2f}" if phase in share["seconds"] else "-" for phase in phases))
+            for share in shares
+        ]  # fmt: skip
     loads = report["service"].get("loads", [])
     if loads:
         yield "Loads", ("loop", "offered", "answered/s", "p50, s", "p90, s", "p99, s", "failed"), [
@@ -109,6 +109,16 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
              *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"])
             for load in loads
         ]  # fmt: skip
+    if report["service"].get("failed_requests"):
+        yield "Failed under load", ("load",), [(line,) for line in report["service"]["failed_requests"]]
+    peers = [*peer_rows(report["peers"])]
+    if peers:
+        yield "Peers and other precisions", ("what", "found"), [*peers]
+    agreed = {name: peer["agreement"] for name, peer in report["peers"].items() if "agreement" in peer}
+    if agreed:
+        heading = "How far PyTorch's outputs are from the engines', relatively, a video in levels of 255"
+        networks = zip(*agreed.values(), strict=True)
+        yield heading, ("network", *agreed), [(rows[0]["network"], *map(_difference, rows)) for rows in networks]
     step = _twice(report)
     if step:
         yield "A step of the denoiser, measured twice", ("where", "p50, ms"), step
@@ -117,10 +127,12 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
         yield "Fitted exponents", ("what", "power, 95 % interval"), [*powers]
     peaks = report["scaling"].get("peaks", [])
     if peaks:
-        yield "Peak memory of a clip, MB", ("frames", "engines open, idle", "most", "most on the GPU"), [
-            (peak["frames"], *("-" if size is None else f"{size / 1e6:.0f}"
-                               for size in (peak["idle"], peak["peak"], peak.get("device"))))
-            for peak in peaks
+        sizes = {
+            "idle": "engines open, idle", "peak": "most", "device_idle": "whole GPU, idle",
+            "device_peak": "whole GPU, most", "device_grown": "GPU, most less idle",
+        }  # fmt: skip
+        yield "Peak memory of a clip, MB", ("frames", *sizes.values()), [
+            (peak["frames"], *(_megabytes(peak[key]) for key in sizes)) for peak in peaks
         ]  # fmt: skip
     if report["scaling"].get("longest_clip"):
         longest = report["scaling"]["longest_clip"]
@@ -131,6 +143,15 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
         yield "FAILED", ("what", "error"), list(report["failed"].items())
     if report["not_run"]:
         yield "Not run", ("what", "why"), list(report["not_run"].items())
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.0f}"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    size = "∞" if row["difference"] is None else f"{row['difference']:.1e}"
+    return size if row["passed"] else f"{size}: too far"
 
 
 def _twice(report: Report) -> list[Sequence[object]]:

@@ -1,7 +1,7 @@
 """Load on a service.
 
 Closed loop: so many callers, each sending again when answered. Open loop: requests arrive by themselves (Poisson) at a
-rate, whether or not the service keeps up, and latency counts from the arrival, so that queueing shows.
+rate, whether or not the service keeps up, and latency counts from the planned arrival, so that queueing shows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dreamactor.benchmark.statistics import percentile
 
@@ -21,13 +22,19 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class LoadResult:
-    """Latencies in seconds of the requests that were answered; `offered` is callers (closed) or requests a second."""
+    """Latencies in seconds of the requests that were answered; `offered` is callers (closed) or requests a second.
+
+    `seconds` is how long the load took, `window` over how many of them an open loop's requests arrive, which it takes
+    at least, and `late` how long after its planned arrival the latest request was sent.
+    """
 
     kind: str
     offered: float
     latencies: tuple[float, ...]
     seconds: float
     failures: tuple[str, ...] = ()
+    window: float | None = None
+    late: float = 0.0
 
     @property
     def throughput(self) -> float:
@@ -40,12 +47,26 @@ class LoadResult:
             "kind": self.kind,
             "offered": self.offered,
             "throughput": self.throughput,
+            "seconds": self.seconds,
+            "window": self.window,
+            "late": self.late,
             "requests": len(self.latencies) + len(self.failures),
             "failures": list(self.failures[:5]),
             "failed": len(self.failures),
             **ranks,
             "samples": list(self.latencies),
         }
+
+
+def arrivals(rate: float, requests: int, seed: int) -> NDArray[np.float64]:
+    """When each of `requests` requests arrives, [requests] in order, in seconds from 0 to requests/rate.
+
+    A Poisson process given how many arrive in that time: uniform draws. Gaps drawn one by one would end sooner or
+    later, so that a few of them arrive at another rate. Raises ValueError for a rate that is not positive.
+    """
+    if rate <= 0:
+        raise ValueError(f"requests cannot arrive at {rate:g} a second")
+    return np.sort(np.random.Generator(np.random.PCG64(seed)).uniform(0, requests / rate, requests))
 
 
 def closed_loop(call: Call, callers: int, requests: int) -> LoadResult:
@@ -61,8 +82,8 @@ def closed_loop(call: Call, callers: int, requests: int) -> LoadResult:
 
 
 def open_loop(call: Call, rate: float, requests: int, seed: int = 0) -> LoadResult:
-    """`requests` requests at exponentially distributed gaps of mean 1/rate seconds, none waiting for another."""
-    gaps = np.random.Generator(np.random.PCG64(seed)).exponential(1 / rate, requests)
+    """`requests` requests that arrive at `rate` a second (`arrivals`), none waiting for another."""
+    planned = arrivals(rate, requests, seed)
     start = time.perf_counter()
     board = _Board()
 
@@ -70,8 +91,8 @@ def open_loop(call: Call, rate: float, requests: int, seed: int = 0) -> LoadResu
         threading.Event().wait(max(0.0, at - time.perf_counter()))
         board.take(call, at)
 
-    threads = [threading.Thread(target=arrive, args=(start + float(at),)) for at in np.cumsum(gaps)]
-    return board.result("open", rate, threads)
+    threads = [threading.Thread(target=arrive, args=(start + float(at),)) for at in planned]
+    return board.result("open", rate, threads, requests / rate)
 
 
 class _Board:
@@ -79,22 +100,28 @@ class _Board:
 
     def __init__(self) -> None:
         self._lock, self._latencies, self._failures = threading.Lock(), list[float](), list[str]()
+        self._late = 0.0
 
     def take(self, call: Call, since: float) -> None:
+        late = time.perf_counter() - since
+        with self._lock:
+            self._late = max(self._late, late)
         try:
             call()
         except Exception as error:  # a failed request is a result of the load, not of the harness
             with self._lock:
-                self._failures.append(f"{type(error).__name__}: {error}"[:200])
+                self._failures.append(f"{type(error).__name__}: {error}"[:500])
         else:
             with self._lock:
                 self._latencies.append(time.perf_counter() - since)
 
-    def result(self, kind: str, offered: float, threads: list[threading.Thread]) -> LoadResult:
+    def result(
+        self, kind: str, offered: float, threads: list[threading.Thread], window: float | None = None
+    ) -> LoadResult:
         start = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds = time.perf_counter() - start
-        return LoadResult(kind, offered, tuple(self._latencies), seconds, tuple(self._failures))
+        seconds = max(time.perf_counter() - start, window or 0.0)
+        return LoadResult(kind, offered, tuple(self._latencies), seconds, tuple(self._failures), window, self._late)

@@ -13,35 +13,58 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from dreamactor.benchmark.environment import gpu
+from dreamactor.benchmark.environment import query_gpu
 from dreamactor.errors import DreamActorError
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of host memory with the engines open and idle, the most during the run, seconds of the run; `device` is
-    the most GPU memory in use on the machine during the run, None without a GPU."""
+    """Bytes of host memory with the engines open and idle, the most during the run, seconds of the run.
+
+    `device_idle` and `device_peak` are the same of all the memory in use on the GPU, the parent's engines included;
+    None without a GPU.
+    """
 
     frames: int
     idle: int
     peak: int
     seconds: float
-    device: int | None = None
+    device_idle: int | None = None
+    device_peak: int | None = None
 
     @property
     def grown(self) -> int:
         """What the clip needed on top of the open engines."""
         return max(self.peak - self.idle, 1)
 
+    @property
+    def device_grown(self) -> int | None:
+        """The same on the GPU, as long as no other process there takes or frees memory meanwhile; None without one."""
+        if self.device_peak is None or self.device_idle is None:
+            return None
+        return self.device_peak - self.device_idle
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "device_grown": self.device_grown}
+
 
 def probe(engines: Path, frames: int, steps: int, references: int = 1, timeout: float = 600) -> Peak:
-    """Animates `frames` frames of the demo clip in a fresh process, the demo photo given so many times."""
+    """Animates `frames` frames of the demo clip in a fresh process, the demo photo given so many times.
+
+    Raises DreamActorError when that fails, is ended or takes longer than `timeout` seconds.
+    """
     numbers = map(str, (frames, steps, references))
     command = [sys.executable, "-m", "dreamactor.benchmark.memory", str(engines), *numbers]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    what = f"The memory probe of {frames} frames, {steps} steps and {references} references"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DreamActorError(f"{what} was not done after {timeout:g} seconds.") from error
     if done.returncode:
-        raise DreamActorError(f"The memory probe failed: {done.stderr.strip().splitlines()[-1:]}")
+        said = (done.stderr.strip().splitlines() or ["no word of it; -9 is mostly a want of memory"])[-1]
+        raise DreamActorError(f"{what} ended with status {done.returncode}: {said}")
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -61,31 +84,34 @@ def run(engines: Path, frames: int, steps: int, references: int = 1) -> Peak:
         photos = references * [given.reference]
         animator.animate(photos, driving, Options(steps=steps, max_frames=frames))
         seconds = time.perf_counter() - start
-        return Peak(frames, idle, _status("VmHWM"), seconds, device.stop())
+        device.stop()
+        return Peak(frames, idle, _status("VmHWM"), seconds, device.idle, device.most)
 
 
 class _DevicePeak:
-    """Asks the GPU for its used memory ten times a second until `stop`."""
+    """Asks for the GPU's used memory now and ten times a second until `stop`; what others hold counts too."""
 
     def __init__(self) -> None:
-        self._most, self._over = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True) if gpu() else None
-        if self._thread:
+        self.idle = self.most = device_used()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        if self.idle is not None:
             self._thread.start()
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-            done = subprocess.run(query, capture_output=True, text=True, check=False)
-            first = done.stdout.splitlines()[:1]
-            self._most = max([self._most, *(int(line) << 20 for line in first if line.strip().isdigit())])
+            self.most = max(self.most or 0, device_used() or 0)
 
-    def stop(self) -> int | None:
-        if self._thread is None:
-            return None
+    def stop(self) -> None:
         self._over.set()
-        self._thread.join()
-        return self._most
+        if self.idle is not None:
+            self._thread.join()
+
+
+def device_used() -> int | None:
+    """Bytes of the GPU's memory that are in use by whatever process, None without a GPU that tells."""
+    number, _, unit = (query_gpu(["memory.used"]) or {}).get("memory.used", "").partition(" ")
+    return int(number) << 20 if unit == "MiB" and number.isdigit() else None
 
 
 def _status(key: str) -> int:

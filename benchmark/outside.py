@@ -42,13 +42,14 @@ def compare_with_wan(engines: Engines, rounds: int) -> dict[str, Any]:
 
 
 def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
-    """A call that evaluates diffusers' network once at `size`, on random inputs, and waits for the device."""
+    """A call that evaluates diffusers' network once at `size`, on random inputs, in the type and on the device of
+    `place`, which it waits for."""
     try:
         import torch
         from diffusers import WanAnimateTransformer3DModel
     except ImportError as error:
         raise MissingDependency(
-            "The outside reference needs diffusers: pip install --no-deps 'diffusers==0.42.*' huggingface_hub regex"
+            "The outside reference needs diffusers: pip install 'dreamactor[bench]' (make bench installs it)."
         ) from error
     torch.set_num_threads(cores())
     config = preset.transformer
@@ -68,7 +69,7 @@ def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
         inject_face_latents_blocks=next(n for n in (5, 4, 3, 2, 1) if config.depth % n == 0),  # it must divide
     ).eval()
     frames, rows, columns = size.latent
-    motion = torch.randn(size.batch * size.frames, config.dim, device=place.device)
+    motion = torch.randn(size.batch * size.frames, config.dim).to(place.device, place.torch_dtype)
 
     class Encoded(torch.nn.Module):
         """Motion vectors that were made before, as ours are."""
@@ -85,11 +86,16 @@ def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
         "face_pixel_values": torch.randn(size.batch, 3, size.frames, 16, 16),
     }
 
-    model.to(place.device)
-    given = {name: tensor.to(place.device) for name, tensor in tensors.items()}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        exact = any(part in name.split(".") for part in model._keep_in_fp32_modules)  # as its from_pretrained does
+        tensor.data = tensor.data.to(place.device, tensor.dtype if exact else place.torch_dtype)
+    given = {
+        name: tensor.to(place.device, place.torch_dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in tensors.items()
+    }
 
     def run() -> Any:
-        with place.running():
+        with torch.inference_mode():
             return model(**given, return_dict=False)[0].cpu()
 
     return run

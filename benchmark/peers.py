@@ -1,18 +1,20 @@
 """What one would use instead: the same networks in PyTorch, eager and compiled, behind the same pipeline.
 
-A peer has the set's own weights and runs where the set runs, on the CPU or the GPU. It is compared only after its
-outputs were found equal on fresh inputs; one that differs is reported as such and gets no figure. torch is imported
-here and nowhere else in the harness's measured path.
+A peer has the set's own weights and runs where the set runs, on the CPU or the GPU. Beside engines in a half type its
+networks have their weights in that type, cast once, as one runs PyTorch there; what the engines keep in float32 between
+the networks, the solver above all, is float32 here too. A peer is compared only after its outputs were found equal on
+fresh inputs; one that differs is reported as such and gets no figure. torch is imported here and nowhere else in the
+harness's measured path.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,13 +28,18 @@ from dreamactor.errors import InputError, MissingDependency
 from dreamactor.export.recipes import recipe
 from dreamactor.presets import Preset
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dreamactor.networks import Networks
+
 RELATIVE_BOUND = 2e-2  # of float outputs; single-precision networks lie near 1e-5, half-precision ones near 1e-3
 PIXEL_BOUND = 1.0  # mean difference of byte outputs, in levels of 255
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where PyTorch runs, "cpu" or "cuda", and the type of its products: "float32", or a half one by autocast."""
+    """Where PyTorch runs, "cpu" or "cuda", and the type of its networks: "float32" or a half one."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -56,15 +63,12 @@ class Place:
         half = {"fp16": "float16", "bf16": "bfloat16"}
         return cls("cuda", half.get(recipe(manifest.precision, manifest.target).high, "float32"))
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Inside, PyTorch computes in this type and keeps nothing for a backward pass."""
+    @property
+    def torch_dtype(self) -> Any:
+        """PyTorch's own name of the type."""
         import torch
 
-        half = self.dtype != "float32"
-        kind = getattr(torch, self.dtype) if half else None
-        with torch.inference_mode(), torch.autocast(self.device, kind, enabled=half):
-            yield
+        return getattr(torch, self.dtype)
 
 
 class TorchSession:
@@ -77,11 +81,19 @@ class TorchSession:
         self._place = place or Place()
         self._module, self._output_names = module, output_names
 
+    def compiled(self) -> TorchSession:
+        """The same module, and so the same weights, behind torch.compile: specialised on each shape, compiled at its
+        first run."""
+        import torch
+
+        module = torch.compile(self._module, dynamic=False)
+        return TorchSession(self.name, module, self, self._output_names, self._place)
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         import torch
 
         given = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()}
-        with self._place.running():
+        with torch.inference_mode():
             out = self._module(**{key: value.to(self._place.device) for key, value in given.items()})
         values = out if isinstance(out, tuple) else (out,)
         return {key: _array(value) for key, value in zip(self._output_names, values, strict=True)}
@@ -99,11 +111,8 @@ class Agreement:
     passed: bool
 
 
-def torch_engines(engines: Engines, compiled: bool, place: Place, checkpoint: Path | None = None) -> Engines:
-    """The set's networks in PyTorch at `place`, with the weights of `checkpoint_of`.
-
-    Compiled ones specialise on each shape and are compiled at their first run.
-    """
+def torch_engines(engines: Engines, place: Place, checkpoint: Path | None = None) -> Engines:
+    """The set's networks in eager PyTorch at `place`, with the weights of `checkpoint_of`."""
     import torch
 
     from dreamactor import networks
@@ -112,13 +121,41 @@ def torch_engines(engines: Engines, compiled: bool, place: Place, checkpoint: Pa
     torch.set_num_threads(cores())
     preset, source = engines.preset, checkpoint_of(engines.manifest, checkpoint)
     model = networks.load(source, preset) if source else networks.build(preset)
+    move(model, place)
     sessions: dict[str, Session] = {}
     for name in NETWORKS:
         item = graph(model, name)
-        module: Any = item.module.to(place.device)
-        module = torch.compile(module, dynamic=False) if compiled else module
-        sessions[name] = TorchSession(name, module, engines.session(name), item.outputs, place)
+        sessions[name] = TorchSession(name, item.module, engines.session(name), item.outputs, place)
     return Engines(preset, engines.manifest, sessions)
+
+
+def compiled(eager: Engines) -> Engines:
+    """The engines of `torch_engines` behind torch.compile; both share their weights."""
+    sessions: dict[str, Session] = {
+        name: session.compiled() for name, session in eager.sessions.items() if isinstance(session, TorchSession)
+    }
+    return replace(eager, sessions=sessions)
+
+
+def move(model: Networks, place: Place) -> None:
+    """Takes the networks to `place`, each tensor at once to its device and type. One in a half type casts its inputs as
+    they come, though not the timesteps, and gives float32."""
+    for network in (model.vae.encoder, model.vae.decoder, model.pose_encoder, model.face_encoder, model.transformer):
+        network.to(place.device, place.torch_dtype)
+        if place.dtype != "float32":
+            timestep = 1 if network is model.transformer else None  # bfloat16 holds 0.7 as 0.699
+            _cast_inputs(network, place.torch_dtype, timestep)
+    model.to(place.device)  # the statistics of the latents are left, which stay float32
+
+
+def _cast_inputs(network: nn.Module, dtype: Any, exact: int | None) -> None:
+    """Casts every input but the one at `exact`, and the output to float32."""
+
+    def lower(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(x if index == exact else x.to(dtype) for index, x in enumerate(inputs))
+
+    network.register_forward_pre_hook(lower)
+    network.register_forward_hook(lambda module, inputs, output: output.float())
 
 
 def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Path | None:

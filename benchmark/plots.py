@@ -128,9 +128,12 @@ def memory(scaling: Mapping[str, Any]) -> tuple[str, Drawing]:
         charts.Series("engines open, idle", tuple((float(p["frames"]), p["idle"] / 1e6) for p in peaks),
                       colour=COLOURS[7]),
     ]  # fmt: skip
-    device = tuple((float(peak["frames"]), peak["device"] / 1e6) for peak in peaks if peak.get("device") is not None)
-    if device:
-        series.append(charts.Series("GPU memory in use", device, colour=COLOURS[2]))
+    for key, name, colour in (
+        ("device_peak", "whole GPU, most", COLOURS[2]), ("device_grown", "GPU, most less idle", COLOURS[3])
+    ):  # fmt: skip
+        device = tuple((float(peak["frames"]), peak[key] / 1e6) for peak in peaks if peak[key] is not None)
+        if device:
+            series.append(charts.Series(name, device, colour=colour))
     caption = (
         f"Each length in a process of its own; fitted from {fit['from']:g} frames on, "
         "where the clip and not the engines' working memory sets the peak."

@@ -46,7 +46,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds a run of each node; `session_seconds` is the run as ONNX Runtime saw it, nodes and scheduling."""
+    """Seconds of each node in a run; `session_seconds` is the run as its runtime saw it, nodes and scheduling."""
 
     network: str
     nodes: tuple[NodeTime, ...]
@@ -74,9 +74,10 @@ class Profile:
 
 
 def profile(
-    model: Path, network: str, options: Callable[[], Any], inputs: Mapping[str, Array], runs: int = 5
+    model: Path, network: str, options: Callable[[], Any], inputs: Mapping[str, Array], runs: int = 9
 ) -> Profile:
-    """Runs `model` with ONNX Runtime's profiler on. `options` makes fresh SessionOptions as the engine uses them."""
+    """The median one of `runs` runs of `model` with ONNX Runtime's profiler on. `options` makes fresh SessionOptions as
+    the engine uses them."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -91,20 +92,22 @@ def profile(
 
 
 def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs: int) -> Profile:
-    """The mean of the last `runs` runs in ONNX Runtime's trace events (microseconds)."""
-    whole = sorted((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"])[-runs:]
-    first = whole[0]["ts"]
+    """The run of median length among the last `runs` in ONNX Runtime's trace events (microseconds): a mean would carry
+    one slow run's time in its parts."""
+    last = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: event["ts"])[-runs:]
+    chosen = sorted(last, key=lambda event: event["dur"])[(len(last) - 1) // 2]
+    start, end = chosen["ts"], chosen["ts"] + chosen["dur"]
     sums: dict[tuple[str, str], float] = {}
     for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or event["ts"] < first:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or not start <= event["ts"] < end:
             continue
         key = (event["name"].removesuffix("_kernel_time"), str(event["args"]["op_name"]))
-        sums[key] = sums.get(key, 0.0) + event["dur"] / 1e6 / len(whole)
+        sums[key] = sums.get(key, 0.0) + event["dur"] / 1e6
     nodes = tuple(
         NodeTime(name, operator, part_of(operator, _scope(name, scopes)), seconds)
         for (name, operator), seconds in sums.items()
     )
-    return Profile(network, nodes, sum(e["dur"] for e in whole) / 1e6 / len(whole))
+    return Profile(network, nodes, chosen["dur"] / 1e6)
 
 
 def graph_nodes(model: Path) -> dict[str, tuple[str, str]]:

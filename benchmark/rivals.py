@@ -122,23 +122,26 @@ def _groups(bench: Bench, variants: Mapping[str, Engines], inside: ExitStack) ->
 
 
 def _rivals(bench: Bench, ours: Engines, inside: ExitStack) -> dict[str, Engines]:
-    """PyTorch eager and compiled behind the pipeline's interface where `ours` runs, compiled ahead of the clock."""
+    """PyTorch eager and compiled behind the pipeline's interface where `ours` runs, compiled ahead of the clock. Both
+    run one model: it is loaded once."""
     found: dict[str, Engines] = {}
-    for kind, compiled in (("eager", False), ("compile", True)):
-        name = kind + ON_GPU if on_gpu(ours.manifest) else kind
+    where = ON_GPU if on_gpu(ours.manifest) else ""
+    try:
+        place = peers.Place.beside(ours.manifest)
+        if place.device == "cuda":
+            inside.enter_context(peers.plain())
+        eager = peers.torch_engines(ours, place, bench.settings.checkpoint)
+    except Exception as error:
+        bench.report["not_run"] |= {f"peer {kind}{where}": _reason(error) for kind in ("eager", "compile")}
+        return found
+    for kind in ("eager", "compile"):
+        name = kind + where
         try:
-            place = peers.Place.beside(ours.manifest)
-            if place.device == "cuda":
-                inside.enter_context(peers.plain())
-            rival = peers.torch_engines(ours, compiled, place, bench.settings.checkpoint)
+            rival = peers.compiled(eager) if kind == "compile" else eager
             seconds = peers.compile_for(rival)
             rows = peers.agreement(ours, rival, inputs.Size.of(ours.preset))
-        except DreamActorError as error:
-            bench.report["not_run"][f"peer {name}"] = str(error)
-            continue
-        except Exception as error:  # PyTorch's own, a compiler that is missing above all: the others go on
-            reason = (str(error).splitlines() or [""])[0][:300]
-            bench.report["not_run"][f"peer {name}"] = f"PyTorch failed with {type(error).__name__}: {reason}"
+        except Exception as error:
+            bench.report["not_run"][f"peer {name}"] = _reason(error)
             continue
         bench.report["peers"][name] = {
             "device": place.device, "dtype": place.dtype, "first_run_seconds": seconds,
@@ -150,6 +153,13 @@ def _rivals(bench: Bench, ours: Engines, inside: ExitStack) -> dict[str, Engines
             bad = ", ".join(row.network for row in rows if not row.passed)
             bench.report["not_run"][f"peer {name}"] = f"its outputs differ from the engines' in {bad}: no figure"
     return found
+
+
+def _reason(error: Exception) -> str:
+    """Of an error of ours, or of PyTorch's own (a compiler that is missing, above all)."""
+    if isinstance(error, DreamActorError):
+        return str(error)
+    return f"PyTorch failed with {type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def _networks_alone(bench: Bench, group: Group) -> None:

@@ -3,7 +3,8 @@
     main(Settings(preset="puppet"))   # writes build/bench/report.json, report.html and plots/, prints the table
 
 A section that cannot run here (no torch, no server environment) is noted in `not_run` with its reason, one that breaks
-in `failed`; others go on.
+in `failed`; others go on. report.json is written after every section, so that a run that is ended early leaves what it
+had measured.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dreamactor.benchmark import schema
 from dreamactor.benchmark.command import MINUTES
 from dreamactor.benchmark.engine_sets import open_sets
-from dreamactor.benchmark.environment import conditions, environment, limited_to
+from dreamactor.benchmark.environment import conditions, environment, limited_to, thread_counts
 from dreamactor.benchmark.timing import Timing
 from dreamactor.commands.common import check_output, write_whole
 from dreamactor.engines import Engines
@@ -29,6 +31,7 @@ from dreamactor.errors import EngineError, InputError, MissingDependency
 
 JSON, PAGE, PLOTS = "report.json", "report.html", "plots"
 SECTIONS = ("engine", "peers", "trace", "service", "scaling", "outside")
+UNFINISHED = "the run ended before this was done"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Settings:
     """What was asked for. None means automatic: puppet, fp32 and whatever else is built, every section, every core.
 
     `engines` is one set in place of a preset's, `checkpoint` what it was built from, for the PyTorch peers. No section
-    is begun after `minutes`; what is left out is noted in the report.
+    is begun after `minutes`; what is left out is noted in the report. `rates` are requests a second of the service's
+    open loops, in place of shares of what it can do.
     """
 
     preset: str | None = None
@@ -48,6 +52,7 @@ class Settings:
     quick: bool = False
     minutes: float = MINUTES
     threads: int | None = None
+    rates: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.sections or () if name not in SECTIONS]
@@ -85,6 +90,7 @@ class Bench:
     sets: dict[str, Engines]
     report: dict[str, Any] = field(default_factory=schema.empty)
     timings: dict[str, Timing] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def main(self) -> Engines:
@@ -103,6 +109,18 @@ class Bench:
     def wants(self, section: str) -> bool:
         return self.settings.sections is None or section in self.settings.sections
 
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.started
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as far as it is, fit for JSON."""
+        timings = {name: timing.to_dict() for name, timing in self.timings.items()}
+        found: dict[str, Any] = schema.finite({**self.report, "timings": timings})
+        found["settings"]["seconds"] = self.seconds
+        return found
+
 
 def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
     """Runs the harness; returns 0, or 1 when a section broke.
@@ -110,7 +128,7 @@ def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
     Raises InputError or EngineError when there is nothing to measure, or nowhere to write to.
     """
     _prepare(settings.output)
-    report = run(settings, say or _say)
+    report = run(settings, say or _say, partial(write_json, folder=settings.output))
     from dreamactor.benchmark.table import print_table
 
     write(report, settings.output)
@@ -126,12 +144,17 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
     from dreamactor.benchmark.png import png
 
     _prepare(folder)
-    write_whole(folder / JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_json(report, folder)
     write_whole(folder / PAGE, write_html(report).encode())
     for old in (folder / PLOTS).glob("*.png"):
         old.unlink()
     for chart in report_charts(report):
         write_whole(folder / PLOTS / f"{chart.name}.png", png(chart.drawing, chart.title, chart.caption))
+
+
+def write_json(report: Mapping[str, Any], folder: Path) -> None:
+    """`report.json` in `folder`, whole or not at all."""
+    write_whole(folder / JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _prepare(folder: Path) -> None:
@@ -146,15 +169,17 @@ def _prepare(folder: Path) -> None:
         check_output(folder / name)
 
 
-def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
-    """The report as a dictionary of `schema.KEYS`."""
+def run(
+    settings: Settings, say: Callable[[str], None], keep: Callable[[dict[str, Any]], None] = lambda report: None
+) -> dict[str, Any]:
+    """The report as a dictionary of `schema.KEYS`; `keep` is given it, as far as it is, after every section and when an
+    interrupt ends one."""
     from dreamactor.benchmark import sections
     from dreamactor.benchmark.peers import checkpoint_of
 
     with ExitStack() as opened:
         opened.enter_context(limited_to(settings.threads))
         sets = open_sets(settings, opened, say)  # building what is missing does not count towards the minutes
-        started = time.monotonic()
         bench = Bench(settings, dict(sets.folders), dict(sets.opened))
         if settings.checkpoint is not None:
             checkpoint_of(bench.main.manifest, settings.checkpoint)  # said now if it is another, not in a minute
@@ -164,40 +189,37 @@ def run(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
             "targets": {name: engines.manifest.target for name, engines in bench.sets.items()},
         }  # fmt: skip
         bench.report["environment"] = environment()
-        for name, title, work in sections.PLAN:
-            if not bench.wants(name):
-                bench.report["not_run"].setdefault(name, "not asked for")
-                continue
-            passed = time.monotonic() - started
-            if passed > 60 * settings.minutes:
-                bench.report["not_run"][title] = f"{settings.minutes:g} minutes were over; --minutes gives it more"
-                continue
-            say(f"{passed:5.0f} s  {title}")
-            bench.report["conditions"].append({"before": title, **conditions()})
+        plan = {title: work for name, title, work in sections.PLAN if bench.wants(name)}
+        unwanted = [name for name, _, _ in sections.PLAN if not bench.wants(name)]
+        bench.report["not_run"] |= dict.fromkeys(unwanted, "not asked for") | dict.fromkeys(plan, UNFINISHED)
+        for title, work in plan.items():
             try:
-                work(bench)
-            except (InputError, MissingDependency, EngineError) as error:
-                bench.report["not_run"][title] = str(error)
-                say(f"         not run: {error}")
-            except Exception as error:  # an hour's measurements are not thrown away; main() ends with status 1
-                bench.report["failed"][title] = f"{type(error).__name__}: {error}"
-                say(f"         FAILED: {traceback.format_exc()}")
+                _section(bench, title, work, say)
+            finally:
+                bench.report["environment"]["threads"] = thread_counts()
+                keep(bench.to_dict())
         bench.report["conditions"].append({"before": "end", **conditions()})
-        bench.report["timings"] = {name: timing.to_dict() for name, timing in bench.timings.items()}
-        bench.report["settings"]["seconds"] = time.monotonic() - started
-        report: dict[str, Any] = _finite(bench.report)
-        return report
+        return bench.to_dict()
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity: an endless interval's ends become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
+def _section(bench: Bench, title: str, work: Callable[[Bench], None], say: Callable[[str], None]) -> None:
+    """Runs one and notes why it did not run or what broke in it; only an interrupt gets through."""
+    not_run, minutes = bench.report["not_run"], bench.settings.minutes
+    if bench.seconds > 60 * minutes:
+        not_run[title] = f"{minutes:g} minutes were over; --minutes gives it more"
+        return
+    say(f"{bench.seconds:5.0f} s  {title}")
+    bench.report["conditions"].append({"before": title, **conditions()})
+    try:
+        work(bench)
+    except (InputError, MissingDependency, EngineError) as error:
+        not_run[title] = str(error)
+        say(f"         not run: {error}")
+        return
+    except Exception as error:  # an hour's measurements are not thrown away; main() ends with status 1
+        bench.report["failed"][title] = f"{type(error).__name__}: {error}"
+        say(f"         FAILED: {traceback.format_exc()}")
+    del not_run[title]
 
 
 def _say(line: str) -> None:

@@ -17,7 +17,7 @@ from dreamactor.benchmark.statistics import Growth, Interval, exponent, exponent
 from dreamactor.benchmark.timing import interleave
 from dreamactor.engines import Engines, Session
 from dreamactor.engines.session import Array
-from dreamactor.errors import InputError
+from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.presets import Preset
 
@@ -54,7 +54,7 @@ class Curve:
 
 def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curve], dict[str, str]]:
     """The denoiser's step against frames, resolution and references, and the decoder's against frames; and why a size
-    is not on its curve: TensorRT's engines take no others than they were built for."""
+    is not on its curve: TensorRT's engines take no others than they were built for, and a GPU's memory ends."""
     base = Size.of(engines.preset)
     side = base.height
     frames = [5, 13, 25] if quick else [5, 13, 25, 49]
@@ -76,7 +76,7 @@ def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curv
             try:
                 engines.session(network).run(given)
                 taken[number] = given
-            except InputError as error:
+            except (InputError, EngineError) as error:
                 refused[f"time of {network} at {number:g} {axis}"] = str(error)
         if len(taken) > 1:
             curves.append(_curve(engines.session(network), axis, taken, rounds))
@@ -122,21 +122,33 @@ class ClipScaling:
         return {"bytes_per_frame": each, "frames_by_memory": fits, "frames_by_cap": cap}
 
     def to_dict(self, fps: float) -> dict[str, Any]:
-        peaks = [vars(peak) for peak in self.peaks]
+        peaks = [peak.to_dict() for peak in self.peaks]
         idle = median(peak.idle for peak in self.peaks)
         fit = {**self.memory().to_dict(), "idle": idle, "from": self.fitted_from}
         return {"peaks": peaks, "memory": fit, "longest_clip": self.longest(fps)}
 
 
-def clip_scaling(engines: Path, preset: Preset, quick: bool) -> ClipScaling:
-    """Probes clips of so many segments, each once in a process of its own, with one denoising step."""
+def clip_scaling(engines: Path, preset: Preset, quick: bool) -> tuple[ClipScaling, dict[str, str]]:
+    """Probes clips of so many segments, each once in a process of its own, with one denoising step; and what became of
+    those that failed.
+
+    Raises DreamActorError where fewer than three of the long ones are left: nothing can be fitted to them.
+    """
     short, long = ((1, 4), (12, 18, 24)) if quick else ((1, 2, 4), (12, 15, 18, 22, 28))
 
     def frames(segments: int) -> int:
         return min(segments * (preset.segment_frames - 1) + 1, Limits().clip_frames)
 
     lengths = sorted({frames(segments) for segments in (*short, *long)})
-    return ClipScaling(tuple(memory.probe(engines, count, steps=1) for count in lengths), frames(long[0]))
+    peaks, failed, fitted_from = [], dict[str, str](), frames(long[0])
+    for count in lengths:
+        try:
+            peaks.append(memory.probe(engines, count, steps=1))
+        except DreamActorError as error:
+            failed[f"memory of a clip of {count} frames"] = str(error)
+    if sum(peak.frames >= fitted_from for peak in peaks) < 3:
+        raise DreamActorError("; ".join(failed.values()))
+    return ClipScaling(tuple(peaks), fitted_from), failed
 
 
 def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -> dict[str, Any]:
@@ -151,7 +163,7 @@ def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -
         peaks = [one, *(memory.probe(engines, frames, **{"steps": 1, axis: count}) for count in sizes[1:])]
         grown = [peak.grown for peak in peaks]
         found[axis] = {
-            "sizes": sizes, "bytes": grown, "device": [peak.device for peak in peaks],
+            "sizes": sizes, "bytes": grown, "device_grown": [peak.device_grown for peak in peaks],
             "exponent": exponent(sizes, grown).to_dict(),
         }  # fmt: skip
     return found

@@ -103,24 +103,32 @@ def stages(bench: Bench) -> None:
 
 
 def growth(bench: Bench) -> None:
-    """Curves over sizes; peak memory of whole clips in fresh processes."""
+    """Curves over sizes; peak memory of whole clips in fresh processes. What is found is kept at once: a later part may
+    break, the long clips for want of memory above all."""
     quick, preset, media = bench.settings.quick, bench.main.preset, inputs.media()
-    curves, refused = scaling.engine_curves(bench.main, 3 if quick else 5, quick)
-    bench.report["not_run"] |= refused
-    animator = Animator(bench.main)
+    found, animator = bench.report["scaling"], Animator(bench.main)
+
+    def keep(*curves: scaling.Curve) -> None:
+        found.setdefault("curves", {}).update({curve.title: curve.to_dict() for curve in curves})
 
     def clip(steps: int) -> object:
         return animator.animate([media.reference], media.driving, Options(steps=steps, max_frames=13))
 
-    curves.append(scaling.steps_curve(clip, [2, 4] if quick else [2, 4, 8], 2 if quick else 3))
-    clips = scaling.clip_scaling(bench.main_folder, preset, quick)
-    curves.append(clips.time())
-    bench.report["scaling"].setdefault("curves", {}).update({curve.title: curve.to_dict() for curve in curves})
-    bench.report["scaling"] |= clips.to_dict(preset.fps)
-    bench.report["scaling"]["memory_curves"] = scaling.memory_curves(
-        bench.main_folder, preset, bench.main.manifest.references, quick
-    )
+    curves, refused = scaling.engine_curves(bench.main, 3 if quick else 5, quick)
+    keep(*curves)
+    bench.report["not_run"] |= refused
+    keep(scaling.steps_curve(clip, [2, 4] if quick else [2, 4, 8], 2 if quick else 3))
+    clips, failed = scaling.clip_scaling(bench.main_folder, preset, quick)
+    keep(clips.time())
+    bench.report["failed"] |= failed
+    found |= clips.to_dict(preset.fps)
     bench.report["summary"]["memory_exponent"] = clips.memory().exponent.to_dict()
+    found["memory_curves"] = scaling.memory_curves(bench.main_folder, preset, bench.main.manifest.references, quick)
+
+
+def service(bench: Bench) -> None:
+    """A clip in process and served, and loads on the server."""
+    load_service(bench, bench.settings.rates)
 
 
 def outside(bench: Bench) -> None:
@@ -139,7 +147,7 @@ PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
     ("peers", "other precisions, PyTorch eager and compiled", compare_peers),
     ("trace", "stages", stages),
     ("engine", "engines, second block", partial(engines, block=1)),
-    ("service", "service over gRPC", load_service),
+    ("service", "service over gRPC", service),
     ("scaling", "scaling", growth),
     ("engine", "engines, third block", partial(engines, block=2)),
     ("engine", "limits and profiles", limits),

@@ -1,20 +1,30 @@
-"""Triton's own statistics over a load: what each model waited, computed and copied, as the server saw it."""
+"""Triton's own statistics over a load: what each model waited, computed and lost beside it, as the server saw it."""
 
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dreamactor.errors import DreamActorError
+from dreamactor.serving.wire import ENSEMBLE
+
 _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
+_MOMENT, _TRIES = 0.05, 20  # seconds between two snapshots that should be alike, and how many are taken
 Snapshot = Mapping[str, Mapping[str, tuple[int, int]]]
+Look = Callable[[], Snapshot]
 
 
 @dataclass(frozen=True)
 class ModelShare:
-    """Of one served model over a load: executions, and seconds an execution spent in each phase."""
+    """Of one served model over a load: requests answered, and the mean seconds of one in each phase.
+
+    "success" is the whole of a request, "overhead" what of it is neither queue nor compute. The ensemble has only
+    "queue", its own, and "success": its compute is a sum over its steps, which lacks what they call in turn.
+    """
 
     model: str
     executions: int
@@ -25,10 +35,30 @@ class ModelShare:
 
 
 def snapshot(http_address: str) -> Snapshot:
-    """Counts and nanoseconds of every model and phase up to now, from HOST:PORT of the server's HTTP door."""
-    with urllib.request.urlopen(f"http://{http_address}/v2/models/stats", timeout=10) as answer:
-        models = json.loads(answer.read())["model_stats"]
+    """Counts and nanoseconds of every model and phase up to now, from HOST:PORT of the server's HTTP door.
+
+    Raises DreamActorError where no server answers.
+    """
+    try:
+        with urllib.request.urlopen(f"http://{http_address}/v2/models/stats", timeout=10) as answer:
+            models = json.loads(answer.read())["model_stats"]
+    except OSError as error:
+        raise DreamActorError(f"The server at {http_address} does not give its statistics: {error}.") from error
     return {model["name"]: {key: _phase(model, key) for key in (*_PHASES, "success")} for model in models}
+
+
+def settled(look: Look) -> Snapshot:
+    """A snapshot that the next one confirms: Triton counts a request a moment after it has answered it.
+
+    While the server goes on working for nobody it is the last of several.
+    """
+    found = look()
+    for _ in range(_TRIES):
+        time.sleep(_MOMENT)
+        before, found = found, look()
+        if found == before:
+            break
+    return found
 
 
 def shares(before: Snapshot, after: Snapshot) -> list[ModelShare]:
@@ -37,14 +67,19 @@ def shares(before: Snapshot, after: Snapshot) -> list[ModelShare]:
     for model, phases in after.items():
         earlier = before.get(model, {})
         count = phases["success"][0] - earlier.get("success", (0, 0))[0]
-        count = count or phases["compute_infer"][0] - earlier.get("compute_infer", (0, 0))[0]
         if count > 0:
             spent = {
                 key: (nanoseconds - earlier.get(key, (0, 0))[1]) / 1e9 / count
                 for key, (_, nanoseconds) in phases.items()
             }
-            rows.append(ModelShare(model, count, spent))
+            rows.append(ModelShare(model, count, _of_a_request(model, spent)))
     return rows
+
+
+def _of_a_request(model: str, spent: Mapping[str, float]) -> dict[str, float]:
+    if model == ENSEMBLE:
+        return {key: spent[key] for key in ("queue", "success")}
+    return {**spent, "overhead": spent["success"] - sum(spent[key] for key in _PHASES)}
 
 
 def _phase(model: Mapping[str, Any], key: str) -> tuple[int, int]:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from dreamactor.benchmark import inputs, server_statistics
-from dreamactor.benchmark.load import Call, closed_loop, open_loop
+from dreamactor.benchmark.load import Call, LoadResult, closed_loop, open_loop
 from dreamactor.benchmark.plain_server import PlainServer
 from dreamactor.benchmark.run import Bench
 from dreamactor.benchmark.scaling import Curve
+from dreamactor.benchmark.server_statistics import Look, settled, shares
 from dreamactor.benchmark.statistics import Interval, paired_ratio
 from dreamactor.benchmark.timing import Case, Timing, interleave
+from dreamactor.errors import DreamActorError
 from dreamactor.pipeline import Animator, Options
 
 SHORT = Options(max_frames=5, steps=2)  # a request of a load: queueing is what is looked at, not the clip
 
+_CALLERS = (1, 2, 4)
+_SHARES = (0.5, 0.8, 1.2)  # of the closed loops' best throughput
 
-def load_service(bench: Bench) -> None:
-    """Starts both servers on the main set, compares whole clips, loads Triton, stops both."""
+
+def load_service(bench: Bench, rates: Sequence[float] | None = None) -> None:
+    """Starts both servers on the main set, compares whole clips, loads Triton, stops both.
+
+    `rates` are those of the open loops, requests a second; None means shares of what the closed loops reach. Raises
+    DreamActorError when a load gets no answer; what was measured until then is in the report.
+    """
     from dreamactor.serving.client import animate
     from dreamactor.serving.launcher import ServeOptions, Server
     from dreamactor.serving.process import Listen
@@ -28,7 +38,7 @@ def load_service(bench: Bench) -> None:
     listen = Listen(grpc_port=0, http_port=0, metrics_port=0)
     references, driving = [media.reference], media.driving
     with Server.start(ServeOptions(bench.main_folder, listen)) as server:
-        statistics = f"{server.listen.host}:{server.listen.http_port}"
+        look = partial(server_statistics.snapshot, f"{server.listen.host}:{server.listen.http_port}")
         with PlainServer(bench.main_folder) as plain:
             _whole_clips(
                 bench,
@@ -37,43 +47,73 @@ def load_service(bench: Bench) -> None:
                     "triton": partial(animate, server.address, references, driving, options),
                     "plain gRPC": partial(plain.animate, media.reference, driving, options),
                 },
-                statistics,
+                look,
             )
-        call = partial(animate, server.address, references, driving, SHORT)
-        loads = bench.report["service"]["loads"] = _loads(call, bench.settings.quick)
         bench.report["service"]["request"] = SHORT.to_json()
-    curve = _against_callers(loads)
-    if curve is not None:
-        bench.report["scaling"].setdefault("curves", {})[curve.title] = curve.to_dict()
+        call = partial(animate, server.address, references, driving, SHORT)
+        call()
+        loads = Loads(call, look, bench.report["service"])
+        loads.closed_loops(bench.settings.quick)
+        curve = _against_callers(bench.report["service"]["loads"])
+        if curve is not None:
+            bench.report["scaling"].setdefault("curves", {})[curve.title] = curve.to_dict()
+        loads.open_loops(bench.settings.quick, rates)
 
 
-def _whole_clips(bench: Bench, cases: dict[str, Case], http: str) -> None:
-    before = server_statistics.snapshot(http)
+class Loads:
+    """Loads on one service, each in `report["loads"]` as soon as it is over, with the server's own statistics of it.
+
+    What failed is in `report["failed_requests"]`, a sentence a load. A load in which nothing was answered raises
+    DreamActorError with the first failure.
+    """
+
+    def __init__(self, call: Call, look: Look, report: dict[str, Any]) -> None:
+        self._call, self._look, self._report = call, look, report
+        report |= {"loads": [], "failed_requests": []}
+
+    def closed_loops(self, quick: bool) -> None:
+        """Growing numbers of callers; the best throughput is the report's `capacity`, requests a second."""
+        for callers in _CALLERS:
+            requests = max(6, 3 * callers) if quick else max(12, 6 * callers)
+            self._run(f"closed loop, callers {callers}", partial(closed_loop, self._call, callers, requests))
+        self._report["capacity"] = max(load["throughput"] for load in self._report["loads"])
+
+    def open_loops(self, quick: bool, rates: Sequence[float] | None = None) -> None:
+        """At `rates` requests a second; None means below and above the capacity, after `closed_loops`."""
+        if rates is None:
+            rates = [share * self._report["capacity"] for share in _SHARES]
+        for seed, rate in enumerate(rates):
+            load = partial(open_loop, self._call, rate, 8 if quick else 20, seed)
+            self._run(f"open loop, {rate:.3g} a second", load)
+
+    def _run(self, name: str, load: Callable[[], LoadResult]) -> None:
+        before, result = settled(self._look), load()
+        found = result.to_dict()
+        self._report["loads"].append(found)
+        if result.failures:
+            count = f"{found['failed']} of {found['requests']} requests failed"
+            self._report["failed_requests"].append(f"{name}: {count}, the first with {result.failures[0]}")
+        if not result.latencies:
+            raise DreamActorError(f"The service stopped answering. {self._report['failed_requests'][-1]}")
+        found["statistics"] = [share.to_dict() for share in shares(before, settled(self._look))]
+
+
+def _whole_clips(bench: Bench, cases: dict[str, Case], look: Look) -> None:
+    before = settled(look)
     timings = interleave(cases, bench.settings.clips)
-    shares = server_statistics.shares(before, server_statistics.snapshot(http))
+    server = shares(before, settled(look))
     for name, timing in timings.items():
         bench.add(Timing(f"service/{name}", timing.samples))
     served = paired_ratio(timings["triton"].seconds, timings["in process"].seconds)
     plain = paired_ratio(timings["plain gRPC"].seconds, timings["in process"].seconds)
     bench.report["service"] |= {
-        "statistics": [share.to_dict() for share in shares],
+        "statistics": [share.to_dict() for share in server],
         "served_overhead": _overhead(served).to_dict(),
         "plain_grpc_overhead": _overhead(plain).to_dict(),
-        "note": "overheads are fractions of the time in process; the ensemble's own row counts whole requests",
+        "note": "overheads are fractions of the time in process; statistics are means of a request to each model, the "
+        "ensemble's a whole clip; clips wait in the queue of prepare and, not counted by Triton, in line in denoise",
     }
     bench.report["summary"]["served_overhead"] = _overhead(served).to_dict()
-
-
-def _loads(call: Call, quick: bool) -> list[dict[str, Any]]:
-    """Closed loops at growing numbers of callers, then open loops below and above what the service can do."""
-    call()
-    results = [
-        closed_loop(call, callers, max(6, 3 * callers) if quick else max(12, 6 * callers)) for callers in _CALLERS
-    ]
-    capacity = max(result.throughput for result in results)
-    count = 8 if quick else 20
-    results += [open_loop(call, share * capacity, count, seed=index) for index, share in enumerate(_SHARES)]
-    return [result.to_dict() for result in results]
 
 
 def _against_callers(loads: list[dict[str, Any]]) -> Curve | None:
@@ -83,10 +123,6 @@ def _against_callers(loads: list[dict[str, Any]]) -> Curve | None:
         return None
     callers, seconds = zip(*((load["offered"], (load["p50"]["value"],)) for load in closed), strict=True)
     return Curve("service", "callers", tuple(map(float, callers)), seconds)
-
-
-_CALLERS = (1, 2, 4)
-_SHARES = (0.5, 0.8, 1.2)  # of the closed loops' best throughput
 
 
 def _overhead(ratio: Interval) -> Interval:

@@ -155,16 +155,17 @@ def _denoise(
     finisher: Finisher,
 ) -> int:  # fmt: skip
     """Denoises and decodes segment by segment; returns the bytes of latents handed on."""
-    steps, handed = denoise(sessions["denoiser"], engines.preset, clip, options), 0
+    steps, handed, spans = denoise(sessions["denoiser"], engines.preset, clip, options), 0, recorder.trace.spans
     while True:
+        first = len(spans)
         with recorder.span("denoise", "stage"):
             done = next(steps, None)
-        span = recorder.trace.spans[-1]
         if done is None:
-            recorder.trace.spans.pop()  # the loop's end is no step
+            spans.pop()  # the loop's end is no step
             return handed
-        recorder.trace.spans.append(replace(span, name="step", kind="step", segment=done.event.segment))
-        recorder.segment = done.event.segment
+        recorder.segment = done.event.segment  # which is known only now
+        spans[first:] = [replace(span, segment=recorder.segment) for span in spans[first:]]
+        spans.append(replace(spans[-1], name="step", kind="step"))
         if done.latent is not None:
             handed += done.latent.nbytes
             with recorder.span("decode", "stage"):

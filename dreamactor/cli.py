@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dreamactor: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Cancelled):
-        print("dreamactor: stopped; nothing was written.", file=sys.stderr)
+        print("dreamactor: stopped.", file=sys.stderr)
         return 130
     except DreamActorError as error:
         print(f"dreamactor: {error}", file=sys.stderr)

@@ -1,14 +1,14 @@
-"""Loads: nobody waits in an open loop, callers do in a closed one, failures are counted."""
+"""Loads: nobody waits in an open loop, callers do in a closed one, arrivals are Poisson, failures are counted."""
 
 from __future__ import annotations
 
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from dreamactor.benchmark.load import closed_loop, open_loop
-from dreamactor.benchmark.server_statistics import shares
+from dreamactor.benchmark.load import arrivals, closed_loop, open_loop
 
 
 class OneAtATime:
@@ -40,7 +40,51 @@ def test_open_loop_shows_the_queue_that_a_closed_one_hides() -> None:
     alone = closed_loop(OneAtATime(0.01), callers=1, requests=10).to_dict()["p50"]["value"]
     pressed = open_loop(OneAtATime(0.01), rate=300, requests=25, seed=1).to_dict()
     assert pressed["requests"] == 25
+    assert pressed["window"] == pytest.approx(25 / 300)
     assert pressed["p90"]["value"] > 3 * alone
+
+
+def test_latency_counts_from_the_planned_arrival() -> None:
+    found = open_loop(lambda: None, rate=1e6, requests=20)  # more than threads can be started for
+    assert 0 < found.late <= max(found.latencies)
+
+
+def test_no_more_is_answered_than_is_offered() -> None:
+    found = open_loop(lambda: None, rate=100.0, requests=5)  # the last arrives before the time is over
+    assert found.throughput <= 100.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_arrivals_have_the_rate_asked_for(seed: int) -> None:
+    found = arrivals(rate=4.0, requests=20, seed=seed)
+    assert len(found) == 20
+    assert (np.diff(found) >= 0).all()
+    assert 0 <= found[0] <= found[-1] <= 20 / 4.0
+
+
+def test_the_rate_is_the_same_from_beginning_to_end() -> None:
+    drawn = np.concatenate([arrivals(rate=4.0, requests=20, seed=seed) for seed in range(2000)])
+    counts, _ = np.histogram(drawn, bins=10, range=(0, 5.0))
+    assert counts / (2000 * 0.5) == pytest.approx([4.0] * 10, rel=0.05)
+
+
+def test_gaps_between_arrivals_are_exponential() -> None:
+    gaps = np.diff(arrivals(rate=4.0, requests=20_000, seed=3))
+    assert gaps.mean() == pytest.approx(1 / 4.0, rel=0.02)
+    assert gaps.var() == pytest.approx(1 / 4.0**2, rel=0.05)
+    assert (gaps > 1 / 4.0).mean() == pytest.approx(np.exp(-1), rel=0.05)
+    assert np.corrcoef(gaps[1:], gaps[:-1])[0, 1] == pytest.approx(0, abs=0.03)
+
+
+def test_the_seed_tells_the_arrivals() -> None:
+    first, again, other = (arrivals(rate=1.0, requests=5, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).all()
+
+
+def test_requests_cannot_arrive_at_no_rate() -> None:
+    with pytest.raises(ValueError, match="at 0 a second"):
+        arrivals(rate=0.0, requests=5, seed=0)
 
 
 def test_failures_are_results() -> None:
@@ -51,15 +95,3 @@ def test_failures_are_results() -> None:
     assert found["failed"] == 4
     assert found["failures"][0] == "RuntimeError: no"
     assert "p50" not in found
-
-
-def test_server_statistics_between_two_snapshots() -> None:
-    before = {"denoise": {"success": (3, 900), "queue": (3, 30), "compute_infer": (3, 600)}}
-    after = {
-        "denoise": {"success": (5, 2_000_000_900), "queue": (5, 1_000_000_030), "compute_infer": (5, 800_000_600)},
-        "idle": {"success": (0, 0), "queue": (0, 0), "compute_infer": (0, 0)},
-    }
-    (row,) = shares(before, after)
-    assert (row.model, row.executions) == ("denoise", 2)
-    assert row.seconds["queue"] == pytest.approx(0.5)
-    assert row.seconds["compute_infer"] == pytest.approx(0.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from dreamactor.benchmark import sections
 from dreamactor.benchmark.inputs import media
-from dreamactor.benchmark.run import Bench, Settings, main, run
+from dreamactor.benchmark.run import UNFINISHED, Bench, Settings, main, run
+from dreamactor.benchmark.timing import measure
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.errors import DreamActorError, EngineError, InputError, MissingDependency
 
@@ -45,6 +47,7 @@ def test_threads_are_cores_that_all_it_starts_keep_to(tiny_engines: Path, monkey
     assert report["failed"] == {}
     assert found == {"child": 1, "session": 1, "other": 1}
     assert report["environment"]["cores"] == 1
+    assert report["environment"]["threads"]["onnxruntime"] == 1
     assert after == os.sched_getaffinity(0) == before
     for count in (0, 10_000):
         with pytest.raises(InputError, match="--threads is from 1 to"):
@@ -65,6 +68,31 @@ def test_what_cannot_run_here_is_told_from_what_broke(tiny_engines: Path, monkey
     planned(monkeypatch, raises(DreamActorError("the server could not start")))
     report = run(Settings(engines=tiny_engines), print)
     assert report["failed"] == {"the section": "DreamActorError: the server could not start"}
+
+
+def test_an_interrupted_run_leaves_the_sections_done_so_far(
+    tiny_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(bench: Bench) -> None:
+        bench.add(measure("first", lambda: None, 3))
+
+    def second(bench: Bench) -> None:
+        kept = json.loads((tmp_path / "report.json").read_text())  # what is left where the process is killed now
+        assert kept["timings"]["first"]["runs"] == 3
+        assert kept["not_run"] == dict.fromkeys(("the second", "the third"), UNFINISHED)
+        bench.add(measure("second", lambda: None, 2))
+        raise KeyboardInterrupt
+
+    plan = (("engine", "the first", first), ("engine", "the second", second), ("engine", "the third", first))
+    monkeypatch.setattr(sections, "PLAN", plan)
+    with pytest.raises(KeyboardInterrupt):
+        main(Settings(engines=tiny_engines, output=tmp_path), say=print)
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {name: timing["runs"] for name, timing in report["timings"].items()} == {"first": 3, "second": 2}
+    assert report["not_run"] == dict.fromkeys(("the second", "the third"), UNFINISHED)
+    assert [moment["before"] for moment in report["conditions"]] == ["the first", "the second"]
+    assert report["settings"]["seconds"] > 0
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_measuring(

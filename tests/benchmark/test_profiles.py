@@ -43,12 +43,13 @@ def test_parts(operator: str, scope: str, part: str) -> None:
     assert part_of(operator, scope) == part
 
 
-def test_only_the_counted_runs_are_folded() -> None:
+def test_the_median_run_is_folded_and_no_other() -> None:
     def run(at: int, took: int) -> list[dict[str, object]]:
         node = {"cat": "Node", "name": "n_kernel_time", "ts": at + 1, "dur": took - 20, "args": {"op_name": "Conv"}}
         return [{"cat": "Session", "name": "model_run", "ts": at, "dur": took, "args": {}}, node]
 
-    found = fold("x", [*run(0, 9000), *run(10_000, 100), *run(20_000, 140)], {"n": ".layers.0"}, runs=2)
+    events = [*run(0, 120), *run(10_000, 100), *run(20_000, 5000), *run(30_000, 140)]  # the first is the warm-up
+    found = fold("x", events, {"n": ".layers.0"}, runs=3)
 
-    assert found.session_seconds == pytest.approx(120e-6)
-    assert found.by_part() == pytest.approx({"convolution": 100e-6, "scheduling": 20e-6})
+    assert found.session_seconds == pytest.approx(140e-6)
+    assert found.by_part() == pytest.approx({"convolution": 120e-6, "scheduling": 20e-6})

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from dreamactor import networks
 from dreamactor.benchmark import peers, rivals
 from dreamactor.benchmark.inputs import Size, media, network_inputs
 from dreamactor.benchmark.run import Bench, Settings
 from dreamactor.engines import Engines, Manifest, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError, MissingDependency
+from dreamactor.export.graphs import graph
 from dreamactor.motion.prepare import prepare
 from dreamactor.networks import build, save
 from dreamactor.pipeline import Options
+from dreamactor.presets import preset
 
 
 def bench(folder: Path) -> Bench:
@@ -114,13 +117,44 @@ def test_peers_run_where_the_set_runs(tiny_engines: Path) -> None:
 
 def test_a_half_type_is_computed_in_and_arrays_come_back(tiny_engines: Path) -> None:
     engines = open_engines(tiny_engines, 1)
-    half = peers.torch_engines(engines, compiled=False, place=peers.Place("cpu", "bfloat16"))
-    for name, bound in (("denoiser", 5e-2), ("vae_decoder", peers.PIXEL_BOUND)):
+    half = peers.torch_engines(engines, peers.Place("cpu", "bfloat16"))
+    for name, bound in (("denoiser", peers.RELATIVE_BOUND), ("vae_decoder", peers.PIXEL_BOUND)):
         given = network_inputs(engines.preset, name, Size.of(engines.preset), 1)
         ours, theirs = engines.session(name).run(given), half.session(name).run(given)
         row = peers.compare_outputs(name, ours, theirs)
         assert 1e-4 < row.difference < bound
         assert {value.dtype for value in theirs.values()} == {value.dtype for value in ours.values()}
+
+
+def test_weights_are_cast_once_and_timesteps_and_statistics_not() -> None:
+    model, seen = build(preset("tiny")), list[object]()
+    peers.move(model, peers.Place("cpu", "bfloat16"))
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert (model.vae.shift.dtype, model.vae.scale.dtype) == (torch.float32, torch.float32)
+
+    model.transformer.register_forward_pre_hook(lambda module, given: seen.extend(x.dtype for x in given))
+    denoiser = graph(model, "denoiser")
+    outputs = denoiser.module(**denoiser.inputs)
+    assert seen == [torch.bfloat16, torch.float32, *4 * [torch.bfloat16]]
+    assert {output.dtype for output in outputs} == {torch.float32}
+
+
+def test_eager_and_compiled_share_a_model_that_is_loaded_once(
+    tiny_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, loads = bench(tiny_engines), list[object]()
+    monkeypatch.setattr(networks, "build", lambda given: loads.append(given) or build(given))
+    eager = peers.torch_engines(found.main, peers.Place())
+    for name, session in peers.compiled(eager).sessions.items():
+        compiled, own = session._module, eager.session(name)._module
+        assert compiled is not own
+        assert next(compiled.parameters()) is next(own.parameters())
+    assert len(loads) == 1
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)  # the compiler takes minutes
+    with ExitStack() as inside:
+        assert set(rivals._rivals(found, found.main, inside)) == {"eager", "compile"}
+    assert len(loads) == 2
 
 
 def test_engines_are_grouped_with_the_peers_of_their_device(

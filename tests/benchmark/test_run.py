@@ -127,8 +127,25 @@ def test_a_trace_covers_the_clip(engines: Engines) -> None:
     assert trace.handed_on["denoise"] < trace.handed_on["encode"] < trace.handed_on["motion"]
 
 
+def test_every_span_of_a_step_has_the_steps_segment(engines: Engines) -> None:
+    given = media()
+    two_segments = Options(max_frames=2 * TINY.segment_frames - 1, steps=2)
+
+    _, trace = traced(engines, [given.reference], given.driving, two_segments)
+
+    assert [step.segment for step in trace.steps] == [1, 1, 2, 2]
+    for step in trace.steps:
+        within = [
+            span for span in trace.spans
+            if span.kind != "step" and step.start <= span.start < step.start + step.seconds
+        ]  # fmt: skip
+        assert {(span.name, span.kind) for span in within} == {("denoise", "stage"), ("denoiser", "engine")}
+        assert {span.segment for span in within} == {step.segment}
+    assert [span.segment for span in trace.spans if span.name == "decode"] == [1, 2]
+
+
 def test_pytorch_is_compared_only_where_it_agrees(engines: Engines) -> None:
-    eager = peers.torch_engines(engines, compiled=False, place=peers.Place())
+    eager = peers.torch_engines(engines, peers.Place())
     assert all(row.passed for row in peers.agreement(engines, eager, Size.of(TINY)))
 
     inputs = network_inputs(TINY, "denoiser", Size.of(TINY), 0)

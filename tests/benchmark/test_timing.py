@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
-from dreamactor.benchmark.environment import conditions, environment
+import pytest
+import torch
+
+from dreamactor.benchmark.environment import conditions, environment, thread_counts
 from dreamactor.benchmark.statistics import paired_ratio, percentile
 from dreamactor.benchmark.timing import Timing, Yardstick, interleave, measure
+from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
 
 
 def busy(seconds: float) -> None:
@@ -70,4 +75,20 @@ def test_the_machine_is_written_down() -> None:
     assert found["processor"] not in ("", "unknown")
     assert found["packages"]["numpy"]
     assert found["date"].endswith("+00:00")
+    assert found["threads"]["onnxruntime"] == found["cores"]
     assert set(conditions()) == {"load", "clock_mhz", "temperature_c", "available_bytes", "gpu"}
+
+
+def test_the_threads_and_the_servers_versions_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    found = thread_counts()
+    assert (found["OMP_NUM_THREADS"], found["torch"]) == ("3", torch.get_num_threads())
+    assert "MKL_NUM_THREADS" not in found
+
+    monkeypatch.chdir(tmp_path)
+    assert environment()["server_packages"] == {}
+    installed = ServerEnvironment(DEFAULT_DIR).site_packages / "nvidia_pytriton-0.7.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nvidia-pytriton\nVersion: 0.7.0\n")
+    assert environment()["server_packages"] == {"nvidia-pytriton": "0.7.0"}
