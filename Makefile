@@ -11,7 +11,10 @@ VENV   := .venv
 SERVER := .venv-server
 BINDINGS := build/tensorrt_bindings/.ready
 BIN    := $(VENV)/bin
-GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+GPU    := $(shell PYTHONPATH=engines $(PYTHON) -c 'import gpu; print("gpu" if gpu.local_gpu() else "cpu")' || echo cpu)
+OTHER  := $(if $(filter gpu,$(GPU)),onnxruntime,onnxruntime-gpu)
+READY  := $(VENV)/.ready-$(GPU)
+SERVED := $(SERVER)/.ready-$(GPU)
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -22,7 +25,7 @@ help:  ## this list
 	@echo
 	@echo "  Variables: PRESET=tiny|puppet|m1  PRECISION=fp32|fp16|bf16|fp8|int8  TARGET=auto|cpu|cuda|tensorrt|rtx|sm75..sm121  CHECKPOINT=folder"
 
-setup: $(VENV)/.ready .assets/.ready $(SERVER)/.ready  ## both environments, landmark models and demo media
+setup: $(READY) .assets/.ready $(SERVED)  ## both environments, landmark models and demo media
 
 demo: setup  ## a photo and a clip to build/demo/output.mp4, through the real server
 	$(BIN)/python -m dreamactor.demo --preset $(PRESET)
@@ -30,39 +33,39 @@ demo: setup  ## a photo and a clip to build/demo/output.mp4, through the real se
 test: setup $(BINDINGS)  ## the real server, the real clips, real builders; leaves out what takes minutes each
 	$(BIN)/python -m pytest -m "not slow"
 
-test-quick: $(VENV)/.ready .assets/.ready $(BINDINGS)  ## no server, nothing slow
+test-quick: $(READY) .assets/.ready $(BINDINGS)  ## no server, nothing slow
 	$(BIN)/python -m pytest -m "not slow and not server"
 
 test-all: setup $(BINDINGS)  ## everything: also every kernel tile, every RTX build, two-process training
 	$(BIN)/python -m pytest
 
-engines: $(VENV)/.ready .assets/.ready  ## checkpoint to verified engines for TARGET
+engines: $(READY) .assets/.ready  ## checkpoint to verified engines for TARGET
 	$(BIN)/dreamactor build $(SET)
 
 serve: setup  ## engines (built if need be) behind Triton Inference Server
-	$(BIN)/dreamactor serve --engines $$($(BIN)/dreamactor build $(SET) --print-path)
+	engines=$$($(BIN)/dreamactor build $(SET) --print-path) && $(BIN)/dreamactor serve --engines "$$engines"
 
-bench: setup  ## the latency harness: build/bench/report.html
+bench: setup $(VENV)/.bench  ## the latency harness: build/bench/report.html
 	$(BIN)/dreamactor bench
 
-gpu-check: $(VENV)/.ready .assets/.ready  ## kernels, denoiser step and engines on this machine's NVIDIA GPU
+gpu-check: $(READY) .assets/.ready  ## kernels, denoiser step and engines on this machine's NVIDIA GPU
 	$(BIN)/python -m dreamactor.benchmark.gpu_check
 
-train: $(VENV)/.ready .assets/.ready  ## the shipped checkpoint's recipe (resumes where it stopped; 45 GB of clips)
+train: $(READY) .assets/.ready  ## the shipped checkpoint's recipe (resumes where it stopped; 45 GB of clips)
 	$(BIN)/dreamactor train --preset $(PRESET)
 
-eval: $(VENV)/.ready .assets/.ready  ## the checkpoint against held-out truth: build/eval/report.json
+eval: $(READY) .assets/.ready  ## the checkpoint against held-out truth: build/eval/report.json
 	$(BIN)/dreamactor eval --preset $(PRESET)
 
-lint: $(VENV)/.ready  ## ruff, formatting included
+lint: $(READY)  ## ruff, formatting included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/.ready  ## what ruff can mend by itself
+format: $(READY)  ## what ruff can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: $(VENV)/.ready  ## mypy, strict
+typecheck: $(READY)  ## mypy, strict
 	@mkdir -p build/typecheck/dreamactor
 	@for part in dreamactor/*; do ln -sfn ../../../$$part build/typecheck/dreamactor/; done
 	@for part in kernels export engines serving benchmark training; do ln -sfn ../../../$$part build/typecheck/dreamactor/; done
@@ -71,21 +74,28 @@ typecheck: $(VENV)/.ready  ## mypy, strict
 clean:  ## what was built, not what was downloaded
 	rm -rf build
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
+	@# the two onnxruntimes hold the same files: with one the other is broken
+	if $(BIN)/pip show --quiet $(OTHER) 2>/dev/null; then $(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi
 	$(PIP) --editable '.[$(GPU),export,quantise,rtx,serve,dev]'
+	@rm -f $(VENV)/.ready*
 	@touch $@
 
-.assets/.ready: dreamactor/motion/assets.json training/assets.json | $(VENV)/.ready
+$(VENV)/.bench: $(READY)
+	$(PIP) --editable '.[bench]'
+	@touch $@
+
+.assets/.ready: dreamactor/motion/assets.json training/assets.json | $(READY)
 	$(BIN)/python -m dreamactor.motion.assets --dir .assets
 	$(BIN)/python -m dreamactor.training.assets --dir .assets
 	@touch $@
 
-$(BINDINGS): tests/kernels/tensorrt_bindings.py | $(VENV)/.ready
+$(BINDINGS): tests/kernels/tensorrt_bindings.py | $(READY)
 	$(BIN)/python -m tests.kernels.tensorrt_bindings
 	@touch $@
 
-$(SERVER)/.ready: serving/environment.py serving/constraints-server.txt serving/constraints-server-gpu.txt pyproject.toml | $(VENV)/.ready
+$(SERVED): serving/environment.py serving/constraints-server.txt serving/constraints-server-gpu.txt pyproject.toml | $(READY)
 	$(BIN)/python -m dreamactor.serving.environment --dir $(SERVER)
 	@touch $@

@@ -6,19 +6,22 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dreamactor.errors import DreamActorError
 
+if TYPE_CHECKING:
+    from dreamactor.engines.gpu import Gpu
+
+SETUP = "rm -f .venv/.ready* && make setup"  # without its stamps the environment is set to rights, not made anew
 PACKAGES = (
     ("torch", "export, training", "pip install -e '.[export]'"),
     ("triton", "custom kernels", "pip install -e '.[export]'"),
     ("onnx", "export", "pip install -e '.[export]'"),
     ("onnxscript", "export", "pip install -e '.[export]'"),
-    ("tensorrt-cu13-libs", "TensorRT engines", "pip install -e '.[gpu]'"),
     ("tensorrt-rtx-cu13-libs", "TensorRT-RTX engines, cross-built on any machine", "pip install -e '.[rtx]'"),
-    ("nvidia-modelopt", "FP8 and INT8", "make setup"),
+    ("nvidia-modelopt", "FP8 and INT8", "pip install -e '.[quantise]'"),
     ("av", "video", "pip install -e ."),
     ("ai-edge-litert", "landmarks", "pip install -e ."),
     ("tritonclient", "the gRPC client", "pip install -e '.[serve]'"),
@@ -37,7 +40,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Machine, GPU, packages, landmark models, server environment and engine sets, in that order."""
-    return [*_machine(), _gpu(), _onnxruntime(), *_packages(), _assets(), _server(), _sets()]
+    from dreamactor.engines.gpu import local_gpu
+
+    gpu = local_gpu()
+    return [
+        *_machine(), _gpu(gpu), _onnxruntime(gpu), _tensorrt(gpu), *_packages(), _assets(), _server(), _sets(),
+    ]  # fmt: skip
 
 
 def _machine() -> list[Finding]:
@@ -49,23 +57,32 @@ def _machine() -> list[Finding]:
     ]
 
 
-def _gpu() -> Finding:
+def _gpu(gpu: Gpu | None) -> Finding:
+    if gpu is not None:
+        memory = f"{gpu.memory / 2**30:.0f} GiB"
+        return Finding("gpu", f"{gpu.name}, {memory}, {gpu.architecture}, driver for CUDA {gpu.driver}", True)
     if shutil.which("nvidia-smi") is None:
         return Finding("gpu", "none: engines run on the CPU, RTX engines can be cross-built", True)
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False)
-    if result.returncode:
-        return Finding("gpu", result.stdout.strip() or result.stderr.strip(), False, "check the NVIDIA driver")
-    return Finding("gpu", "; ".join(result.stdout.strip().splitlines()), True)
+    remedy = "check the driver; start a container with NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+    return Finding("gpu", "nvidia-smi is here, and its driver shows no GPU to compute on", False, remedy)
 
 
-def _onnxruntime() -> Finding:
+def _onnxruntime(gpu: Gpu | None) -> Finding:
     """Two packages hold the same module, and the second to be installed overwrites the first."""
     found = {name: version for name in ("onnxruntime", "onnxruntime-gpu") if (version := _version(name))}
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    text = ", ".join(f"{name} {version}" for name, version in found.items()) or "missing (CPU and CUDA engines)"
     if len(found) == 2:
-        return Finding("onnxruntime", text, False, "both are installed: uninstall both, then make setup")
-    return Finding("onnxruntime", text or "missing (CPU and CUDA engines)", bool(found), "" if found else "make setup")
+        return Finding("onnxruntime", f"{text}: each overwrites the other", False, SETUP)
+    if gpu is not None and "onnxruntime-gpu" not in found:
+        return Finding("onnxruntime", f"{text}, not onnxruntime-gpu", False, SETUP)
+    return Finding("onnxruntime", text, bool(found), "" if found else SETUP)
+
+
+def _tensorrt(gpu: Gpu | None) -> Finding:
+    version = _version("tensorrt-cu13")
+    if version or gpu is None:
+        return Finding("tensorrt", version or "none: its engines need an NVIDIA GPU", True)
+    return Finding("tensorrt", "missing (TensorRT engines)", False, SETUP)
 
 
 def _packages() -> list[Finding]:

@@ -127,7 +127,7 @@ def library_folder(name: str = LIBRARY) -> str:
 
 
 def requirements(gpu: bool) -> list[str]:
-    """What is installed, with versions: one onnxruntime, and TensorRT where there is a GPU."""
+    """What is installed, with versions: one onnxruntime, and both TensorRTs where there is a GPU."""
     pins = _pins(CONSTRAINTS)
     return [pin for pin in pins if not pin.startswith("onnxruntime==")] + _pins(GPU_RUNTIMES) if gpu else pins
 
@@ -141,7 +141,7 @@ def _require_python(version: tuple[int, ...]) -> None:
     if version > NEWEST:
         raise MissingDependency(
             f"Triton's python backend reads tensors with numpy 1 only, which Python {version[0]}.{version[1]} has no "
-            f"wheels of: make the environments with Python 3.11 or 3.12 (make setup PYTHON=python3.12)."
+            f"wheels of: make the environments with Python 3.11 or 3.12 (rm -rf .venv && make setup PYTHON=python3.12)."
         )
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dreamactor.cli import main
+from dreamactor.commands.common import engines_of
+from dreamactor.engines.gpu import Gpu
+from dreamactor.errors import EngineError
 from dreamactor.motion.media import Limits, decode_clip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +145,151 @@ def test_the_command_prunes_the_store(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not list(Store(tmp_path).entries())
 
 
+def test_the_command_lists_sets_and_what_the_store_keeps(
+    tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dreamactor.engines.store import Store
+
+    def make(folder: Path) -> dict[str, object]:
+        (folder / "file").write_bytes(bytes(3_000_000))
+        return {}
+
+    shutil.copytree(tiny_engines, tmp_path / "mine")
+    entry, _ = Store(tmp_path / "store").get("engine", {"a": 1}, make)
+    assert main(["engines", "list", "--store", str(tmp_path / "store")]) == 0
+    found = [line.split() for line in capsys.readouterr().out.splitlines()]
+    size = sum(path.stat().st_size for path in tiny_engines.iterdir())
+    assert found == [["set", "mine", f"{size / 1e6:.1f}", "MB"], ["store", f"engine/{entry.digest}", "3.0", "MB"]]
+
+
+def test_a_set_that_the_command_signed_is_taken_with_its_key_alone(
+    tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from dreamactor.engines import read_manifest
+
+    private, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    engines, key = Path(shutil.copytree(tiny_engines, tmp_path / "set")), tmp_path / "key"
+    key.write_bytes(private.private_bytes_raw())
+    assert main(["engines", "sign", str(engines), "--private-key", str(key)]) == 0
+    assert Path(capsys.readouterr().out.strip()).parent == engines
+    assert read_manifest(engines, private.public_key().public_bytes_raw()) == read_manifest(engines)
+    with pytest.raises(EngineError, match="does not match the public key"):
+        read_manifest(engines, other.public_key().public_bytes_raw())
+    assert main(["engines", "sign", str(tmp_path), "--private-key", str(key)]) == 1
+    assert main(["engines", "sign", str(engines), "--private-key", str(tmp_path / "nowhere")]) == 2
+    assert "private key" in capsys.readouterr().err
+
+
+def build(output: Path, *arguments: str) -> list[str]:
+    return ["build", "--preset", "tiny", "--output", str(output), *arguments]
+
+
+def test_a_set_that_missed_a_gate_is_no_success(
+    tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = Path(shutil.copytree(tiny_engines, tmp_path / "set"))
+    assert main(build(engines)) == 0
+    report = engines / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "passed": False}))
+    for arguments in ([], ["--print-path"]):
+        capsys.readouterr()
+        assert main(build(engines, *arguments)) == 1
+        found = capsys.readouterr()
+        assert "did not pass" in found.err
+    assert found.out == ""  # no path for `make serve` to go on with
+
+
+def test_a_path_is_printed_without_what_a_library_says(
+    tmp_path: Path, tiny_engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As onnxruntime's `preload_dlls` does on a GPU."""
+    from dreamactor.production import make
+
+    def talkative(*arguments: Any) -> make.Result:
+        print("Skip loading CUDA and cuDNN DLLs since torch is imported.")
+        return make_engines(*arguments)
+
+    make_engines = make.make_engines
+    monkeypatch.setattr(make, "make_engines", talkative)
+    engines = Path(shutil.copytree(tiny_engines, tmp_path / "set"))
+    assert main(build(engines, "--print-path")) == 0
+    found = capsys.readouterr()
+    assert found.out == f"{engines}\n"
+    assert "Skip loading CUDA" in found.err
+    assert "is up to date" in found.err
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes this a machine with a GPU where `auto` is the target that is named."""
+
+    def have(target: str) -> None:
+        for module in ("gpu", "target"):
+            monkeypatch.setattr(f"dreamactor.engines.{module}.local_gpu", lambda: Gpu("A Card", "sm89", 2**34, "13.0"))
+        monkeypatch.setattr("dreamactor.engines.target._automatic", lambda: target)
+
+    return have
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "cuda"])
+def test_without_a_folder_the_set_for_this_machines_gpu_is_taken(
+    tmp_path: Path,
+    tiny_engines: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    on_a_gpu: Callable[[str], None],
+    target: str,
+) -> None:
+    from dreamactor.commands import serve
+
+    parser = ArgumentParser()
+    serve.configure(parser)
+    options = parser.parse_args(["--preset", "tiny"])
+    on_a_gpu(target)
+    monkeypatch.chdir(tmp_path)
+    cpu, gpu = (Path(f"build/engines/tiny-fp32-{name}") for name in ("cpu", target))
+    shutil.copytree(tiny_engines, cpu)
+    assert engines_of(options) == cpu.resolve()
+    assert f"There is no {gpu}, which `make engines` makes" in capsys.readouterr().out
+    shutil.copytree(tiny_engines, gpu)
+    assert engines_of(options) == gpu
+    assert capsys.readouterr().out == f"engines: {gpu}\n"
+    named = parser.parse_args(["--engines", str(tiny_engines)])
+    assert engines_of(named) == tiny_engines
+
+
+def test_animate_takes_that_set_too(
+    tmp_path: Path,
+    tiny_engines: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    on_a_gpu: Callable[[str], None],
+) -> None:
+    on_a_gpu("cuda")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_engines, "build/engines/tiny-fp32-cuda")
+    asked = [part for part in animate(tmp_path, tiny_engines) if part not in ("--engines", str(tiny_engines))]
+    assert main([*asked, "--preset", "tiny"]) == 0
+    assert "engines: build/engines/tiny-fp32-cuda\n" in capsys.readouterr().out
+    assert (tmp_path / "out.mp4").stat().st_size
+    assert [path.name for path in Path("build/engines").iterdir()] == ["tiny-fp32-cuda"]
+
+
+def test_a_gpu_that_auto_leaves_out_is_named(
+    tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str], on_a_gpu: Callable[[str], None]
+) -> None:
+    engines = Path(shutil.copytree(tiny_engines, tmp_path / "set"))
+    on_a_gpu("cpu")
+    assert main(build(engines, "--target", "cpu")) == 0
+    assert "A Card" not in capsys.readouterr().out
+    assert main(build(engines, "--target", "auto")) == 0
+    found = capsys.readouterr().out
+    assert "A Card is not used: neither TensorRT nor onnxruntime-gpu is installed" in found
+    assert "dreamactor doctor" in found
+
+
 def test_an_unsigned_set_is_refused_where_a_key_is_given(
     tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,8 +337,6 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_longer_clip_may_have_more_frames() -> None:
-    from argparse import ArgumentParser
-
     from dreamactor.commands.common import add_limits, limits_of
 
     parser = ArgumentParser()

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from dreamactor.commands.common import (
+    add_engines,
     add_limits,
-    add_precision,
-    add_preset,
     add_public_key,
     check_output,
+    engines_of,
     limits_of,
     read_file,
     read_key,
@@ -27,9 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--driving", type=Path, required=True, help="clip whose motion and sound are taken")
     parser.add_argument("--output", type=Path, required=True, help="MP4 to write")
     parser.add_argument("--server", metavar="HOST:PORT", help="gRPC address of a running server (default: in process)")
-    parser.add_argument("--engines", type=Path, help="engine set (default: built from --preset and --precision)")
-    add_preset(parser)
-    add_precision(parser)
+    add_engines(parser)
     parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 for none (default: the preset's)")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,16 +57,15 @@ def run(options: argparse.Namespace) -> int:
     references = [read_file(path, "reference") for path in options.reference]
     driving = read_file(options.driving, "driving clip")
     check_output(options.output)
+    engines = Path() if options.server else engines_of(options)
     with ProgressBar(options.output.name) as progress:
         if options.server:
             from dreamactor.serving.client import animate
 
             video = animate(options.server, references, driving, chosen, progress)
         else:
-            from dreamactor.build import build_set
             from dreamactor.pipeline import Animator
 
-            engines = options.engines or build_set(options.preset, options.precision)
             with Animator.open(engines, limits=limits, public_key=read_key(options)) as animator:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-from dreamactor.commands.common import add_checkpoint, add_precision, add_preset
+from dreamactor.commands.common import add_checkpoint, add_precision, add_preset, say_unused_gpu
 
 HELP = "checkpoint to a verified engine set"
 
@@ -56,11 +57,12 @@ def run(options: argparse.Namespace) -> int:
         options.weight_streaming, options.attention, strip=options.strip,
         hardware_compatibility=options.hardware_compatibility,
     )  # fmt: skip
-    log = (lambda line: print(line, file=sys.stderr, flush=True)) if options.print_path else print
     ranges = Ranges(options.references, *options.sizes)
-    folder = build_set(
-        options.preset, options.precision, options.target, options.checkpoint, options.output, log, build, ranges
-    )
+    with redirect_stdout(sys.stderr) if options.print_path else nullcontext():  # of our libraries, too
+        say_unused_gpu(options.target)
+        folder = build_set(
+            options.preset, options.precision, options.target, options.checkpoint, options.output, print, build, ranges
+        )
     if options.print_path:
         print(folder)
     return 0

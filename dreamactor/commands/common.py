@@ -1,4 +1,4 @@
-"""What several commands share: options, and files read and written whole."""
+"""What several commands share: options, the engine set that they mean, and files read and written whole."""
 
 from __future__ import annotations
 
@@ -22,6 +22,49 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: %(default)s")
+
+
+def add_engines(parser: argparse.ArgumentParser) -> None:
+    """Flags for an engine set by its folder, or by the names that `make engines` knows it by."""
+    default = "what `make engines` made of --preset and --precision for this machine's GPU, else one for its CPU"
+    parser.add_argument("--engines", type=Path, help=f"engine set (default: {default})")
+    add_preset(parser)
+    add_precision(parser)
+
+
+def engines_of(options: argparse.Namespace) -> Path:
+    """The set that `add_engines`'s flags name. One for the GPU is taken as it is, one for the CPU is built if need be;
+    says which."""
+    from dreamactor import paths
+    from dreamactor.build import build_set
+    from dreamactor.engines.manifest import FILE_NAME
+    from dreamactor.engines.target import parse_target
+
+    if options.engines is not None:
+        return Path(options.engines)
+    say_unused_gpu("auto")
+    target = parse_target("auto").name
+    if target != "cpu":
+        made = paths.engine_set(options.preset, options.precision, target)
+        if (made / FILE_NAME).is_file():
+            print(f"engines: {made}", flush=True)
+            return made
+        print(f"There is no {made}, which `make engines` makes for this machine's GPU: the CPU is taken.", flush=True)
+    return build_set(options.preset, options.precision)
+
+
+def say_unused_gpu(target: str) -> None:
+    """Says why, where `auto` is the CPU in spite of a GPU."""
+    from dreamactor.engines.gpu import local_gpu
+    from dreamactor.engines.target import parse_target
+
+    gpu = local_gpu()
+    if target == "auto" and gpu is not None and parse_target("auto").name == "cpu":
+        print(
+            f"{gpu.name} is not used: neither TensorRT nor onnxruntime-gpu is installed, so 'auto' is the CPU. "
+            "`dreamactor doctor` says how to get them.",
+            flush=True,
+        )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from dreamactor.commands.common import add_limits, add_precision, add_preset, add_public_key, limits_of, read_key
+from dreamactor.commands.common import add_engines, add_limits, add_public_key, engines_of, limits_of, read_key
 
 HELP = "an engine set behind Triton Inference Server"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engines", type=Path, help="engine set (default: built from --preset and --precision)")
-    add_preset(parser)
-    add_precision(parser)
+    add_engines(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--http-port", type=int, default=8000)
@@ -24,11 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dreamactor.build import build_set
     from dreamactor.serving.launcher import ServeOptions, serve
     from dreamactor.serving.process import Listen
 
-    engines = options.engines or build_set(options.preset, options.precision)
     listen = Listen(options.host, options.grpc_port, options.http_port, options.metrics_port)
-    asked = ServeOptions(engines, listen, limits=limits_of(options), public_key=read_key(options))
+    limits, public_key = limits_of(options), read_key(options)  # before the minutes of a build
+    asked = ServeOptions(engines_of(options), listen, limits=limits, public_key=public_key)
     return serve(asked, say=lambda line: print(line, flush=True))

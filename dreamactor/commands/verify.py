@@ -1,4 +1,4 @@
-"""`dreamactor verify`: a finished set, checked and run beside ONNX Runtime FP32 on stored inputs."""
+"""`dreamactor verify`: a finished set, checked and run on the inputs that it has, here or wherever it was copied."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dreamactor.commands.common import add_public_key, read_key
 
-HELP = "check an engine set and run each engine beside FP32"
+HELP = "check an engine set and compare what each engine makes of an input with FP32"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dreamactor.production.verify import verify_set
 
-    passed, table = verify_set(options.engines, read_key(options))
-    print(table)
-    return 0 if passed else 1
+    found = verify_set(options.engines, read_key(options))
+    print(found.text)
+    return 0 if found.passed else 1

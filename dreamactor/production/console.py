@@ -18,16 +18,20 @@ class BuildProgress:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=self._console, transient=True, disable=not self._console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # else what is printed for a file or a pipe would go to stderr
         )  # fmt: skip
         self._task = self._progress.add_task("starting", total=None)
-        self._last, self._started = "", time.monotonic()
+        self._what, self._started = "starting", time.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         stage = what.partition(":")[0]
-        self._progress.update(self._task, description=what, completed=done, total=total or None)
-        if stage != self._last and not self._console.is_terminal:
+        if stage != self._what.partition(":")[0] and not self._console.is_terminal:
             print(f"  {time.monotonic() - self._started:6.0f} s  {stage}", file=sys.stderr, flush=True)
-        self._last = stage
+        if what != self._what:  # a new bar: a total that was known cannot become unknown again
+            self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(what, total=None)
+            self._what = what
+        self._progress.update(self._task, completed=done, total=total or None)
 
     def __enter__(self) -> BuildProgress:
         self._progress.start()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamactor.engines.store import Store
+from dreamactor.engines.store import Entry
 from dreamactor.errors import EngineError
-from dreamactor.production.keys import Key
+from dreamactor.production.keys import Key, digest
 from dreamactor.production.stages import Stages
 
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))  # as a container sees its own, version 2 and 1
@@ -24,14 +25,17 @@ class Step:
 
 
 def plan(stages: Stages) -> list[Step]:
-    """The stages of every network in the order they run."""
+    """The stages of every network in the order they run; a network that was put right for the video's sake when it was
+    last lowered counts as it then was."""
     keys, store = stages.keys, stages.store
     recipe, request = keys.recipe, stages.request
+    entries = tuple(store.entries())
     steps: list[Step] = []
 
     def add(stage: str, network: str, key: Key) -> None:
         found = store.find(stage, key)
-        steps.append(Step(stage, network, found is not None, found.seconds if found else _last(store, stage, network)))
+        last = found or _last(entries, stage, network)
+        steps.append(Step(stage, network, found is not None, last.seconds if last else None))
 
     for network in request.networks:
         add("onnx", network, keys.onnx(network))
@@ -42,16 +46,24 @@ def plan(stages: Stages) -> list[Step]:
             add("source", network, keys.source(network))
         if recipe.calibrated:
             add("ranges", network, keys.ranges(network))
-        add("precision", network, keys.precision(network))
+        precision = _repaired(entries, keys.precision(network))
+        add("precision", network, precision)
         if not request.target.is_onnx:
-            add("engine", network, stages.engine_key(network, keys.precision(network)))
+            add("engine", network, stages.engine_key(network, precision))
     return steps
 
 
-def _last(store: Store, stage: str, network: str) -> float | None:
-    entries = store.entries()
-    times = (e.seconds for e in entries if e.kind == stage and e.key.get("network", network) in (network, "all"))
-    return next(times, None)
+def _last(entries: Sequence[Entry], stage: str, network: str) -> Entry | None:
+    """The entry that was last used of this stage and network; what is recorded is recorded for all."""
+    same = (entry for entry in entries if entry.kind == stage and entry.key.get("network", "all") == network)
+    return next(same, None)
+
+
+def _repaired(entries: Sequence[Entry], key: Key) -> Key:
+    """The key of the same network with the most modules put back that there is, `key` itself where there is none."""
+    lowered = [dict(entry.key) for entry in entries if entry.kind == "precision"]
+    same = [found for found in lowered if digest({**found, "put_back": key["put_back"]}) == digest(key)]
+    return max(same, key=lambda found: len(found["put_back"]), default=key)
 
 
 def describe(steps: list[Step]) -> list[str]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dreamactor import paths
 from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import MAX_REFERENCES, NETWORKS
 from dreamactor.engines.sets import check_destination
 from dreamactor.engines.shapes import Ranges
 from dreamactor.engines.target import Target, parse_target
-from dreamactor.errors import InputError
+from dreamactor.errors import EngineError, InputError
 from dreamactor.presets import Preset, preset
 from dreamactor.production.rehearsal import rehearsal
 
@@ -48,7 +49,7 @@ def make_request(
     build: BuildOptions | None = None,
 ) -> Request:
     """Raises InputError for names that do not exist, precisions that the target's GPU lacks and options that are of no
-    use to its runtime, EngineError for an output that is the folder of something else.
+    use to its runtime, EngineError for an output that is the folder of something else, and for `cuda` where it is not.
 
     A checkpoint (without one, that which ships) has sizes of its own under the name `preset_name`. Without `ranges` the
     engines take the preset's picture size; without `build` they are as fast as they can be.
@@ -64,6 +65,8 @@ def make_request(
     ranges, build = ranges or Ranges(), build or BuildOptions()
     if target.is_onnx:
         _refuse_options(target, ranges, build)
+    if target.name == "cuda":
+        _require_cuda()
     _check_build(target, precision, build)
     source = checkpoint or paths.checkpoint(preset_name)
     chosen = _described(source, preset_name) if source is not None else preset(preset_name)
@@ -92,6 +95,22 @@ def _described(checkpoint: Path, name: str) -> Preset:
     if found.name != name:
         raise InputError(f"{checkpoint} holds a '{found.name}' checkpoint, not '{name}': ask for preset {found.name}.")
     return found
+
+
+def _require_cuda() -> None:
+    """Raises EngineError where the engines could be built, but not run: they would fail for it at the end."""
+    from dreamactor.engines.onnxruntime import CUDA, available_providers
+
+    if local_gpu() is None:
+        raise EngineError(
+            "Target 'cuda' is for this machine's NVIDIA GPU, and there is none (or no driver): use 'cpu'."
+        )
+    found = available_providers()
+    if CUDA not in found:
+        raise EngineError(
+            f"Target 'cuda' needs onnxruntime-gpu, and the onnxruntime that is installed has {', '.join(found)}: "
+            "`dreamactor doctor` says how to get the other."
+        )
 
 
 def _refuse_options(target: Target, ranges: Ranges, build: BuildOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 
 from dreamactor.engines.builder import BuildOptions
 from dreamactor.engines.gpu import Gpu
+from dreamactor.engines.onnxruntime import CPU, CUDA
 from dreamactor.engines.shapes import Ranges
-from dreamactor.errors import InputError
+from dreamactor.errors import EngineError, InputError
 from dreamactor.networks import build, save
 from dreamactor.presets import PRESETS, preset
 from dreamactor.production.exporting import Exporter
@@ -116,7 +118,24 @@ def test_options_of_tensorrt_are_refused_where_they_do_nothing(
 ) -> None:
     with pytest.raises(InputError, match=f"Target '{target}' is ONNX files, .*: leave out {named}, which TensorRT"):
         make_request("tiny", "fp32", target, None, tmp_path / "set", tmp_path / "store", ranges, build)
-    assert make_request("tiny", "fp32", target, None, tmp_path / "set", tmp_path / "store").build == BuildOptions()
+    assert asked(tmp_path).build == BuildOptions()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "providers", "reason"),
+    [
+        (None, (CPU, CUDA), "'cuda' is for this machine's NVIDIA GPU, and there is none"),
+        (Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"), (CPU,), "'cuda' needs onnxruntime-gpu, .* has CPUExecutionP"),
+        (Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"), (CUDA, CPU), ""),
+    ],
+)
+def test_cuda_is_refused_before_the_work_where_it_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, providers: tuple[str, ...], reason: str
+) -> None:
+    monkeypatch.setattr("dreamactor.production.request.local_gpu", lambda: gpu)
+    monkeypatch.setattr("dreamactor.engines.onnxruntime.available_providers", lambda: providers)
+    with pytest.raises(EngineError, match=reason) if reason else nullcontext():
+        assert asked(tmp_path, target="cuda").target.name == "cuda"
 
 
 def on_a_gpu(

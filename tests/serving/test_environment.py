@@ -37,7 +37,8 @@ def test_a_gpu_changes_the_runtimes_and_nothing_else() -> None:
     plain, gpu = environment.requirements(False), environment.requirements(True)
     assert set(plain) - set(gpu) == {pin for pin in plain if pin.startswith("onnxruntime==")}
     added = {pin.partition("==")[0].partition("[")[0]: pin.partition("==")[2] for pin in set(gpu) - set(plain)}
-    assert set(added) == {"onnxruntime-gpu", "tensorrt-cu13"}
+    rtx = {"tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
+    assert set(added) == {"onnxruntime-gpu", "tensorrt-cu13", *rtx}
     builders = (environment.source_root() / "constraints.txt").read_text().replace("_", "-").splitlines()
     assert {f"{name}=={version}" for name, version in added.items()} <= set(builders)
 
