@@ -60,6 +60,17 @@ def block_mask(layout: BlockLayout, references: int, device: str) -> Any:
     return create_block_mask(visible, None, None, tokens, tokens + references, device, _compile=compiled)
 
 
+def frame_mask(frames: int, per_frame: int, group: int, window: int, device: str) -> Any:
+    """FlexAttention's BlockMask of what `face_attention` sees, `group` face tokens a frame."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query // per_frame - key // group).abs() <= window
+
+    compiled = device == "cuda"  # else the whole mask, query by key, is made
+    return create_block_mask(visible, None, None, frames * per_frame, frames * group, device, _compile=compiled)
+
+
 def unfused(concatenate: Callable[[], tuple[Tensor, Tensor, Tensor]], scale: float) -> Peer:
     """Products and softmax written out, compiled."""
 

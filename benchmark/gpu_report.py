@@ -2,7 +2,7 @@
 
 A figure stands only if nothing contradicts it: a tile that failed a check anywhere gives none for its kernel and size,
 and a kernel that failed compiled, captured or under the sanitizer gives none at all. What is not believed stays in the
-file under `withheld`, with the reason.
+file under `withheld`, with the reason. A row that a later run of the day did not get to the end of is put back.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor.benchmark.schema import finite
-from dreamactor.kernels.tiles import wrong_tiles
+from dreamactor.kernels.tiles import failed_kernels, wrong_tiles
 
 Row = dict[str, Any]
 FIGURES = ("ms", "tflops", "gbps", "of_peak")
-DIED = "the process ended here, or this took too long"
+BEGUN, DIED = "begun and not finished", "the process ended here, or this took too long"
 LISTS = ("kernels", "compiled_and_graphs", "sanitizer")
 
 
@@ -32,7 +32,8 @@ class Report:
             self.data.setdefault(name, [])
 
     def row(self, part: str, run: str, **identity: Any) -> Row:
-        """The row of list `part` with this identity, begun anew unless it is already of this `run`."""
+        """The row of list `part` with this identity, begun anew unless it is already of this `run`; what an earlier run
+        had is kept until `judge`."""
         rows: list[Row] = self.data[part]
         at = next((i for i, row in enumerate(rows) if identity.items() <= row.items()), None)
         if at is not None and rows[at]["run"] == run:
@@ -41,6 +42,7 @@ class Report:
         if at is None:
             rows.append(fresh)
         else:
+            self.data.setdefault("earlier", []).append({"part": part, "identity": identity, "row": rows[at]})
             rows[at] = fresh
         return fresh
 
@@ -61,18 +63,33 @@ def passed(row: Row) -> bool | None:
     return False if False in found else True if True in found else None
 
 
-def interrupted(report: Report, run: str) -> None:
-    """After a worker was ended for its time: what it was at is not to be called a failure."""
+def settled(row: Row) -> bool:
+    """Whether no more is to come of a row: something of it failed, or all of it was done."""
+    if "tiles" in row:
+        return passed(row) is False or "done" in row
+    return row.get("passed") is not None
+
+
+def ended(report: Report, run: str, passed: bool | None, why: str) -> None:
+    """After a worker of `run` has ended: the verdict on what it was at."""
     for row in report.of(run):
-        for part in (row, *row.get("tiles", {}).values()):
-            if part.get("failure") == DIED:
-                part |= {"passed": None, "failure": "time was up"}
+        for part in (row, *row.get("tiles", {}).values(), *row.get("peers", {}).values()):
+            if part.get("failure") == BEGUN:
+                part |= {"passed": passed, "failure": why}
     report.save()
 
 
 def judge(data: Row) -> None:
-    """Put every figure where it belongs by all that is known now, and name the fastest tile of each timed case."""
-    failed = _failed_kernels(data)
+    """Put every figure where it belongs by all that is known now, and name the fastest tile of each timed case.
+
+    May be called at any time between two parts of a run, and on a file that a run left when it was cut off.
+    """
+    for kept in data.pop("earlier", []):
+        rows: list[Row] = data[kept["part"]]
+        at = next(i for i, row in enumerate(rows) if kept["identity"].items() <= row.items())
+        if settled(kept["row"]) and not settled(rows[at]):
+            rows[at] = kept["row"]
+    failed = failed_kernels(data)
     for entry in data["kernels"]:
         wrong = wrong_tiles(data, entry["kernel"], entry.get("size"))
         broken = failed.get((entry["kernel"], entry.get("variant", ""))) or failed.get((entry["kernel"], None))
@@ -86,19 +103,6 @@ def judge(data: Row) -> None:
         known = {name: row["ms"] for name, row in entry["tiles"].items() if "ms" in row}
         if known:
             entry["fastest"] = min(known, key=known.__getitem__)
-
-
-def _failed_kernels(data: Row) -> dict[tuple[str, str | None], str]:
-    """(kernel, variant or None for all) -> which check of the whole kernel failed."""
-    failed: dict[tuple[str, str | None], str] = {}
-    for name, what in (("compiled_and_graphs", "its operator failed"), ("sanitizer", "the sanitizer found errors")):
-        for row in data[name]:
-            if row["passed"] is False:
-                failed[row["kernel"], row.get("variant")] = what
-    for entry in data["kernels"]:
-        if entry.get("size") is None and passed(entry) is False:  # one tile for all, or never set up
-            failed[entry["kernel"], entry.get("variant", "")] = f"failed at {entry.get('label', entry['case'])}"
-    return failed
 
 
 def line(entry: Row) -> str:

@@ -67,7 +67,8 @@ def peaks() -> dict[str, float | None]:
     flop = 2 * side**3
     result: dict[str, float | None] = {"bf16_tflops": flop / median_ms(lambda: a @ b) / 1e9, "fp8_tflops": None}
     try:
-        result["fp8_tflops"] = flop / median_ms(_scaled_product(a, b)) / 1e9
+        products = [_scaled_product(a, b, fast) for fast in (False, True)]
+        result["fp8_tflops"] = flop / min(map(median_ms, products)) / 1e9
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         print(f"No FP8 matrix product on this device: {str(error).splitlines()[0]}")
     source = torch.empty(COPY_BYTES // 4, device="cuda").normal_()
@@ -76,10 +77,11 @@ def peaks() -> dict[str, float | None]:
     return result
 
 
-def _scaled_product(a: Tensor, b: Tensor) -> Callable[[], Tensor]:
+def _scaled_product(a: Tensor, b: Tensor, fast: bool) -> Callable[[], Tensor]:
+    """Of E4M3, with sums kept in float32 or, `fast`, in the tensor core's shorter accumulator."""
     one = torch.ones((), device="cuda")
     a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
-    return lambda: torch._scaled_mm(a8, b8, one, one, out_dtype=torch.bfloat16)
+    return lambda: torch._scaled_mm(a8, b8, one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def modulate_norm(
 
 FP8_BLOCK = 128  # tokens that share a scale
 FP8_MAX = 448.0  # E4M3's largest
+_SCORES = 2**28  # of fp8_attention at a time: a clip's would be hundreds of gigabytes
 
 
 def quantize_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,8 @@ def norm_rope_fp8(
 def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
     """`two_segment_attention` of queries, keys and values rounded to E4M3 by blocks, the mean key taken off first.
 
-    The probabilities are rounded too, scaled to 256 at each row's largest; sums are float32.
+    The probabilities are rounded too, scaled to 256 at each row's largest; sums are float32. Queries are taken in
+    parts: memory for scores does not grow with their number.
     """
     count = k.shape[2] + k_reference.shape[2]
     mean = (k.float().sum(2, keepdim=True) + k_reference.float().sum(2, keepdim=True)) / count
@@ -109,10 +111,15 @@ def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refere
 
     keys = torch.cat([rounded(k.float() - mean), rounded(k_reference.float() - mean)], 2)
     values = torch.cat([rounded(v), rounded(v_reference)], 2)
-    scores = rounded(q) @ keys.transpose(2, 3) * scale
-    p = 256 * (scores - scores.amax(-1, keepdim=True)).exp()
-    out = p.to(torch.float8_e4m3fn).float() @ values / p.sum(-1, keepdim=True)
+    rows = max(1, _SCORES // max(1, q.shape[0] * q.shape[1] * count))
+    out = torch.cat([_fp8_rows(part, keys, values, scale) for part in rounded(q).split(rows, 2)], 2)
     return out.transpose(1, 2).flatten(2).to(q.dtype)
+
+
+def _fp8_rows(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    scores = q @ keys.transpose(2, 3) * scale
+    p = 256 * (scores - scores.amax(-1, keepdim=True)).exp()
+    return p.to(torch.float8_e4m3fn).float() @ values / p.sum(-1, keepdim=True)
 
 
 def sparse_attention(

@@ -1,6 +1,6 @@
 """RMSNorm of each head, rotary positions and the head-major layout in one pass, optionally quantised to E4M3.
 
-A program takes a block of tokens over a group of heads, so that the angles, shared by all heads, are read once.
+A program takes a block of tokens over a group of heads, which share the angles it reads.
 """
 
 from __future__ import annotations
@@ -83,16 +83,17 @@ def norm_rope_fp8_kernel(
     p_x, p_weight, p_cos, p_sin, p_offset, p_out, p_scale, heads, tokens, x_batch, x_row, EPS: tl.constexpr,
     OFFSET: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The same to E4M3 with a scale a block: out [B,H,N,D], scale [B,H,T]. Grid: (T, B*H).
+    """The same to E4M3 with a scale a block: out [B,H,N,D], scale [B,H,T]. Grid: (B*H, T).
 
-    With OFFSET, offset [B,H,D] is subtracted before rounding (keys: their mean).
+    With OFFSET, offset [B,H,D] is subtracted before rounding (keys: their mean). One head a program, for its registers;
+    the heads of a block run beside each other, so that its angles come from the L2 cache after the first.
     """
     half: tl.constexpr = SIZE // 2
-    index = tl.program_id(1).to(tl.int64)
-    start = tl.program_id(0).to(tl.int64) * BLOCK
+    index = tl.program_id(0).to(tl.int64)
+    start = tl.program_id(1).to(tl.int64) * BLOCK
     first, second, real = normed_rotated(
         p_x + (index // heads) * x_batch + start * x_row, p_weight, p_cos + start * half, p_sin + start * half, x_row,
-        tokens - tl.program_id(0) * BLOCK, heads, (index % heads).to(tl.int32), EPS, SIZE, BLOCK, 1,
+        tokens - tl.program_id(1) * BLOCK, heads, (index % heads).to(tl.int32), EPS, SIZE, BLOCK, 1,
     )  # fmt: skip
     lanes = tl.arange(0, half)[None, None, :]
     if OFFSET:
@@ -100,7 +101,7 @@ def norm_rope_fp8_kernel(
         second = tl.where(real, second - tl.load(p_offset + index * SIZE + half + lanes), 0.0)
     largest = tl.max(tl.max(tl.max(tl.maximum(tl.abs(first), tl.abs(second)), 2), 1), 0)
     scale = tl.where(largest > 0, largest / 448.0, 1.0)
-    tl.store(p_scale + index * tl.num_programs(0) + tl.program_id(0), scale)
+    tl.store(p_scale + index * tl.num_programs(1) + tl.program_id(1), scale)
     pointers = p_out + (index * tokens + start) * SIZE + tl.arange(0, BLOCK)[:, None, None] * SIZE + lanes
     tl.store(pointers, (first / scale).to(p_out.dtype.element_ty), mask=real)
     tl.store(pointers + half, (second / scale).to(p_out.dtype.element_ty), mask=real)
@@ -114,7 +115,7 @@ def launch_fp8(
     size, blocks = channels // num_heads, triton.cdiv(tokens, 128)
     out = torch.empty(batch, num_heads, tokens, size, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(batch, num_heads, blocks, dtype=torch.float32, device=x.device)
-    norm_rope_fp8_kernel[(blocks, batch * num_heads)](
+    norm_rope_fp8_kernel[(batch * num_heads, blocks)](
         x, weight, cos, sin, scale if offset is None else offset, out, scale, num_heads, tokens,
         x.stride(0), x.stride(1), EPS=eps, OFFSET=offset is not None, SIZE=size, BLOCK=128, num_warps=8,
     )  # fmt: skip

@@ -85,17 +85,34 @@ def wrong_tiles(report: dict[str, Any], kernel: str, size: int | None) -> dict[s
     }
 
 
+def failed_kernels(report: dict[str, Any]) -> dict[tuple[str, str | None], str]:
+    """(kernel, variant or None for all) of which a whole check failed in a report of the GPU check -> which one."""
+    failed: dict[tuple[str, str | None], str] = {}
+    for name, what in (("compiled_and_graphs", "its operator failed"), ("sanitizer", "it failed under the sanitizer")):
+        for row in report.get(name, []):
+            if row.get("passed") is False:
+                failed[row["kernel"], row.get("variant")] = what
+    for entry in report["kernels"]:
+        wrong = any(row.get("passed") is False for row in (entry, *entry["tiles"].values()))
+        if entry.get("size") is None and wrong:  # one tile for all, or never set up
+            failed[entry["kernel"], entry.get("variant", "")] = f"failed at {entry.get('label', entry.get('case'))}"
+    return failed
+
+
 def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """A copy of the table, each list that `report` (of the GPU check) timed ordered by speed and marked with it.
 
     The largest timed case of a kernel and size decides. A tile that failed a check anywhere is taken out, and so is a
-    size with none left. Only lists of the report's own architecture change.
+    size with none left. Of a kernel that failed as a whole no figure is taken, whether or not the report was judged.
+    Only lists of the report's own architecture change.
     """
     table = json.loads(json.dumps(table))
     arch = table_key(int(report["capability"].replace(".", "")))
     where = f"{report['device']}, torch {report['torch']}, triton {report['triton']}, {report['date']}"
+    failed = failed_kernels(report)
     for entry in report["kernels"]:
-        rows = {name: row for name, row in entry["tiles"].items() if "ms" in row}
+        broken = {(entry["kernel"], entry.get("variant", "")), (entry["kernel"], None)} & set(failed)
+        rows = {name: row for name, row in entry["tiles"].items() if "ms" in row and not broken}
         lists = table["tiles"].get(entry["kernel"], {}).get(str(arch), {})
         size = entry.get("size")
         wrong = wrong_tiles(report, entry["kernel"], size)

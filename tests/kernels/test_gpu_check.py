@@ -23,14 +23,14 @@ from dreamactor.benchmark import (
     gpu_graphs,
     gpu_kernels,
     gpu_measure,
-    gpu_peers,
     gpu_plan,
+    gpu_plot,
     gpu_report,
+    gpu_sanitize,
     gpu_timing,
     gpu_warm,
 )
-from dreamactor.kernels import dispatch, reference, tiles
-from dreamactor.kernels.sliding_tiles import sliding_tiles
+from dreamactor.kernels import dispatch, static, tiles
 from dreamactor.kernels.tiles import Tile
 from tests.kernels.kernel_testing import sm_90
 
@@ -41,6 +41,13 @@ TILES = {
     "fp8_attention": (Tile(64, 64, 4, 1),), "face_attention": (Tile(16, 0, 4, 1),),
     "two_segment": (Tile(32, 16, 4, 1),), "sparse_attention": (Tile(128, 64, 4, 1),),
 }  # fmt: skip
+SEGMENTS = partial(gpu_cases.attention, 70, 9, 2, 64, torch.bfloat16, timed=False)
+FP8 = partial(gpu_cases.fp8_attention, 70, 20, 2, timed=False)
+ROPE = partial(gpu_cases.norm_rope, 11, 3, 64, timed=False)
+ROPE_FP8 = partial(gpu_cases.norm_rope_fp8, 150, 2, 64, timed=False)
+FACE = partial(gpu_cases.face_attention, 3, 19, 3, 64, timed=False)
+SPARSE = partial(gpu_cases.sparse_attention, (3, 5, 6), 2, 64, timed=False)
+MODULATE = partial(gpu_cases.modulate_norm, 3, 7, 96, timed=False)
 SMALL: dict[str, gpu_plan.Make] = {
     "two_segment": partial(gpu_cases.attention, 70, 9, 2, 64, torch.float16, timed=False, batch=2, width=400),
     "fp8_attention": partial(gpu_cases.fp8_attention, 130, 20, 2, timed=False, batch=2),
@@ -50,7 +57,30 @@ SMALL: dict[str, gpu_plan.Make] = {
     "sparse_attention": partial(gpu_cases.sparse_attention, (3, 5, 6), 2, 64, timed=False, batch=2),
     "modulate_norm": partial(gpu_cases.modulate_norm, 3, 7, 96, timed=False, batch=2),
     "modulate_norm ungated": partial(gpu_cases.modulate_norm, 3, 7, 96, timed=False, gated=False),
-}
+    "two_segment on references": partial(SEGMENTS, keys=0),
+    "fp8_attention on references": partial(FP8, keys=0),
+    "fp8_attention of one token": partial(gpu_cases.fp8_attention, 1, 7, 2, timed=False),
+    "fp8_attention far": partial(FP8, width=400),
+    "face_attention far": partial(FACE, width=400),
+    "sparse_attention far": partial(SPARSE, width=400),
+    **{
+        f"{name} {inputs}": partial(make, inputs=inputs)
+        for name, make in (("two_segment", SEGMENTS), ("fp8_attention", FP8), ("face", FACE), ("sparse", SPARSE))
+        for inputs in ("outliers", "large", "offset")
+    },
+    **{
+        f"{name} {inputs}": partial(make, inputs=inputs)
+        for name, make in (("norm_rope", ROPE), ("norm_rope to E4M3", ROPE_FP8), ("modulate_norm", MODULATE))
+        for inputs in ("outliers", "large")
+    },
+    **{
+        f"{name} float16": partial(make, dtype=torch.float16)
+        for name, make in (
+            ("fp8_attention", FP8), ("face", FACE), ("sparse", SPARSE), ("norm_rope", ROPE),
+            ("norm_rope to E4M3", ROPE_FP8), ("modulate_norm", MODULATE),
+        )
+    },
+}  # fmt: skip
 LATER = 1e12
 
 
@@ -101,6 +131,36 @@ def test_cases_pass_and_a_wrong_kernel_fails(kernel: str) -> None:
 
     case.run = incomplete
     assert gpu_report.passed(measured(case)) is False
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_keys_whose_mean_is_left_on_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case with an offset common to all keys is there to see it taken off."""
+    case = partial(FP8, inputs="offset")()
+    monkeypatch.setattr(gpu_cases.fp8, "mean_key", lambda k, _: torch.zeros_like(k[:, :, 0], dtype=torch.float32))
+    assert gpu_report.passed(measured(case)) is False
+    assert measured(case)["tiles"]["64x64_w4_s1"]["finite"]
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_the_sanitizer_gets_a_tile_of_each_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its worker says what ran; a wrong result and nothing to run are told apart from success."""
+    pairs = Tile(32, 16, 4, 1, pair=True)
+    monkeypatch.setitem(TILES, "two_segment", (*TILES["two_segment"], pairs, Tile(64, 16, 4, 1)))
+    small = {"two_segment": [SEGMENTS], "fp8_attention": [FP8]}
+    monkeypatch.setattr(gpu_plan, "RAGGED", small)
+    assert gpu_sanitize.check("two_segment", LATER) == 0
+    ran = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith(gpu_sanitize.RAN)]
+    assert sorted(ran) == ["32x16_w4_s1", pairs.name]
+    assert gpu_sanitize.check("two_segment", 0) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    monkeypatch.setattr(dispatch, "capability", lambda device: 86)
+    assert gpu_sanitize.check("fp8_attention", LATER) == gpu_sanitize.NOTHING
+    monkeypatch.setattr(gpu_cases.two_segment, "launch", lambda q, *_: q.transpose(1, 2).flatten(2))
+    assert gpu_sanitize.check("two_segment", LATER) == gpu_sanitize.WRONG
+    assert "FAILED" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("on_cpu")
@@ -262,6 +322,83 @@ def test_a_tile_that_hangs_is_ended_and_not_called_wrong(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("device")
+def test_a_second_run_keeps_what_it_does_not_get_to_the_end_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether time was up before a case was begun or while it ran; a failure does replace what was found before."""
+    assert gpu_kernels.main(["--output", str(tmp_path)]) == 0
+    before = report_in(tmp_path)
+    monkeypatch.setattr(gpu_kernels, "GRACE", 0.0)
+    capsys.readouterr()
+    assert gpu_kernels.main(["--output", str(tmp_path), "--seconds", "0"]) == 0
+    assert capsys.readouterr().out.count("Not reached") == len(before["kernels"])
+    for name in gpu_report.LISTS[:2]:
+        assert report_in(tmp_path)[name] == before[name]
+    kept = report_in(tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    gpu_measure.measure_kernel("norm_rope", gpu_report.Report(path), "later", 0, True)
+    assert report_in(tmp_path) == kept
+    arguments = ["--output", str(tmp_path), "--only", "norm_rope", "--seconds", "3"]
+    monkeypatch.setattr(gpu_cases.rotary, "launch", lambda *_: time.sleep(60))
+    assert gpu_kernels.main(arguments) == 0
+    assert report_in(tmp_path)["kernels"] == before["kernels"]
+    monkeypatch.setattr(gpu_cases.rotary, "launch", lambda *_: 1 // 0)
+    assert gpu_kernels.main(arguments) == 1
+    assert "ZeroDivisionError" in json.dumps(report_in(tmp_path)["kernels"])
+
+
+@pytest.mark.usefixtures("device")
+def test_a_run_cut_off_is_judged_as_far_as_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its goals and fastest tiles are in the file, and its plot can be drawn; what it was at is no failure."""
+    finish = gpu_kernels.finish
+
+    def cut(part: str, *rest: Any) -> None:
+        if part == "graphs":
+            raise KeyboardInterrupt
+        finish(part, *rest)
+
+    monkeypatch.setattr(gpu_kernels, "finish", cut)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_kernels.main(["--output", str(tmp_path)])
+    found = report_in(tmp_path)
+    assert {goal["kernel"]: goal["met"] for goal in found["goals"]}["norm_rope"] is not None
+    (path,) = tmp_path.glob("*.json")
+    report = gpu_report.Report(path)
+    for entry in report.data["kernels"]:  # as the file is while the first tile of each is run
+        entry.pop("fastest", None)
+        row, saved = next(iter(entry["tiles"].values())), []
+        with gpu_measure.step(row, lambda row=row, saved=saved: saved.append(dict(row))):
+            row["passed"] = True
+        row |= saved[0]
+        assert row["failure"] == gpu_report.BEGUN
+    report.save()
+    assert gpu_plot.main([str(path)]) == 0
+    assert "norm_rope" in path.with_suffix(".svg").read_text()
+    assert not any(tiles.wrong_tiles(report.data, entry["kernel"], 64) for entry in report.data["kernels"])
+
+
+def test_the_tile_table_takes_nothing_that_is_withheld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tiles, static):
+        copy = tmp_path / module.TABLE.name
+        copy.write_text(module.TABLE.read_text())
+        monkeypatch.setattr(module, "TABLE", copy)
+    before = tiles.TABLE.read_text()
+    rows = {tile.name: {"passed": True, "ms": 1.0, "tflops": 100.0} for tile in tiles.tiles("two_segment", 90, 128)}
+    report = {
+        "capability": "9.0", "device": "H100", "torch": "2", "triton": "3", "date": "today",
+        "kernels": [{"kernel": "two_segment", "case": "x", "size": 128, "tiles": rows}],
+        "compiled_and_graphs": [{"kernel": "two_segment", "variant": "", "passed": False}], "sanitizer": [],
+    }  # fmt: skip
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    tiles.main(path)
+    assert json.loads(tiles.TABLE.read_text()) == json.loads(before)
+    path.write_text(json.dumps(report | {"compiled_and_graphs": []}))
+    tiles.main(path)
+    assert "H100, torch 2" in tiles.TABLE.read_text()
+
+
+@pytest.mark.usefixtures("device")
 def test_a_worker_that_cannot_begin_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_kernels, "worker", lambda options: 5)
     assert gpu_kernels.main(["--output", str(tmp_path), "--only", "face"]) == 1
@@ -277,6 +414,9 @@ def test_operators_of_the_graph_check_agree_eagerly(monkeypatch: pytest.MonkeyPa
     rows = report.data["compiled_and_graphs"]
     assert {row["kernel"] for row in rows} == set(tiles.kernels())
     assert all(row["passed"] for row in rows), rows
+    halved = {"eager": lambda operator, arguments: operator(*(a.bfloat16() for a in arguments[:5]), arguments[5])}
+    monkeypatch.setattr(gpu_graphs, "WAYS", halved)  # a kernel took what it cannot: the fallback is told from it
+    assert gpu_graphs.check("two_segment", gpu_graphs.FALLBACK)["eager"] > gpu_graphs.bound("", gpu_graphs.FALLBACK)
     monkeypatch.setattr(gpu_graphs, "WAYS", {"eager": lambda operator, arguments: torch.zeros(())})
     key = ("face_attention", "")
     operator, plain, make = gpu_graphs.CASES[key]
@@ -284,20 +424,6 @@ def test_operators_of_the_graph_check_agree_eagerly(monkeypatch: pytest.MonkeyPa
     gpu_graphs.check_all(report, "second", "", LATER)
     assert not any(row["passed"] for row in report.data["compiled_and_graphs"])
     assert len(report.data["compiled_and_graphs"]) == len(rows)
-
-
-def test_flex_sees_what_the_sparse_kernel_sees() -> None:
-    """The peer's block mask against the reference, on ragged tiles."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    layout = sliding_tiles((3, 5, 6), (2, 4, 4), (1, 1, 3))
-    q, k, v = torch.randn(3, 1, 2, 90, 64).unbind()
-    k_reference, v_reference = torch.randn(2, 1, 2, 21, 64).unbind()
-    mask = gpu_peers.block_mask(layout, 21, "cpu")
-    joined = (q, torch.cat([k, k_reference], 2), torch.cat([v, v_reference], 2))
-    found: Any = flex_attention(*joined, block_mask=mask, scale=0.125)
-    expected = reference.sparse_attention(q, k, v, k_reference, v_reference, layout.index, layout.offsets, 0.125)
-    torch.testing.assert_close(found.transpose(1, 2).flatten(2), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_compiling_ahead_needs_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -311,7 +437,7 @@ def test_compiling_ahead_needs_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with sm_90(tmp_path):
         launches = gpu_warm.compile_share(0, 2, ["norm_rope"], LATER)
     assert launches >= 5
-    assert len(list(tmp_path.rglob("*.cubin"))) == 2  # with and without an offset, for all lengths
+    assert len(list(tmp_path.rglob("*.cubin"))) == 3  # with and without an offset and in float16, for all lengths
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
