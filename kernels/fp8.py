@@ -76,10 +76,11 @@ def quantize_kernel(
 
 @triton.jit
 def quantize_plugin(p_x, p_offset, tokens, p_out, p_scale, TRANSPOSE: tl.constexpr, SIZE: tl.constexpr):
-    """The same for TensorRT: contiguous, the offset always given."""
+    """The same for TensorRT: contiguous, the offset always given; T is 1 where there are no tokens."""
     index = tl.program_id(1).to(tl.int64)
     p_x += index * tokens * SIZE
-    _quantize_block(p_x, p_offset, p_out, p_scale, index, tokens, SIZE, True, TRANSPOSE, SIZE)
+    if tokens > 0:
+        _quantize_block(p_x, p_offset, p_out, p_scale, index, tokens, SIZE, True, TRANSPOSE, SIZE)
 
 
 @triton.jit

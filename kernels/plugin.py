@@ -123,7 +123,9 @@ PLUGINS = (
             name, ("x", "offset"), {}, ("half", "FP32", "FP8", "FP32"), None,
             outputs=functools.partial(_quantized, transpose),
             scalars=lambda shapes: (shapes[0][2],),
-            grid=lambda trtp, shapes, tile: (trtp.cdiv(shapes[0][2], 128), shapes[0][0] * shapes[0][1], 1),
+            grid=lambda trtp, shapes, tile: (  # a launch of no blocks at all is refused
+                trtp.max(trtp.cdiv(shapes[0][2], 128), 1), shapes[0][0] * shapes[0][1], 1
+            ),
             source=functools.partial(_quantize, transpose),
         )
         for name, transpose in (("QuantizeBlocks", False), ("QuantizeValues", True))

@@ -63,7 +63,10 @@ class Figures:
             ("instructions", self.instructions, other.instructions),
         )
         for what, now, before in pairs:
-            if now and before and now > before * (1 + slack):
+            if now is None or before is None:
+                if now != before:
+                    return f"{what} {before} -> {now} (a loop of matrix products came or went)"
+            elif now > before * (1 + slack):
                 return f"{what} {before:.0f} -> {now:.0f}"
         return None
 

@@ -97,6 +97,13 @@ def corrected() -> Iterator[None]:
                     delattr(part, name)
 
 
+class Numbers:
+    """What the plugins ask of `tensorrt.plugin`, for sizes that are numbers."""
+
+    cdiv = staticmethod(triton.cdiv)
+    max = staticmethod(max)
+
+
 def relative_error(result: Tensor, exact: Tensor) -> float:
     """||result - exact|| / ||exact|| in float64; NaN where anything is missing."""
     return float((result.double() - exact.double()).norm() / exact.double().norm())

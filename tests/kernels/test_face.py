@@ -24,6 +24,15 @@ def inputs(frames: int, queries: int, group: int, size: int, dtype: torch.dtype)
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
+def check(module: ModuleType, tensors: tuple[Tensor, Tensor, Tensor], frames: int, window: int) -> None:
+    q, k, v = tensors
+    scale = q.shape[-1] ** -0.5
+    exact = reference.face_attention(q.double(), k.double(), v.double(), frames, window, scale)
+    same = reference.face_attention(q, k, v, frames, window, scale)
+    result = module.launch(q, k, v, frames, window, scale, TILE)
+    assert within(result, same, exact), (relative_error(result, exact), relative_error(same, exact))
+
+
 @pytest.mark.parametrize(
     ("frames", "queries", "group", "window", "size"),
     [(5, 19, 4, 1, 64), (1, 1, 4, 1, 64), (3, 16, 1, 0, 64), (3, 5, 4, 8, 64), (2, 17, 4, 1, 128)],
@@ -34,11 +43,15 @@ def test_agrees(
 ) -> None:
     q, k, v = inputs(frames, queries, group, size, dtype)
     k[:, :, 2 % k.shape[2]] *= 100
-    scale = size**-0.5
-    exact = reference.face_attention(q.double(), k.double(), v.double(), frames, window, scale)
-    same = reference.face_attention(q, k, v, frames, window, scale)
-    result = interpreted("face").launch(q, k, v, frames, window, scale, TILE)
-    assert within(result, same, exact), (relative_error(result, exact), relative_error(same, exact))
+    check(interpreted("face"), (q, k, v), frames, window)
+
+
+def test_outliers(interpreted: Load) -> None:
+    q, k, v = inputs(3, 5, 4, 64, torch.bfloat16)
+    k[:, :, 7] *= 1e3
+    v[:, :, 3] *= 1e3
+    q[:, :, 5] *= 30
+    check(interpreted("face"), (q, k, v), 3, 1)
 
 
 def test_plugin_entry_agrees(interpreted: Load) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from dreamactor import kernels
 from dreamactor.errors import InputError
@@ -116,21 +118,6 @@ def test_public_functions_on_the_cpu_are_the_references(caplog: pytest.LogCaptur
     assert normed.shape == x.shape
 
 
-def test_operators_compile_whole() -> None:
-    """No graph break, and the same numbers, through the fake implementations."""
-
-    def layer(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q = torch.ops.dreamactor.norm_rope(x, weight, cos, sin, 2, 1e-6)
-        y = torch.ops.dreamactor.two_segment_attention(q, q, q, q[:, :, :3], q[:, :, :3], SCALE)
-        y = y + torch.ops.dreamactor.face_attention(q, q[:, :, :6], q[:, :, :6], 3, 1, SCALE)
-        return torch.ops.dreamactor.modulate_norm(y, x[:, :3], x[:, 3:6], 1e-6) + kernels.modulate_norm(x, y, y)[1]
-
-    inputs = (torch.randn(1, 9, 32), torch.rand(16), torch.randn(9, 8), torch.randn(9, 8))
-    with torch.no_grad():
-        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(*inputs), layer(*inputs))
-
-
 def test_public_functions_compile_whole() -> None:
     """The choice of way is made while tracing, the question about gradients too."""
 
@@ -142,6 +129,64 @@ def test_public_functions_compile_whole() -> None:
     q, k = heads(8, gradient=False), heads(4, gradient=False)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(q, k), layer(q, k))
+
+
+OPERATORS = (
+    "norm_rope", "two_segment_attention", "fp8_attention", "face_attention", "sparse_attention", "modulate_norm",
+    "gated_modulate_norm", "norm_rope_fp8",
+)  # fmt: skip
+
+
+def each_function(
+    way: Any, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, rows: Tensor, references: Tensor, *lists: Tensor
+) -> tuple[Tensor, ...]:
+    """Every public function of `kernels`, or of `reference`: they have the same names."""
+    q, k = way.norm_rope(x, weight, cos, sin, 2, 1e-3), way.norm_rope(x, weight + 1, sin, cos, 2)
+    segments = (q, k, q + 1, references, references + 1)
+    y = way.two_segment_attention(*segments, SCALE) + way.sparse_attention(*segments, *lists, SCALE)
+    y = y + way.face_attention(q, k, q + 1, 2, 0, SCALE) + way.fp8_attention(*segments, SCALE)
+    _, branch = way.modulate_norm(y, rows, rows + 1, eps=1e-3)
+    modulated = way.modulate_norm(y, rows, rows + 1, branch, rows + 2, 1e-3)
+    return (*modulated, *way.norm_rope_fp8(y, weight, cos, sin, 2, 1e-3, references.sum(2)))
+
+
+def compiled(arguments: list[Tensor]) -> tuple[tuple[Tensor, ...], set[str]]:
+    """The public functions' outputs through one graph without a break, and the operators in it."""
+    called = set()
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        called.update(str(node.target).split(".")[1] for node in module.graph.nodes if "dreamactor" in str(node.target))
+        return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
+
+    return torch.compile(partial(each_function, kernels), fullgraph=True, backend=backend)(*arguments), called
+
+
+@pytest.fixture
+def arguments() -> list[Tensor]:
+    shapes = ((1, 32, 32), (16,), (32, 8), (32, 8), (1, 2, 32), (1, 2, 5, 16))
+    return [*(torch.randn(shape) for shape in shapes), LAYOUT.index, LAYOUT.offsets]
+
+
+def test_compiled_public_functions_call_the_operators_on_a_gpu(
+    arguments: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way taken there, each argument in its place: on the CPU the operators run the references."""
+    monkeypatch.setattr(dispatch, "by_operator", lambda kernel, *tensors: True)
+    found, called = compiled(arguments)
+    assert called == set(OPERATORS)
+    for result, expected in zip(found, each_function(reference, *arguments), strict=True):
+        torch.testing.assert_close(result.float(), expected.float())
+
+
+def test_compiled_public_functions_choose_the_operators_on_a_gpu(arguments: list[Tensor]) -> None:
+    """The choice itself, on tensors of a GPU without memory."""
+    expected = each_function(reference, *arguments)
+    with FakeTensorMode():
+        given = [torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda") for tensor in arguments]
+        found, called = compiled(given)
+    assert called == set(OPERATORS)
+    assert [(part.shape, part.dtype) for part in found] == [(part.shape, part.dtype) for part in expected]
+    assert all(part.is_cuda for part in found)
 
 
 TILES = {

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 from dreamactor.kernels import reference
 from dreamactor.kernels.tiles import Tile
@@ -23,6 +24,7 @@ def test_norm_rope(interpreted: Load, tokens: int, heads: int, size: int, dtype:
     fused = torch.randn(2, tokens, 3 * heads * size).to(dtype)
     x = fused.chunk(3, -1)[1]  # a strided view, as the network has it
     x[:, 0] *= 1e3
+    x[:, 1:2] = 0  # normed by the epsilon alone
     weight = torch.rand(size).to(dtype) + 0.5
     angles = torch.randn(tokens, size // 2)
     cos, sin = angles.cos(), angles.sin()
@@ -41,12 +43,25 @@ def test_modulate_norm(
 ) -> None:
     x, branch = torch.randn(2, 2, frames * per_frame, channels).to(dtype).unbind()
     x[:, 0] += 30
+    x[:, 1:2], branch[:, 1:2] = 3, 0  # of no variance but the epsilon
     shift, scale, gate = torch.randn(2, frames, 9, channels).to(dtype).unbind(2)[:3]  # rows nine apart
-    extra = (branch, gate) if gated else (None, None)
-    tensors = [None if t is None else t.double() for t in (x, shift, scale, *extra)]
-    exact = reference.modulate_norm(*tensors)  # type: ignore[arg-type]
-    same = reference.modulate_norm(x, shift, scale, *extra)
-    residual, normed = interpreted("modulate").launch(x, shift, scale, *extra, 1e-6, Tile(4, 0, 4, 1))
+    check_modulate(interpreted("modulate"), x, shift, scale, *((branch, gate) if gated else ()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_modulate_norm_of_outliers(interpreted: Load, dtype: torch.dtype) -> None:
+    """A channel of 1e3, and all of a row around 1e3, whose variance is what is left of it."""
+    x, branch = torch.randn(2, 2, 6, 96).to(dtype).unbind()
+    x[:, 2, 5] = 1e3
+    x[:, 4] += 1e3
+    shift, scale, gate = torch.randn(3, 2, 3, 96).to(dtype).unbind()
+    check_modulate(interpreted("modulate"), x, shift, scale, branch, gate)
+
+
+def check_modulate(module: ModuleType, x: Tensor, shift: Tensor, scale: Tensor, *gated: Tensor) -> None:
+    exact = reference.modulate_norm(*(tensor.double() for tensor in (x, shift, scale, *gated)))
+    same = reference.modulate_norm(x, shift, scale, *gated)
+    residual, normed = module.launch(x, shift, scale, *(gated or (None, None)), 1e-6, Tile(4, 0, 4, 1))
     error = relative_error(normed, exact[1])
     assert within(normed, same[1], exact[1], 5e-6), (error, relative_error(same[1], exact[1]))
     if gated:
@@ -85,4 +100,21 @@ def test_norm_rope_to_fp8_equals_the_two_steps(interpreted: Load, shift: bool) -
     expected, expected_scale = reference.quantize_blocks(rotated if offset is None else rotated - offset[:, :, None])
     torch.testing.assert_close(scale, expected_scale, rtol=1e-5, atol=0)
     assert out.shape == (1, heads, tokens, size)
+    assert (out.float() == expected.float()).float().mean() > 0.995
+
+
+def test_norm_rope_to_fp8_saturates_nowhere(interpreted: Load) -> None:
+    """Rows of any magnitude, outlier channels, a block of zeros: each block's largest becomes E4M3's largest."""
+    tokens, heads, size = 400, 2, 64
+    x = torch.randn(1, tokens, heads * size) * 10.0 ** torch.linspace(-15, 15, tokens)[:, None]
+    x[:, 256:384] = 0
+    weight = torch.rand(size) + 0.5
+    weight[3] = 1e3
+    angles = torch.randn(tokens, size // 2)
+    given = (x, weight, angles.cos(), angles.sin(), heads)
+    out, scale = interpreted("rotary").launch_fp8(*given, 1e-6)
+    expected, expected_scale = reference.norm_rope_fp8(*given)
+    torch.testing.assert_close(scale, expected_scale, rtol=1e-5, atol=0)
+    largest = [float(block.float().abs().max()) for block in out.split(128, 2)]
+    assert largest == [448, 448, 0, 448]
     assert (out.float() == expected.float()).float().mean() > 0.995

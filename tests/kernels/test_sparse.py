@@ -24,17 +24,20 @@ def inputs(tokens: int, references: int, dtype: torch.dtype = torch.bfloat16) ->
     return tuple(torch.randn(1, 2, length, SIZE).to(dtype) for length in lengths)
 
 
+def check(module: ModuleType, tensors: tuple[Tensor, ...], index: Tensor, offsets: Tensor, block_n: int = 16) -> Tensor:
+    exact = reference.sparse_attention(*(t.double() for t in tensors), index, offsets, SCALE)
+    same = reference.sparse_attention(*tensors, index, offsets, SCALE)
+    result: Tensor = module.launch(*tensors, index, offsets, SCALE, Tile(32, block_n, 4, 1))
+    assert within(result, same, exact), (relative_error(result, exact), relative_error(same, exact))
+    return result
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("references", [0, 21])
 @pytest.mark.parametrize("block_n", [16, 32])
 def test_agrees(interpreted: Load, block_n: int, references: int) -> None:
     layout = sliding_tiles((3, 5, 6), (2, 4, 4), (1, 1, 3))
-    tensors = inputs(90, references)
-    lists = (layout.index, layout.offsets)
-    exact = reference.sparse_attention(*(t.double() for t in tensors), *lists, SCALE)
-    same = reference.sparse_attention(*tensors, *lists, SCALE)
-    result = interpreted("sparse").launch(*tensors, *lists, SCALE, Tile(32, block_n, 4, 1))
-    assert within(result, same, exact), (relative_error(result, exact), relative_error(same, exact))
+    check(interpreted("sparse"), inputs(90, references), layout.index, layout.offsets, block_n)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -42,11 +45,29 @@ def test_padded_lists(interpreted: Load) -> None:
     """Rows of different lengths, -1 anywhere."""
     index = torch.tensor([[1, -1, -1], [-1, 0, 2], [2, 1, 0]], dtype=torch.int32)
     offsets = torch.tensor([0, 16, 23, 40], dtype=torch.int32)
-    tensors = inputs(40, 3, torch.float16)
-    exact = reference.sparse_attention(*(t.double() for t in tensors), index, offsets, SCALE)
-    same = reference.sparse_attention(*tensors, index, offsets, SCALE)
-    result = interpreted("sparse").launch(*tensors, index, offsets, SCALE, Tile(32, 16, 4, 1))
-    assert within(result, same, exact)
+    check(interpreted("sparse"), inputs(40, 3, torch.float16), index, offsets)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("references", [0, 3])
+def test_one_token(interpreted: Load, references: int) -> None:
+    layout = sliding_tiles((1, 1, 1))
+    check(interpreted("sparse"), inputs(1, references), layout.index, layout.offsets)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_outliers_and_saturation(interpreted: Load) -> None:
+    """Outliers of 1e3; then scores of 1e4 and more, all weight on one key, and values near fp16's largest."""
+    layout = sliding_tiles((1, 4, 6), (1, 4, 4), (1, 1, 1))
+    lists = (layout.index, layout.offsets)
+    q, k, v, k_reference, v_reference = inputs(24, 5)
+    k[:, :, 7] *= 1e3
+    v[:, :, 3] *= 1e3
+    q[:, :, 5] *= 30
+    check(interpreted("sparse"), (q, k, v, k_reference, v_reference), *lists)
+    q, k, v, k_reference, v_reference = inputs(24, 5, torch.float16)
+    tensors = (q * 100, k * 100, v.sign() * 6e4, k_reference * 100, v_reference.sign() * 6e4)
+    assert check(interpreted("sparse"), tensors, *lists).isfinite().all()
 
 
 def test_a_window_of_everything_is_dense() -> None:
