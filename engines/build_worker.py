@@ -16,7 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dreamactor.engines.runtimes import collecting_logger, load_tensorrt
+from dreamactor.engines.onnxfile import external_files
+from dreamactor.engines.runtimes import collecting_logger, load_tensorrt, start
+from dreamactor.errors import EngineError
+
+_NOISE = "already exists, the output tensors of this new instance"  # of every function body that is inlined twice
 
 
 class BuildFailed(Exception):
@@ -33,14 +37,18 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     logger, messages = collecting_logger(trt, "WARNING")
     if request["attention"] == "plugin":
         _register_plugins(trt, request)
-    builder = trt.Builder(logger)
+    builder = start(trt.Builder, logger, messages)
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     parser = trt.OnnxParser(network, logger)
     say(phase="parse", step=0, steps=0)
+    _check_files(Path(request["onnx"]))
     if not parser.parse_from_file(request["onnx"]):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        errors = [_said(parser.get_error(index)) for index in range(parser.num_errors)]
         raise BuildFailed("it cannot be parsed: " + "; ".join(errors or messages or ["no reason given"]))
+    if network.num_inputs == 0:
+        raise BuildFailed("its ONNX is empty: there are no inputs.")
+    messages[:] = [text for text in messages if _NOISE not in text]
     layers = Counter(str(network.get_layer(i).type).split(".")[-1] for i in range(network.num_layers))
     _check_layers(layers, request["expected_layers"])
     config = _config(trt, builder, network, request)
@@ -59,6 +67,23 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "warnings": messages[:20],
         "version": str(trt.__version__),
     }
+
+
+def _check_files(onnx: Path) -> None:
+    """The parser does not say which file it misses."""
+    if not onnx.is_file():
+        raise BuildFailed(f"there is no file {onnx}.")
+    missing = [name for name in sorted(external_files(onnx.read_bytes())) if not (onnx.parent / name).is_file()]
+    if missing:
+        raise BuildFailed(f"{onnx.name} has weights in {', '.join(missing)}, missing from {onnx.parent}.")
+
+
+def _said(refused: Any) -> str:
+    """What the parser has against a model, and against which node of it where it knows one."""
+    if not refused.node_operator():
+        return str(refused.desc())
+    name = refused.node_name() or f"number {refused.node()}"
+    return f"operator {refused.node_operator()} of node {name} is refused ({refused.code().name}: {refused.desc()})"
 
 
 def _register_plugins(trt: ModuleType, request: dict[str, Any], lazy: bool = False) -> None:
@@ -173,7 +198,7 @@ def main() -> int:
     request = json.load(sys.stdin)
     try:
         say(report=build(request))
-    except (BuildFailed, OSError) as error:
+    except (BuildFailed, EngineError, OSError) as error:
         say(error=str(error))
         return 1
     except Exception as error:  # the parent turns it into a sentence

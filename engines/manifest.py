@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ class FileRecord:
     sha256: str
     bytes: int
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
+        return cls(str(values["path"]), str(values["sha256"]), int(values["bytes"]))
+
 
 @dataclass(frozen=True)
 class NetworkRecord:
@@ -35,8 +39,10 @@ class NetworkRecord:
     plan without weights the ONNX that has them, and then this one's external data.
 
     `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines, "sm80+" for those that later
-    architectures run too; `source_sha256` is the ONNX that the engine was built from, weights beside it included,
-    `weights_sha256` the checkpoint; `notes` says in sentences what was kept in high precision and how it was built.
+    architectures run too; `gpu` the one model of card that runs it, "" where the architecture is all that counts.
+    `source_sha256` is the ONNX that the engine was built from, weights beside it included, `weights_sha256` the
+    checkpoint; `notes` says in sentences what was kept in high precision and how it was built. `example` is the file
+    with an input and what FP32 makes of it, which `dreamactor verify` reads and no session does.
     """
 
     name: str
@@ -50,6 +56,13 @@ class NetworkRecord:
     source_sha256: str = ""
     weights_sha256: str = ""
     notes: tuple[str, ...] = ()
+    gpu: str = ""
+    example: FileRecord | None = None
+
+    @property
+    def all_files(self) -> tuple[FileRecord, ...]:
+        """`files` and the example."""
+        return (*self.files, *([self.example] if self.example else []))
 
     @property
     def is_stripped(self) -> bool:
@@ -62,7 +75,9 @@ class NetworkRecord:
             "runtime": self.runtime,
             "runtime_version": self.runtime_version,
             "architecture": self.architecture,
-            "files": [{"path": file.path, "sha256": file.sha256, "bytes": file.bytes} for file in self.files],
+            "gpu": self.gpu,
+            "files": [asdict(file) for file in self.files],
+            "example": asdict(self.example) if self.example else None,
             "inputs": [spec.to_dict() for spec in self.inputs],
             "outputs": [spec.to_dict() for spec in self.outputs],
             "source_sha256": self.source_sha256,
@@ -74,10 +89,12 @@ class NetworkRecord:
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> NetworkRecord:
         return cls(
             name=name,
-            files=tuple(FileRecord(str(f["path"]), str(f["sha256"]), int(f["bytes"])) for f in values["files"]),
+            files=tuple(FileRecord.from_dict(file) for file in values["files"]),
             inputs=tuple(TensorSpec.from_dict(spec) for spec in values["inputs"]),
             outputs=tuple(TensorSpec.from_dict(spec) for spec in values["outputs"]),
             notes=tuple(str(note) for note in values.get("notes", ())),
+            gpu=str(values.get("gpu", "")),
+            example=FileRecord.from_dict(values["example"]) if values.get("example") else None,
             **{key: str(values[key]) for key in _TEXT_KEYS},
         )
 

@@ -63,10 +63,12 @@ class Engines:
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """What `write_set` makes one record from: `record` without its files, and where these lie now (main file first)."""
+    """What `write_set` makes one record from: `record` without its files, and where these (main file first) and the
+    example lie now."""
 
     record: NetworkRecord
     paths: tuple[Path, ...]
+    example: Path | None = None
 
 
 def read_manifest(directory: Path | str, public_key: bytes | None = None) -> Manifest:
@@ -92,8 +94,9 @@ def open_engines(
     manifest = read_manifest(directory, public_key)
     records = [manifest.network(name) for name in (networks if networks is not None else manifest.networks)]
     for record in records:
+        trust.check_interface(record, manifest.preset)
         gpu = local_gpu() if record.architecture != "any" else None
-        trust.check_runtime(record, _installed(record.runtime), gpu.architecture if gpu else None)
+        trust.check_runtime(record, _installed(record.runtime), gpu)
     with ExitStack() as opened:
         sessions: dict[str, Session] = {}
         for record in records:
@@ -193,14 +196,16 @@ def _open(directory: Path, record: NetworkRecord, target: str, threads: int | No
 
 
 def _place(folder: Path, item: EngineFiles) -> NetworkRecord:
-    files = []
-    for path in item.paths:
-        copy = folder / path.name
-        if copy.exists():
-            raise EngineError(f"Two files of the set are called {path.name}.")
-        shutil.copyfile(path, copy)  # not a hard link: onnx refuses external data that has several names
-        files.append(FileRecord(path.name, trust.sha256(copy), copy.stat().st_size))
-    return replace(item.record, files=tuple(files))
+    files = tuple(_copied(folder, path) for path in item.paths)
+    return replace(item.record, files=files, example=_copied(folder, item.example) if item.example else None)
+
+
+def _copied(folder: Path, path: Path) -> FileRecord:
+    copy = folder / path.name
+    if copy.exists():
+        raise EngineError(f"Two files of the set are called {path.name}.")
+    shutil.copyfile(path, copy)  # not a hard link: onnx refuses external data that has several names
+    return FileRecord(path.name, trust.sha256(copy), copy.stat().st_size)
 
 
 def _is_set(directory: Path) -> bool:

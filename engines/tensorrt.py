@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dreamactor.engines.cuda import Buffer, Cuda
-from dreamactor.engines.runtimes import collecting_logger, load_tensorrt
+from dreamactor.engines.runtimes import collecting_logger, load_tensorrt, start
 from dreamactor.engines.session import Array, TensorSpec, check_inputs
 from dreamactor.errors import EngineError, InputError
 
@@ -38,7 +38,7 @@ class TensorRTSession:
         trt = load_tensorrt(runtime)
         self.name, self._cuda = name, Cuda()
         self._logger, self._messages = collecting_logger(trt, "ERROR")
-        self._runtime: Any = trt.Runtime(self._logger)
+        self._runtime: Any = start(trt.Runtime, self._logger, self._messages)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"{runtime} cannot load {name}: {self._reason()}")

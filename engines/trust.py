@@ -1,7 +1,8 @@
 """Everything that is checked before a deserialiser sees a byte of an engine.
 
 Paths stay inside the set's folder, hashes match the manifest, the manifest's signature matches the key (where a key is
-given), the file is what it says it is and never a pickle, and runtime and GPU are the ones the engine was built for.
+given), the file is what it says it is and never a pickle, inputs and outputs are those of the preset's networks, and
+runtime and GPU are the ones the engine was built for.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, NetworkRecord
 from dreamactor.engines.onnxfile import external_files
+from dreamactor.engines.session import TensorSpec
+from dreamactor.engines.shapes import Shape, Size, input_shapes
 from dreamactor.errors import EngineError, MissingDependency
+from dreamactor.presets import LATENT_CHANNELS, Preset
 
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz"}
-_PICKLE_HEAD = re.compile(rb"\x80[\x01-\x05]|PK\x03\x04")
+_PICKLE_HEAD = re.compile(rb"\x80[\x01-\x05][^\0]|PK\x03\x04")  # no opcode is 0; safetensors may go on with one
+_PIXELS = ("video", "control", "faces")
 _REBUILD = "Build the set again or fetch it from a source you trust."
 
 
@@ -81,16 +88,60 @@ def read_onnx(directory: Path, main: FileRecord, external: Sequence[FileRecord])
     return content
 
 
-def runs_on(built: str, gpu: str | None) -> bool:
-    """Whether an engine for `built` ("any", "sm89", or "sm80+": that and later) runs on a GPU of architecture `gpu`
-    (like "sm89"; None where there is none)."""
-    least = re.fullmatch(r"sm(\d+)\+", built)
-    if least is None or gpu is None:
-        return built in ("any", gpu)
-    return int(gpu.removeprefix("sm")) >= int(least[1])
+def interface(preset: Preset, network: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of `network`; -1 marks the sizes that the preset leaves open."""
+    small, large = (input_shapes(preset, network, Size(n, 16 * n, 16 * n, n, n)) for n in (2, 4))
+    inputs = {
+        name: tuple(a if a == b else -1 for a, b in zip(shape, large[name], strict=True))
+        for name, shape in small.items()
+    }
+    latent = (1, LATENT_CHANNELS, -1, -1, -1)
+    outputs: dict[str, dict[str, Shape]] = {
+        "vae_encoder": {"latent": latent},
+        "vae_decoder": {"video": (1, 3, -1, -1, -1)},
+        "pose_encoder": {"pose_latent": (1, preset.pose_encoder.out_channels, -1, -1, -1)},
+        "face_motion_encoder": {"motion": (1, -1, preset.face_encoder.out_channels)},
+        "denoiser": {"latent_next": latent, "velocity": latent},
+    }
+    return _specs(inputs), _specs(outputs[network])
 
 
-def check_runtime(record: NetworkRecord, installed: str, architecture: str | None) -> None:
+def _specs(shapes: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, "uint8" if name in _PIXELS else "float32", shape) for name, shape in shapes.items())
+
+
+def check_interface(record: NetworkRecord, preset: Preset) -> None:
+    """Raises EngineError unless the inputs and outputs in the manifest are those of `preset`: names, types, ranks and
+    the sizes that it fixes. Whether the engine has them too, only its deserialiser can tell."""
+    for recorded, expected in zip((record.inputs, record.outputs), interface(preset, record.name), strict=True):
+        found, wanted = ({spec.name: spec for spec in specs} for specs in (recorded, expected))
+        for name in sorted(found.keys() | wanted.keys()):
+            if name not in found or name not in wanted or not _agree(found[name], wanted[name]):
+                raise EngineError(
+                    f"{record.name} has {found.get(name, f'no {name}')} in its manifest and "
+                    f"{wanted.get(name, f'no {name}')} in preset {preset.name}. {_REBUILD}"
+                )
+
+
+def _agree(a: TensorSpec, b: TensorSpec) -> bool:
+    """Whether types and ranks are the same, and sizes where both say one."""
+    return (a.dtype, len(a.shape)) == (b.dtype, len(b.shape)) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(a.shape, b.shape, strict=True)
+    )
+
+
+def runs_on(record: NetworkRecord, gpu: Gpu | None) -> bool:
+    """Whether an engine for its `architecture` ("any", "sm89", or "sm80+": that and later), and for its model of card
+    where it names one, runs on `gpu` (None where there is none)."""
+    least = re.fullmatch(r"sm(\d+)\+", record.architecture)
+    if gpu is None or least is None:
+        fits = record.architecture in ("any", gpu and gpu.architecture)
+    else:
+        fits = int(gpu.architecture.removeprefix("sm")) >= int(least[1])
+    return fits and record.gpu in ("", gpu and gpu.name)
+
+
+def check_runtime(record: NetworkRecord, installed: str, gpu: Gpu | None) -> None:
     """Raises EngineError unless this runtime version and this GPU can run the engine.
 
     TensorRT engines want exactly the version that built them; ONNX files that version or a later one.
@@ -106,10 +157,16 @@ def check_runtime(record: NetworkRecord, installed: str, architecture: str | Non
             f"{record.name} was built by {record.runtime} {record.runtime_version}; {installed} is installed: "
             f"install {record.runtime_version} or build the engines again."
         )
-    if not runs_on(record.architecture, architecture):
-        found = f"has {architecture}" if architecture else "has no NVIDIA GPU (or no driver)"
-        built = record.architecture.replace("+", " or later")
-        raise EngineError(f"{record.name} was built for {built}; this machine {found}: build the engines for it.")
+    if runs_on(record, gpu):
+        return
+    if gpu is not None and runs_on(replace(record, gpu=""), gpu):
+        raise EngineError(
+            f"{record.name} was built for {record.gpu} alone; this machine has {gpu.name}: build the engines for it, "
+            f"or with --hardware-compatibility same-compute-capability for every card of {record.architecture}."
+        )
+    found = f"has {gpu.architecture}" if gpu else "has no NVIDIA GPU (or no driver)"
+    built = record.architecture.replace("+", " or later")
+    raise EngineError(f"{record.name} was built for {built}; this machine {found}: build the engines for it.")
 
 
 def sign(directory: Path, private_key: bytes) -> Path:

@@ -8,14 +8,27 @@ import numpy as np
 import onnx.inliner
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from dreamactor.export.onnxgraph import consumers, module_of, name_nodes, reachable
+from dreamactor.export.onnxgraph import module_of, name_nodes
 
 SCORES, CONTEXT, SOFTMAX = "scores", "context", "softmax"
 
 
 def inline(model: ModelProto) -> ModelProto:
-    """`model` with every function body in place of its node; attention is then ONNX's own `Attention`."""
+    """`model` with every function body in place of its node, whose module each node of the body then has; attention is
+    ONNX's own `Attention`."""
     result = onnx.inliner.inline_local_functions(model) if model.functions else model
+    bodies = {(function.domain, function.name) for function in model.functions}
+    calls = {node.output[0]: node for node in model.graph.node if (node.domain, node.op_type) in bodies}
+    own = {node.output[0] for node in model.graph.node} - set(calls)
+    body: list[NodeProto] = []
+    for node in result.graph.node:
+        if node.output[0] in own:
+            continue
+        body.append(node)
+        if node.output[0] in calls:  # a body's nodes come one after the other, its output last
+            for inner in body:
+                inner.metadata_props.extend(calls[node.output[0]].metadata_props)
+            body = []
     name_nodes(result)
     return result
 
@@ -27,14 +40,13 @@ def expand_attention(model: ModelProto, chosen: Callable[[NodeProto], bool] = la
     `<module>.<n>.scores`, `.softmax` and `.context`, and carry the module they came from.
     """
     model = inline(model)
-    used = consumers(model)
     nodes: list[NodeProto] = []
     count = 0
     for node in model.graph.node:
         if node.op_type != "Attention" or not chosen(node):
             nodes.append(node)
             continue
-        new, initializers = _written_out(node, _owner(node, used), count)
+        new, initializers = _written_out(node, count)
         nodes.extend(new)
         model.graph.initializer.extend(initializers)
         count += 1
@@ -49,19 +61,9 @@ def has_mask(node: NodeProto) -> bool:
     return len(node.input) > 3 and bool(node.input[3])
 
 
-def _owner(node: NodeProto, used: dict[str, list[NodeProto]]) -> str:
-    """The module of the attention: that of the projection its result goes to, one level up."""
-
-    def after(current: NodeProto) -> list[NodeProto]:
-        return [] if module_of(current) else [user for name in current.output for user in used.get(name, ())]
-
-    names = sorted({module_of(user) for user in reachable([node], after).values()} - {""})
-    return names[0].rpartition(".")[0] if names else "attention"
-
-
-def _written_out(node: NodeProto, owner: str, count: int) -> tuple[list[NodeProto], list[onnx.TensorProto]]:
+def _written_out(node: NodeProto, count: int) -> tuple[list[NodeProto], list[onnx.TensorProto]]:
     query, key, value = node.input[:3]
-    prefix = f"{owner}.{count}"
+    prefix = f"{module_of(node) or 'attention'}.{count}"
     scale = next(item.f for item in node.attribute if item.name == "scale")
     initializers = [numpy_helper.from_array(np.array(scale, np.float32), f"{prefix}.scale")]
     nodes = [
@@ -79,13 +81,7 @@ def _written_out(node: NodeProto, owner: str, count: int) -> tuple[list[NodeProt
         helper.make_node("Softmax", [scores], [f"{prefix}.{SOFTMAX}"], axis=-1),
         helper.make_node("MatMul", [f"{prefix}.{SOFTMAX}", value], [node.output[0]]),
     ]
-    scopes = repr(["", *_parents(owner), "attention"])
     for index, new in enumerate(nodes):
         new.name = {2: f"{prefix}.{SCORES}", len(nodes) - 1: f"{prefix}.{CONTEXT}"}.get(index, new.output[0] + ".node")
-        new.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+        new.metadata_props.extend(node.metadata_props)
     return nodes, initializers
-
-
-def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[: end + 1]) for end in range(len(parts))]

@@ -12,7 +12,9 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from dreamactor.export.weights import array
 
-HEAVY = {"MatMul", "Gemm", "Conv", "Attention", "FlashAttention", "FaceAttention"}
+ATTENTION = {"Attention", "FlashAttention", "FaceAttention"}
+PRODUCTS = {"MatMul", "Gemm", *ATTENTION}
+HEAVY = {"Conv", *PRODUCTS}
 
 
 def module_of(node: NodeProto) -> str:

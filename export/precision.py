@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dreamactor.export.onnxgraph import HEAVY, constants, consumers, module_of, producers, reachable
+from dreamactor.export.onnxgraph import HEAVY, PRODUCTS, constants, consumers, module_of, producers, reachable
 from dreamactor.export.weights import array
 
 FLOAT = int(TensorProto.FLOAT)
@@ -26,11 +26,15 @@ _BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", 
 _ALWAYS_FLOAT = {"Resize": (1, 2)}  # inputs whose type the operator fixes
 
 
-def lower(model: ModelProto, dtype: str, keep_modules: Collection[str] = ()) -> ModelProto:
-    """A copy of `model` in `dtype` ("fp16", "bf16"); `keep_modules` are patterns of modules that stay FP32."""
+def lower(model: ModelProto, dtype: str, keep_modules: Collection[str] = (), fp32_products: bool = True) -> ModelProto:
+    """A copy of `model` in `dtype` ("fp16", "bf16").
+
+    `keep_modules` are patterns of modules that stay FP32; without `fp32_products` their matrix products and attention
+    do not, and stand between Casts.
+    """
     result = ModelProto()
     result.CopyFrom(model)
-    _Lowering(result, LOW[dtype], high_nodes(result, keep_modules)).run()
+    _Lowering(result, LOW[dtype], high_nodes(result, keep_modules, fp32_products)).run()
     return result
 
 
@@ -65,8 +69,8 @@ def simulated(model: ModelProto) -> ModelProto:
     return result
 
 
-def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[str]:
-    """The nodes that stay FP32, by the name of their first output (ids of protobuf objects do not last)."""
+def high_nodes(model: ModelProto, keep_modules: Collection[str] = (), fp32_products: bool = True) -> set[str]:
+    """The nodes that `lower` leaves in FP32, by their first output's name (ids of protobuf objects do not last)."""
     made, used = producers(model), consumers(model)
 
     def before(node: NodeProto) -> Iterable[NodeProto]:
@@ -86,7 +90,7 @@ def high_nodes(model: ModelProto, keep_modules: Collection[str] = ()) -> set[str
             high |= _norm(node, used)
         if any(fnmatch(module_of(node), pattern) for pattern in keep_modules):
             high.add(node.output[0])
-    return high
+    return high if fp32_products else high - {node.output[0] for node in nodes if node.op_type in PRODUCTS}
 
 
 def _norm(start: NodeProto, used: dict[str, list[NodeProto]]) -> set[str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
+from dreamactor.export.attention import expand_attention
 from dreamactor.export.dynamic import dynamic_layers, quantize_dynamic
-from dreamactor.export.onnxgraph import HEAVY, module_of
-from dreamactor.export.precision import lower, simulated
+from dreamactor.export.onnxgraph import ATTENTION, HEAVY, module_of
+from dreamactor.export.precision import high_nodes, lower, simulated
 from dreamactor.export.quantize import Layer, layers, quantize
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.weights import load, overflows, save, serialize
@@ -78,7 +78,9 @@ def apply(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> 
         return quantize_dynamic(prepared, recipe)
     if recipe.quantized:
         return quantize(prepared, recipe, ranges)
-    return lower(prepared, recipe.high, recipe.keep_fp32) if recipe.high != "fp32" else prepared
+    if recipe.high == "fp32":
+        return prepared
+    return lower(prepared, recipe.high, recipe.keep_fp32, recipe.fp32_products)
 
 
 def chosen_layers(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> tuple[Layer, ...]:
@@ -93,14 +95,17 @@ def sensitivities(
     feed: Mapping[str, np.ndarray],
     on_module: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Sensitivity]:
-    """Every module that the recipe lowers, the most harmful first: measured with all the others left in FP32."""
+    """Every module that the recipe lowers and `keep_high` puts back, the most harmful first: measured with all the
+    others left in FP32."""
     reference = run_model(prepared, feed)
     sizes = _modules(prepared, recipe, ranges)
+    fixed = _fixed(prepared, recipe)
+    chosen = [module for module in sizes if module not in fixed]
     found = []
-    for index, (module, parameters) in enumerate(sizes.items()):
+    for index, module in enumerate(chosen):
         alone = apply(prepared, _only(recipe, module, sizes), ranges)
-        found.append(Sensitivity(module, worst(reference, run_model(alone, feed)), parameters))
-        on_module(index + 1, len(sizes))
+        found.append(Sensitivity(module, worst(reference, run_model(alone, feed)), sizes[module]))
+        on_module(index + 1, len(chosen))
     return sorted(found, key=lambda item: item.decibels)
 
 
@@ -115,9 +120,27 @@ def lowered_nodes(prepared: ModelProto, recipe: Recipe) -> dict[str, str]:
     """The matrix products, convolutions and attentions that a recipe without 8 bits lowers, and their modules."""
     if recipe.high == "fp32":
         return {}
-    heavy = ((node.name, module_of(node)) for node in prepared.graph.node if node.op_type in HEAVY)
-    kept = recipe.keep_fp32
-    return {name: module for name, module in heavy if module and not any(fnmatch(module, kind) for kind in kept)}
+    high = high_nodes(prepared, recipe.keep_fp32, recipe.fp32_products)
+    heavy = (node for node in prepared.graph.node if node.op_type in HEAVY and node.output[0] not in high)
+    return {node.name: module_of(node) for node in heavy if module_of(node)}
+
+
+def expand_high_attention(prepared: ModelProto, recipe: Recipe) -> ModelProto:
+    """`prepared` with every attention that the recipe leaves in FP32 or BF16 written out.
+
+    TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form.
+    """
+    lowered = lowered_nodes(prepared, recipe) if recipe.high == "fp16" else {}
+    attention = (node for node in prepared.graph.node if node.op_type in ATTENTION)
+    high = {module_of(node) for node in attention if node.name not in lowered}
+    return expand_attention(prepared, lambda node: module_of(node) in high) if high else prepared
+
+
+def _fixed(prepared: ModelProto, recipe: Recipe) -> set[str]:
+    """Modules that stay in low precision whatever is kept high: matrix products where there are none in FP32."""
+    if recipe.quantized:
+        return set()
+    return set(lowered_nodes(prepared, keep_high(recipe, ["*"])).values())
 
 
 def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> dict[str, int]:
@@ -135,7 +158,8 @@ def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) 
 
 def _only(recipe: Recipe, module: str, modules: Iterable[str]) -> Recipe:
     others = tuple(name for name in modules if name != module)
-    return replace(keep_high(recipe, others), high="fp32") if recipe.quantized else keep_high(recipe, others)
+    kept = keep_high(recipe, others)
+    return replace(kept, high="fp32") if recipe.quantized else replace(kept, fp32_products=True)
 
 
 def _with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:

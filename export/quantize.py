@@ -88,7 +88,7 @@ def quantize(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) 
         if node.name in chosen:
             writer.layer(chosen[node.name])
     writer.finish()
-    return lower(model, recipe.high, recipe.keep_fp32) if recipe.high != "fp32" else model
+    return lower(model, recipe.high, recipe.keep_fp32, recipe.fp32_products) if recipe.high != "fp32" else model
 
 
 def calibration_model(prepared: ModelProto) -> ModelProto:

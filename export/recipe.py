@@ -12,7 +12,8 @@ class Recipe:
 
     `high` is the type of everything that is not quantised ("fp32", "fp16", "bf16"); `quantized` the 8-bit type of the
     linear and convolution layers ("", "fp8", "int8"), `attention` whether Q, K, V and the softmax are quantised too.
-    `exclude` are patterns of modules that are never quantised, `keep_fp32` of modules that stay FP32 altogether.
+    `exclude` are patterns of modules that are never quantised, `keep_fp32` of modules that stay FP32 altogether, or but
+    for their matrix products and attention where `fp32_products` is False: a target has none in FP32.
     `ranges` is how activation ranges are found: "max" or "entropy". `dynamic` marks the CPU form of INT8, whose
     activation scales are found at run time. `psnr_gate` is the least PSNR in dB of the video against the FP32 one,
     on a trained checkpoint; `snr_gate` the least signal-to-noise in dB of a network's output, which holds for any.
@@ -24,6 +25,7 @@ class Recipe:
     attention: bool = False
     exclude: tuple[str, ...] = ()
     keep_fp32: tuple[str, ...] = ()
+    fp32_products: bool = True
     ranges: str = "max"
     dynamic: bool = False
     psnr_gate: float = float("inf")

@@ -1,22 +1,30 @@
-"""Each engine beside its FP32 network: on which inputs, and how near its outputs must come."""
+"""Each engine beside its FP32 network: on which input, how near its outputs must come, and on which machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamactor.engines.builder import BuildOptions
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import NetworkRecord
 from dreamactor.engines.session import Array, TensorSpec
 from dreamactor.engines.shapes import Size, input_shapes
+from dreamactor.engines.store import Entry
+from dreamactor.engines.target import Target
 from dreamactor.engines.trust import runs_on
+from dreamactor.engines.verify import Example
 from dreamactor.export.recipe import Recipe
 from dreamactor.presets import Preset
-from dreamactor.production.rehearsal import rehearsal
+from dreamactor.production.keys import digest
 
-DRAWN = 2  # inputs that an engine runs on where none were recorded
+if TYPE_CHECKING:
+    from dreamactor.production.stages import Stages
+
 FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 10 bits
 
 
@@ -25,27 +33,50 @@ def gate(precision: str, recipe: Recipe) -> float:
     return FP32_GATE if precision == "fp32" else recipe.snr_gate
 
 
+def card(target: Target, options: BuildOptions) -> str:
+    """The model of card that an engine built here is for: TensorRT promises no other of the architecture, unless it was
+    asked to. "" where the architecture is all that counts."""
+    gpu = local_gpu() if target.runtime == "tensorrt" and not options.hardware_compatibility else None
+    return gpu.name if gpu else ""
+
+
 def is_for_this_machine(record: NetworkRecord) -> bool:
     """Whether an engine should run here: it is no good where it does not. Others were built for another GPU."""
-    gpu = local_gpu()
-    return runs_on(record.architecture, gpu.architecture if gpu else None)
+    return runs_on(record, local_gpu())
 
 
-def feeds(samples: Path | None, preset: Preset, record: NetworkRecord) -> Iterable[dict[str, Array]]:
-    """The last of the inputs recorded in `samples` (ranges are taken from the others); noise of the size that the
-    preset is rehearsed at, the same each time, for a set that records none."""
-    if samples is None:
-        return drawn(rehearsal(preset), record.name, record.inputs)
-    from dreamactor.export.calibrate import load_samples
+def example(stages: Stages, network: str) -> Entry:
+    """The `Example` that goes with every set of these weights, as one file: so a set is verified where no store is.
 
-    return list(load_samples(samples, record.name).feeds())[-1:]
+    Its input is the last of those recorded (ranges are taken from the others), or for a set that records none noise of
+    the size that the preset is rehearsed at.
+    """
+    keys, source = stages.keys, stages.onnx(network)
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        stages.on_progress(f"running {network} in FP32", 0, 0)
+        with ExitStack() as opened:
+            session = stages.open({network: source}, opened)[network]
+            if keys.records:
+                *_, inputs = stages.feeds(network).feeds()
+            else:
+                inputs = next(drawn(stages.rehearsal, network, session.inputs))
+            content = Example(inputs, session.run(inputs)).to_bytes()
+        (folder / f"{network}.example.safetensors").write_bytes(content)
+        return {}
+
+    key = {
+        "network": network, "onnx": digest(keys.onnx(network)), "code": keys.code["judge"],
+        "samples": digest(keys.samples()) if keys.records else "",
+    }  # fmt: skip
+    return stages.store.get("example", key, make)[0]
 
 
 def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
-    """`DRAWN` inputs of `network`, noise of the preset's size."""
+    """Inputs of `network` without end, noise of the preset's size, the same each time."""
     draw, inputs = np.random.default_rng(0), tuple(inputs)
     shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width, batch=preset.rows))
-    for _ in range(DRAWN):
+    while True:
         yield {
             spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
             if spec.dtype == "uint8"

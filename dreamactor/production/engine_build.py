@@ -12,15 +12,19 @@ from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
 from dreamactor.production import beside
-from dreamactor.production.lowering import attention_nodes, expected_layers, fused_type
+from dreamactor.production.lowering import attention_nodes, expected_layers
 
 if TYPE_CHECKING:
     from dreamactor.engines.session import Array, Session
     from dreamactor.production.stages import Stages
 
 
-def build_fastest(stages: Stages, network: str, onnx: Path, folder: Path) -> dict[str, Any]:
-    """Builds `onnx` to `folder/<network>.engine`; its facts say which attention it has and what each took."""
+def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, folder: Path) -> dict[str, Any]:
+    """Builds `onnx` to `folder/<network>.engine`; its facts say which attention it has and what each took.
+
+    `fused_type` is that of the attention which TensorRT must fuse, "" for none. The fact "retry" is True where the ways
+    could not be timed, which is no reason to keep this one.
+    """
     options, target = stages.request.build, stages.request.target
     asked = options.attention
     head_size = stages.request.preset.transformer.head_dim
@@ -33,24 +37,24 @@ def build_fastest(stages: Stages, network: str, onnx: Path, folder: Path) -> dic
     for way in chosen:
         path = folder / f"{way}.engine"
         try:
-            reports[way] = _build(stages, network, onnx, path, way)
+            reports[way] = _build(stages, network, onnx, path, way, fused_type)
             built[way] = path
         except EngineError as error:
             failed[way] = str(error)
     if not built:
         raise EngineError(" ".join(failed.values()))
-    choice = Choice(next(iter(built)), {}, failed.get(PLUGIN, reason))
+    choice, retry = Choice(next(iter(built)), {}, failed.get(PLUGIN, reason)), False
     if len(built) > 1:
         feed = _timed_on(stages, network, reports[NATIVE])
         gate = stages.keys.recipe.snr_gate
         try:
             choice = Choice(*fastest(built, lambda path: _open(stages, path, network, onnx), feed, gate))
         except EngineError as error:
-            choice = Choice(NATIVE, {}, f"the two could not be timed: {error}")
+            choice, retry = Choice(NATIVE, {}, f"the two could not be timed: {error}"), True
     built.pop(choice.way).replace(folder / f"{network}.engine")
     for path in built.values():
         path.unlink()
-    return {**_facts(reports[choice.way], choice), "no_native": failed.get(NATIVE, "")}
+    return {**_facts(reports[choice.way], choice), "no_native": failed.get(NATIVE, ""), "retry": retry}
 
 
 def _timed_on(stages: Stages, network: str, report: BuildReport) -> dict[str, Array]:
@@ -60,7 +64,7 @@ def _timed_on(stages: Stages, network: str, report: BuildReport) -> dict[str, Ar
     return next(beside.drawn(stages.request.preset, network, report.inputs))
 
 
-def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> BuildReport:
+def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
     request, target, plugin = stages.request, stages.request.target, way == PLUGIN
     return build_engine(
         onnx,
@@ -72,7 +76,7 @@ def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> 
         replace(request.build, attention=way),
         request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
         expected_layers(onnx, plugin),
-        fused_type(stages.keys.recipe) if network == "denoiser" and not plugin else "",
+        "" if plugin else fused_type,
         lambda phase, step, steps: stages.on_progress(f"building {network}: {phase}", step, steps),
     )
 

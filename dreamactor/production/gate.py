@@ -67,7 +67,7 @@ def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
     while not verdict.passed:
         found = _costliest(stages, lowered, verdict)
         if found is None:
-            log("Every network is all in high precision and the video still misses its gate.")
+            log("No network has a module left to put back, and the video still misses its gate.")
             break
         network, waiting = found
         chosen = waiting[: steps[network]]

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.target import RTX_ARCHITECTURES
-from dreamactor.errors import InputError
+from dreamactor.errors import EngineError, InputError
 from dreamactor.production.make import REPORT_JSON, make_engines
 from dreamactor.production.request import make_request
+from dreamactor.production.verify import verify_set
 
 PRECISIONS = ("fp16", "bf16", "fp8", "int8")
 PLUGIN_PRECISIONS = ("fp16", "bf16")
@@ -50,7 +57,8 @@ def check_engines(
     log: Callable[[str], None] = print,
     on_result: Callable[[dict[str, Any]], object] = lambda report: None,
 ) -> dict[str, Any]:
-    """Builds and verifies `preset` for every target and precision; a failure is recorded and the rest goes on.
+    """Builds and verifies `preset` for every target and precision, each in a process of its own: one that fails or
+    crashes is recorded and the rest goes on.
 
     Each result's `passed` is None where this GPU lacks the precision; `on_result` hears the report after every one.
     """
@@ -61,22 +69,31 @@ def check_engines(
     }  # fmt: skip
     for target in targets():
         for precision in ("fp32", "fp16") if target == "cuda" else PRECISIONS:
-            result = {"target": target, "precision": precision, **_check(preset, precision, target, folder, log)}
+            result = {"target": target, "precision": precision, **isolated(check, preset, precision, target, folder)}
             log(_said(result))
             report["results"].append(result)
             on_result(report)
     return report
 
 
-def _check(preset: str, precision: str, target: str, folder: Path, log: Callable[[str], None]) -> dict[str, Any]:
+def check(preset: str, precision: str, target: str, folder: Path) -> dict[str, Any]:
+    """One set, built or found, and measured now: its `report`, whether it `passed`, `error` says why it did not."""
     try:
         request = make_request(preset, precision, target, output=folder / f"{preset}-{precision}-{target}")
     except InputError as error:
         return {"passed": None, "error": str(error)}
+    except EngineError as error:
+        return {"passed": False, "error": str(error)}
     try:
-        made = make_engines(request, log)
+        made = make_engines(request)
         report = json.loads((made.folder / REPORT_JSON).read_text())
-        result = {"passed": made.passed, "version": runtime_version(request.target.runtime), "report": report}
+        passed = made.passed
+        if not made.built:  # its figures are of another day and perhaps another driver
+            verified = verify_set(made.folder)
+            print(f"measured again:\n{verified.text}")
+            passed = passed and verified.passed
+            report["networks"] = [asdict(row) for row in verified.rows]
+        result = {"passed": passed, "version": runtime_version(request.target.runtime), "report": report}
     except Exception as error:  # whatever a runtime throws, the other sets are of interest
         return {"passed": False, "error": f"{type(error).__name__}: {error}"}
     idle = [row["network"] for row in report["networks"] if not row["ran"]]
@@ -84,6 +101,43 @@ def _check(preset: str, precision: str, target: str, folder: Path, log: Callable
         return {**result, "passed": False, "error": f"{', '.join(idle)} did not run"}
     reason = no_plugin(report) if target == "tensorrt" and precision in PLUGIN_PRECISIONS else ""
     return {**result, "passed": False, "error": f"the attention plugin was not taken: {reason}"} if reason else result
+
+
+def isolated(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What `work` returns in a process of its own, as a fault of CUDA's spoils all that its process does after it.
+
+    Where the process ends before that, `passed` is False, and `error` says how and what its error stream said last.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as folder:
+        errors = Path(folder) / "stderr"
+        process = context.Process(target=_send, args=(sender, errors, work, arguments))
+        process.start()
+        sender.close()  # so that the child's end is the pipe's
+        try:
+            result: dict[str, Any] | None = json.loads(receiver.recv_bytes())
+        except EOFError:
+            result = None
+        process.join()
+        said = errors.read_text(errors="replace").strip() if errors.exists() else ""
+    if said:
+        print(said, file=sys.stderr)
+    if result is None:
+        result = {"passed": False, "error": f"{_ended(process.exitcode)}: {said[-400:]}".removesuffix(": ")}
+    return result
+
+
+def _send(sender: Connection, errors: Path, work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:
+    """In the child."""
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), 2)  # what libraries write there too
+    sender.send_bytes(json.dumps(work(*arguments)).encode())
+
+
+def _ended(code: int | None) -> str:
+    how = f"with code {code}" if code is None or code >= 0 else f"by {signal.Signals(-code).name}"
+    return f"its process was ended {how}"
 
 
 def _said(result: dict[str, Any]) -> str:

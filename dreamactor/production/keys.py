@@ -41,7 +41,7 @@ _BUILD = (
     "engines/attention.py", "engines/build_worker.py", "engines/builder.py", "engines/shapes.py",
     "dreamactor/production/engine_build.py",
 )  # fmt: skip
-_PLUGIN = ("kernels/*.py", "kernels/tiles.json")
+_PLUGIN = ("kernels/*.py", "kernels/tiles.json", "engines/cuda.py", "engines/tensorrt.py")  # and what it is timed in
 _REWRITE = ("engines/graph.py", "engines/onnxruntime_attention.py", "engines/onnxruntime_graph.py")
 _CAPTURE = (
     "dreamactor/production/capture.py", "dreamactor/production/rehearsal.py", "dreamactor/production/sources.py",
@@ -51,9 +51,9 @@ _CAPTURE = (
 _JUDGE = (
     "dreamactor/production/beside.py", "dreamactor/production/gate.py", "dreamactor/production/make.py",
     "dreamactor/production/measure.py", "dreamactor/production/video_quality.py", "dreamactor/fidelity.py",
-    "engines/verify.py",
+    "engines/cuda.py", "engines/onnxruntime.py", "engines/runtimes.py", "engines/session.py", "engines/sets.py",
+    "engines/tensorrt.py", "engines/trust.py", "engines/verify.py",
 )  # fmt: skip
-RTX_ATTENTION = ("fp32", "bf16")  # TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form
 
 
 class Keys:
@@ -61,7 +61,9 @@ class Keys:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.recipe: Recipe = recipe(request.precision, request.target.name)
+        target = request.target
+        form = target.architecture if target.runtime == "tensorrt_rtx" else target.name  # "rtx" is this card's own
+        self.recipe: Recipe = recipe(request.precision, form)
 
     @cached_property
     def weights(self) -> str:
@@ -102,12 +104,14 @@ class Keys:
         return self.request.target.name == "cpu" and (self.recipe.name == "fp32" or self.recipe.dynamic)
 
     def source(self, network: str) -> Key:
-        return {"onnx": digest(self.onnx(network)), "code": self.code["rewrite"]} if self.rewrites else {}
+        if not self.rewrites:
+            return {}
+        return {"network": network, "onnx": digest(self.onnx(network)), "code": self.code["rewrite"]}
 
     @property
     def expands(self) -> bool:
-        """Whether attention is written out for the builder's sake."""
-        return self.request.target.runtime == "tensorrt_rtx" and self.recipe.high in RTX_ATTENTION
+        """Whether attention that is not FP16, or is put back from there, is written out for the builder's sake."""
+        return self.request.target.runtime == "tensorrt_rtx" and not self.recipe.quantized
 
     @property
     def records(self) -> bool:
@@ -116,8 +120,9 @@ class Keys:
 
     def ranges(self, network: str) -> Key:
         return {
-            "onnx": digest(self.onnx(network)), "samples": digest(self.samples()) if self.records else "",
-            "recipe": asdict(self.recipe), "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"),
+            "network": network, "onnx": digest(self.onnx(network)),
+            "samples": digest(self.samples()) if self.records else "", "recipe": asdict(self.recipe),
+            "code": self.code["lower"], "modelopt": _version("nvidia-modelopt"),
             "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         }  # fmt: skip
 
@@ -139,7 +144,7 @@ class Keys:
             "shapes": [asdict(profile) for profile in chosen], "target": request.target.architecture,
             "runtime": request.target.runtime, "version": runtime_version, "options": asdict(request.build),
             "gpu": _timed_on(request.target), "code": self.code["build"],
-            "plugin": self.code["plugin"] if fixed else "",
+            "plugin": [self.code["plugin"], _version("triton", "triton-windows")] if fixed else [],
         }  # fmt: skip
 
     def video(self, precisions: Mapping[str, Key]) -> Key:

@@ -18,7 +18,7 @@ MAX_LAYERS_REPORTED = 400
 
 def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """Writes `folder/<network>.onnx` and returns its facts: SNR whole and per layer, what was put back, sizes."""
-    from dreamactor.export.quality import apply, keep_high, run_model, worst
+    from dreamactor.export.quality import apply, expand_high_attention, keep_high, run_model, worst
     from dreamactor.export.weights import load, save
 
     prepared, ranges, feed = stages.ingredients(network)
@@ -27,7 +27,9 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
     restored, path = list(put_back), folder / f"{network}.onnx"
 
     def attempt() -> tuple[Any, float]:
-        save(apply(prepared, keep_high(recipe, restored), ranges), path)
+        chosen = keep_high(recipe, restored)
+        source = expand_high_attention(prepared, chosen) if stages.keys.expands else prepared
+        save(apply(source, chosen, ranges), path)
         low = load(path)
         return low, (worst(reference, run_model(low, feed)) if reference else float("inf"))
 
@@ -47,6 +49,7 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
     return {
         "snr_db": _finite(decibels), **before, "put_back": restored,
         "passed": decibels >= recipe.snr_gate or not reference, "bytes": _bytes(folder),
+        "fused_type": fused_type(prepared, final),
         **_layers(prepared, low, final, ranges, feed),
     }  # fmt: skip
 
@@ -74,7 +77,7 @@ def _layers(
         return facts
     quality = layer_quality(prepared, low, list(modules)[:MAX_LAYERS_REPORTED], feed)
     found = {f"{modules[node]} ({node})": _finite(value) for node, value in quality.items()}
-    return {**facts, "layer_snr_db": found}
+    return {**facts, "layer_snr_db": found, "layers_unmeasured": len(modules) - len(found)}
 
 
 def _finite(decibels: float) -> float | None:
@@ -97,15 +100,24 @@ def expected_layers(path: Path, plugin: bool) -> dict[str, int]:
 
     model = onnx.load(path, load_external_data=False)
     operators = [node.op_type for node in model.graph.node]
-    custom = len(attention_nodes(path))
-    counts = {
-        "PLUGIN_V3" if plugin else "ATTENTION_INPUT": custom,
+    ours = len(attention_nodes(path))
+    counts = {"PLUGIN_V3": ours} if plugin else {"ATTENTION_INPUT": ours + operators.count("Attention")}
+    counts |= {
         "QUANTIZE": operators.count("QuantizeLinear"),
         "DEQUANTIZE": operators.count("DequantizeLinear"),
     }
     return {kind: count for kind, count in counts.items() if count}
 
 
-def fused_type(recipe: Recipe) -> str:
-    """The type that the denoiser's fused attention must have; FP32 has none."""
-    return recipe.quantized if recipe.attention else recipe.high.replace("fp32", "")
+def fused_type(prepared: ModelProto, recipe: Recipe) -> str:
+    """The type in which a network of this recipe, as it is after repairs, must have fused attention; "" for none."""
+    from dreamactor.export.attention import SCORES
+    from dreamactor.export.onnxgraph import ATTENTION
+    from dreamactor.export.quality import lowered_nodes
+    from dreamactor.export.quantize import layers
+
+    if any(layer.weight is None for layer in layers(prepared, recipe)):
+        return recipe.quantized
+    lowered = lowered_nodes(prepared, recipe)
+    attention = (node for node in prepared.graph.node if node.op_type in ATTENTION or node.name.endswith(f".{SCORES}"))
+    return recipe.high if any(node.name in lowered for node in attention) else ""

@@ -16,7 +16,7 @@ from dreamactor.engines.store import Entry
 from dreamactor.engines.trust import check_file
 from dreamactor.errors import EngineError
 from dreamactor.production import rehearsal
-from dreamactor.production.beside import is_for_this_machine
+from dreamactor.production.beside import card, example, is_for_this_machine
 from dreamactor.production.gate import Lowered, Verdict, lower_all
 from dreamactor.production.keys import Keys, digest
 from dreamactor.production.measure import measure
@@ -71,8 +71,8 @@ def make_engines(
 
 
 def up_to_date(request: Request) -> Result | None:
-    """The finished set, when it was made from exactly what would be used now, every file is as it was written and every
-    engine for this machine ran here."""
+    """The finished set, when it was made from exactly what would be used now, every file is as it was written, every
+    engine for this machine ran here and none is to be tried again."""
     try:
         summary, rows = from_json((request.output / REPORT_JSON).read_text())
         manifest = read_manifest(request.output)
@@ -80,8 +80,10 @@ def up_to_date(request: Request) -> Result | None:
             return None
         if any(not row.ran and is_for_this_machine(manifest.network(row.network)) for row in rows):
             return None
+        if any(row.facts.get("retry") for row in rows):
+            return None
         for record in manifest.networks.values():
-            for file in record.files:
+            for file in record.all_files:
                 check_file(request.output, file)
         return Result(request.output, bool(summary["passed"]), False, _text(summary, rows))
     except (OSError, ValueError, KeyError, TypeError, EngineError):
@@ -119,9 +121,10 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict:
             source_sha256=stages.onnx(name).sha256,
             weights_sha256=stages.keys.weights,
             notes=(*_notes(stages, lowered, name), *request.build.notes),
+            gpu=card(request.target, request.build),
         )
         weights = lowered.entries[name].paths if request.build.strip else ()
-        files.append(EngineFiles(record, (*entry.paths, *weights)))
+        files.append(EngineFiles(record, (*entry.paths, *weights), example(stages, name).paths[0]))
 
     def complete(folder: Path, manifest: Manifest) -> None:
         rows = measure(stages, folder, manifest, lowered, engines, verdict)
@@ -178,7 +181,6 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "rehearsed": rehearsal.describe(request.preset),
         "passed": passed,
         "key": _set_key(request),
-        "store": _used(stages),
     }
     if verdict is not None:
         video, before = verdict.video, verdict.before
@@ -190,17 +192,6 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
             "video_ssim_frames": [round(value, 4) for value in video.ssim],
         }  # fmt: skip
     return summary
-
-
-def _used(stages: Stages) -> dict[str, Any]:
-    """Where what the set is measured against lies, for `dreamactor verify`."""
-    samples = stages.samples() if stages.keys.records else None
-    return {
-        "root": str(stages.request.store.resolve()),
-        "samples": samples.digest if samples else "",
-        "samples_sha256": samples.sha256 if samples else "",
-        "onnx": {name: stages.onnx(name).digest for name in stages.request.networks},
-    }
 
 
 def _text(summary: dict[str, Any], rows: list[Row]) -> str:

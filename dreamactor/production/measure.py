@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamactor.engines.manifest import Manifest, NetworkRecord
+from dreamactor.engines.manifest import Manifest
 from dreamactor.engines.store import Entry
-from dreamactor.engines.verify import Comparison, verify_engine
+from dreamactor.engines.verify import verify_engine
 from dreamactor.production import beside
 from dreamactor.production.gate import Lowered, Verdict
 from dreamactor.production.report import Row
@@ -28,7 +28,8 @@ def measure(
     rows = []
     for name, entry in engines.items():
         record, source = manifest.network(name), stages.onnx(name)
-        compared = _compared(stages, folder, record, source)
+        stages.on_progress(f"verifying {name}", 0, 0)
+        compared = verify_engine(folder, name, source.paths[0])
         facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
         gate = beside.gate(record.precision, stages.keys.recipe)
@@ -53,12 +54,6 @@ def measure(
             )
         )
     return rows
-
-
-def _compared(stages: Stages, folder: Path, record: NetworkRecord, source: Entry) -> Comparison:
-    stages.on_progress(f"verifying {record.name}", 0, 0)
-    samples = stages.samples().folder if stages.keys.records else None
-    return verify_engine(folder, record.name, source.paths[0], beside.feeds(samples, stages.request.preset, record))
 
 
 def _note(problem: str, facts: Mapping[str, Any]) -> str:

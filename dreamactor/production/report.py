@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,24 +63,32 @@ def table(rows: Sequence[Row]) -> str:
     lines = [HEAD, *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = [f"  {note}" for note in dict.fromkeys(row.note for row in rows) if note]
-    notes += [
-        f"  {row.network}: fused attention: {', '.join(row.facts['fused_attention'])}"
-        for row in rows
-        if row.facts.get("fused_attention")
-    ]
-    notes += [
-        f"  {row.network}: attention is {row.facts['attention']}: "
-        + ", ".join(f"{way} {ms:.2f} ms" for way, ms in row.facts["attention_ms"].items())
-        for row in rows
-        if row.facts.get("attention_ms")
-    ]
-    notes += [
-        f"  {row.network}: put back to high precision: {', '.join(row.put_back)} ({_before(row)})"
-        for row in rows
-        if row.put_back
-    ]
-    return "\n".join([*text, *notes])
+    return "\n".join([*text, *(f"  {note}" for note in notes(rows))])
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What is to be known of the engines beyond their rows, a line each."""
+    found = [*dict.fromkeys(row.note for row in rows if row.note)]
+    found += [f"{row.network}: {note}" for row in rows for note in _notes(row)]
+    return [" ".join(note.split()) for note in found]  # a builder's error may have several
+
+
+def _notes(row: Row) -> Iterator[str]:
+    facts = row.facts
+    if facts.get("fused_attention"):
+        yield f"fused attention: {', '.join(facts['fused_attention'])}"
+    if facts.get("attention_ms"):
+        times = ", ".join(f"{way} {ms:.2f} ms" for way, ms in facts["attention_ms"].items())
+        yield f"attention is {facts['attention']}: {times}"
+    if facts.get("no_plugin") and row.network == "denoiser":  # the others have no attention for it
+        yield f"without our attention kernels: {facts['no_plugin']}"
+    if facts.get("no_native"):
+        yield f"not built with TensorRT's own attention: {facts['no_native']}"
+    if facts.get("layers_unmeasured"):
+        measured = len(facts["layer_snr_db"])
+        yield f"error layer by layer of the first {measured} alone: {facts['layers_unmeasured']} more are not measured"
+    if row.put_back:
+        yield f"put back to high precision: {', '.join(row.put_back)} ({_before(row)})"
 
 
 def _before(row: Row) -> str:
@@ -114,10 +122,10 @@ def to_html(summary: dict[str, Any], rows: Sequence[Row]) -> str:
         for key, value in summary.items()
         if not isinstance(value, dict | list)
     )
-    notes = "".join(f"<li>{html.escape(line.strip())}</li>" for line in table(rows).splitlines()[1 + len(rows) :])
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes(rows))
     return _PAGE.format(
         title=html.escape(f"{summary['preset']} {summary['precision']} {summary['target']}"),
-        facts=facts, head=head, body=body, notes=notes,
+        facts=facts, head=head, body=body, notes=items,
     )  # fmt: skip
 
 

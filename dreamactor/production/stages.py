@@ -33,13 +33,21 @@ CALIBRATED = range(3)  # seeds of the clips whose inputs are recorded
 JUDGED = 3  # of the clip on which the video is judged: none of those, and two segments long
 
 
+class _Store(Store):
+    """One that does not find what is to be tried again."""
+
+    def find(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
+        entry = super().find(kind, key)
+        return None if entry is not None and entry.facts.get("retry") else entry
+
+
 class Stages:
     """Makes or finds every stage of one request."""
 
     def __init__(self, request: Request, on_progress: OnProgress) -> None:
         self.request, self.on_progress = request, on_progress
         self.keys = Keys(request)
-        self.store = Store(request.store)
+        self.store = _Store(request.store)
         self.exporter = Exporter(request.checkpoint, request.preset)
         self.rehearsal = rehearsal(request.preset)
 
@@ -128,7 +136,7 @@ class Stages:
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.production.engine_build import build_fastest
 
-            return build_fastest(self, network, precision.paths[0], folder)
+            return build_fastest(self, network, precision.paths[0], precision.facts["fused_type"], folder)
 
         label = f"building {network} for {self.request.target.name}"
         return self._get("engine", self.engine_key(network, key), label, make)
@@ -176,12 +184,10 @@ class Stages:
     def ingredients(self, network: str) -> tuple[Any, dict[str, float], dict[str, np.ndarray]]:
         """The prepared FP32 model, activation ranges and one recorded input that these were not taken from (none for
         FP32): what lowering works on."""
-        from dreamactor.export.attention import expand_attention
         from dreamactor.export.quantize import prepare
         from dreamactor.export.weights import load
 
-        model = load(self.source(network).paths[0])
-        prepared = prepare(expand_attention(model) if self.keys.expands else model, self.keys.recipe)
+        prepared = prepare(load(self.source(network).paths[0]), self.keys.recipe)
         ranges = json.loads(self.ranges(network).paths[0].read_text()) if self.keys.recipe.calibrated else {}
         feed = {} if self.keys.recipe.name == "fp32" else list(self.feeds(network).feeds())[-1]
         return prepared, ranges, feed

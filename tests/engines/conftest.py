@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dreamactor.engines import EngineFiles, NetworkRecord, onnxruntime, write_set
+from dreamactor.engines.trust import interface
+from dreamactor.engines.verify import Example
 from dreamactor.presets import preset
 
 
@@ -30,27 +32,39 @@ def linear_model(path: Path, scale: float = 2.0, external: bool = False) -> Path
 
 
 def record(name: str, **changes: str) -> NetworkRecord:
+    """As the manifest of a `tiny` set has it."""
+    inputs, outputs = interface(preset("tiny"), name)
     values = {
         "precision": "fp32",
         "runtime": "onnxruntime",
         "runtime_version": onnxruntime.version(),
         "architecture": "any",
     }
-    return NetworkRecord(name=name, files=(), inputs=(), outputs=(), **{**values, **changes})
+    return NetworkRecord(name=name, files=(), inputs=inputs, outputs=outputs, **{**values, **changes})
 
 
 @pytest.fixture
 def make_set(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a set of linear models called after `networks` and returns its folder."""
+    """Writes a set of linear models called after `networks`, with `example` if given, and returns its folder."""
 
-    def make(*networks: str, folder: str = "set", external: bool = False, scale: float = 2.0, **changes: str) -> Path:
+    def make(
+        *networks: str,
+        folder: str = "set",
+        external: bool = False,
+        scale: float = 2.0,
+        example: Example | None = None,
+        **changes: str,
+    ) -> Path:
         files = []
         source = tmp_path / f"source-{folder}"
         source.mkdir(exist_ok=True)
         for name in networks or ("denoiser",):
             path = linear_model(source / f"{name}.onnx", scale, external)
             paths = (path, path.with_name(path.name + ".data")) if external else (path,)
-            files.append(EngineFiles(record(name, **changes), paths))
+            stored = source / f"{name}.example" if example else None
+            if example and stored:
+                stored.write_bytes(example.to_bytes())
+            files.append(EngineFiles(record(name, **changes), paths, stored))
         write_set(tmp_path / folder, preset("tiny"), "fp32", "cpu", files)
         return tmp_path / folder
 

@@ -45,12 +45,12 @@ def build(
     return build_engine(model, output, TINY, network, target, found, **more)  # type: ignore[arg-type]
 
 
-def video_model(path: Path, operator: str = "Relu", domain: str = "", inputs: str = "video") -> Path:
-    """A network with the encoder's input that applies one operator to it as float."""
+def video_model(path: Path, operator: str = "Relu", domain: str = "", inputs: str = "video", name: str = "") -> Path:
+    """A network with the encoder's input that applies one operator, in a node called `name`, to it as float."""
     value = helper.make_tensor_value_info(inputs, TensorProto.UINT8, [1, 3, "t", "h", "w"])
     nodes = [
         helper.make_node("Cast", [inputs], ["f"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["f"], ["latent"], domain=domain),
+        helper.make_node(operator, ["f"], ["latent"], name, domain=domain),
     ]
     output = helper.make_tensor_value_info("latent", TensorProto.FLOAT, [1, 3, "t", "h", "w"])
     graph = helper.make_graph(nodes, "g", [value], [output])
@@ -98,6 +98,7 @@ def test_bad_models_are_refused_with_the_reason_and_leave_nothing(tmp_path: Path
     (tmp_path / "corrupt.onnx").write_bytes(b"\x08\x0a\x12garbage")
     (tmp_path / "empty.onnx").write_bytes(b"")
     video_model(tmp_path / "unknown.onnx", "Frobnicate", "nowhere")
+    video_model(tmp_path / "unsupported.onnx", "Bernoulli", name="draws.7")
     video_model(tmp_path / "other.onnx", inputs="picture")
     weight = numpy_helper.from_array(np.ones((3, 1, 1), np.float32), "w")
     external = onnx.load(video_model(tmp_path / "external.onnx", "Neg"))
@@ -106,13 +107,35 @@ def test_bad_models_are_refused_with_the_reason_and_leave_nothing(tmp_path: Path
     onnx.save(external, tmp_path / "external.onnx", save_as_external_data=True, location="lost.data", size_threshold=0)
     (tmp_path / "lost.data").unlink()
     reasons = {
-        "corrupt": "cannot be parsed", "empty": "cannot be", "unknown": "cannot be built for sm89",
-        "other": "no input 'video'; its inputs are picture", "external": "cannot be", "absent": "cannot be parsed",
+        "corrupt": "not an ONNX model, or it is cut short", "empty": "its ONNX is empty: there are no inputs",
+        "unknown": r"operator Frobnicate of node number 1 is refused \(INVALID_NODE: ",
+        "unsupported": r"operator Bernoulli of node draws\.7 is refused \(UNSUPPORTED_NODE: ",
+        "other": "no input 'video'; its inputs are picture",
+        "external": r"external\.onnx has weights in lost\.data, missing from ", "absent": r"no file .*/absent\.onnx",
     }  # fmt: skip
     for name, reason in reasons.items():
-        with pytest.raises(EngineError, match=reason):
+        with pytest.raises(EngineError, match=f"vae_encoder cannot be built for sm89: .*{reason}"):
             build(tmp_path / f"{name}.onnx", tmp_path / "out/m.engine")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@needs_rtx
+def test_a_function_that_is_called_twice_is_nothing_to_warn_of(tmp_path: Path) -> None:
+    """The parser says of each of its nodes that it "already exists"."""
+    model = onnx.load(video_model(tmp_path / "m.onnx"))
+    opsets = [helper.make_opsetid("", 20)]
+    body = [helper.make_node("Neg", ["x"], ["y"], "inside")]
+    model.functions.append(helper.make_function("ours", "Twice", ["x"], ["y"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("ours", 1))
+    last = model.graph.node.pop()
+    for inputs, outputs in (("f", "g"), ("g", "h")):
+        model.graph.node.append(helper.make_node("Twice", [inputs], [outputs], domain="ours"))
+    last.input[0] = "h"
+    model.graph.node.append(last)
+    onnx.save(model, tmp_path / "m.onnx")
+    report = build(tmp_path / "m.onnx", tmp_path / "m.engine")
+    assert report.layers["UNARY"] == 2
+    assert report.warnings == ()
 
 
 @needs_rtx

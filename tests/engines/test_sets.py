@@ -8,9 +8,11 @@ import multiprocessing
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,18 @@ import onnx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dreamactor.engines import EngineFiles, Manifest, open_engines, read_manifest, trust, write_set
+from dreamactor.engines import (
+    EngineFiles,
+    Manifest,
+    TensorSpec,
+    open_engines,
+    read_manifest,
+    sets,
+    tensorrt,
+    trust,
+    write_set,
+)
+from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA, OnnxRuntimeSession
 from dreamactor.errors import EngineError, InputError
 from dreamactor.presets import preset
@@ -26,6 +39,10 @@ from dreamactor.presets import preset
 from .conftest import linear_model, record
 
 MakeSet = Callable[..., Path]
+
+
+def card(architecture: str, name: str = "NVIDIA Nothing 1") -> Gpu:
+    return Gpu(name, architecture, 2**34, "13.0")
 
 
 def edit(folder: Path, change: Callable[[dict], None]) -> None:
@@ -147,6 +164,18 @@ def test_pickles_are_refused_whatever_they_are_called(make_set: MakeSet) -> None
             open_engines(folder)
 
 
+def test_a_file_that_begins_as_a_pickle_cannot_is_none(make_set: MakeSet) -> None:
+    """The first eight bytes of safetensors are the length of its header: 384 of these begin as a pickle's do."""
+    folder = make_set()
+    content = struct.pack("<Q", 384) + b"{}".ljust(384)
+    relist(folder, "a.safetensors", content)
+    assert trust.read_file(folder, read_manifest(folder).network("denoiser").files[0]) == content
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        relist(folder, "a.safetensors", pickle.dumps([], protocol))
+        with pytest.raises(EngineError, match="never loaded"):
+            trust.read_file(folder, read_manifest(folder).network("denoiser").files[0])
+
+
 def test_corrupt_onnx_with_a_matching_hash_is_an_engine_error(make_set: MakeSet) -> None:
     folder = make_set()
     whole = (folder / "denoiser.onnx").read_bytes()
@@ -163,10 +192,10 @@ def test_other_gpu_runtime_and_version_are_refused(make_set: MakeSet) -> None:
         open_engines(make_set(folder="later", runtime_version="99.1"))
     exact = record("denoiser", runtime="tensorrt_rtx", runtime_version="1.7.1.116", architecture="sm89")
     with pytest.raises(EngineError, match=r"built by tensorrt_rtx 1.7.1.116; 1.7.2.1 is installed"):
-        trust.check_runtime(exact, "1.7.2.1", "sm89")
+        trust.check_runtime(exact, "1.7.2.1", card("sm89"))
     with pytest.raises(EngineError, match="built for sm89; this machine has sm120"):
-        trust.check_runtime(exact, "1.7.1.116", "sm120")
-    trust.check_runtime(exact, "1.7.1.116", "sm89")
+        trust.check_runtime(exact, "1.7.1.116", card("sm120"))
+    trust.check_runtime(exact, "1.7.1.116", card("sm89"))
 
 
 @pytest.mark.parametrize(
@@ -178,20 +207,80 @@ def test_other_gpu_runtime_and_version_are_refused(make_set: MakeSet) -> None:
     ],
 )  # fmt: skip
 def test_an_engine_runs_on_what_it_was_built_for(built: str, gpu: str | None, expected: bool) -> None:
-    assert trust.runs_on(built, gpu) is expected
-    tensorrt = record("denoiser", runtime="tensorrt", runtime_version="11.4", architecture=built)
+    here = card(gpu) if gpu else None
+    plan = record("denoiser", runtime="tensorrt", runtime_version="11.4", architecture=built)
+    assert trust.runs_on(plan, here) is expected
     if expected:
-        trust.check_runtime(tensorrt, "11.4", gpu)
+        trust.check_runtime(plan, "11.4", here)
     else:
         machine = re.escape(f"has {gpu}" if gpu else "has no NVIDIA GPU (or no driver)")
         with pytest.raises(EngineError, match=f"built for .*; this machine {machine}: build the engines for it"):
-            trust.check_runtime(tensorrt, "11.4", gpu)
+            trust.check_runtime(plan, "11.4", here)
+
+
+def test_an_engine_for_one_card_is_refused_on_another_of_its_architecture(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before TensorRT sees a byte; a set that names no card, as those made before, is for its architecture."""
+    monkeypatch.setattr(sets, "_installed", lambda runtime: "11.4")
+    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda runtime: pytest.fail("it was opened"))
+    monkeypatch.setattr(sets, "local_gpu", lambda: card("sm89", "NVIDIA GeForce RTX 4090"))
+    plan = {"runtime": "tensorrt", "runtime_version": "11.4", "architecture": "sm89"}
+    folder = make_set(gpu="NVIDIA L4", **plan)
+    assert read_manifest(folder).network("denoiser").gpu == "NVIDIA L4"
+    with pytest.raises(
+        EngineError, match=r"for NVIDIA L4 alone; this machine has NVIDIA GeForce RTX 4090: .*--hardware-"
+    ):
+        open_engines(folder)
+    found = read_manifest(folder).network("denoiser")
+    assert trust.runs_on(found, card("sm89", "NVIDIA L4"))
+    assert not trust.runs_on(found, None)
+    with pytest.raises(EngineError, match="built for sm89; this machine has sm120"):
+        trust.check_runtime(found, "11.4", card("sm120"))
+    edit(folder, lambda m: m["networks"]["denoiser"].pop("gpu"))
+    assert trust.runs_on(read_manifest(folder).network("denoiser"), card("sm89"))
+
+
+@pytest.mark.parametrize(
+    ("key", "index", "change", "reason"),
+    [
+        (
+            "inputs",
+            7,
+            {"shape": [-1, -1, 64]},
+            r"motion float32\[\?, \?, 64\] in its manifest and motion .*32\] in preset",
+        ),
+        ("inputs", 0, {"shape": [1, 16, -1, -1]}, r"latent float32\[1, 16, \?, \?\] in its manifest"),
+        ("inputs", 0, {"dtype": "float16"}, r"latent float16.* in its manifest and latent float32"),
+        ("inputs", 3, {"name": "mask"}, r"has no known in its manifest"),
+        ("outputs", 1, {"name": "speed"}, r"has speed float32.* in its manifest and no speed in preset tiny"),
+    ],
+)
+def test_a_manifest_of_other_shapes_than_its_preset_s_is_refused_before_a_deserialiser(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch, key: str, index: int, change: dict, reason: str
+) -> None:
+    folder = make_set()
+    open_engines(folder, threads=1).close()
+    edit(folder, lambda m: m["networks"]["denoiser"][key][index].update(change))
+    monkeypatch.setattr(sets, "_open", lambda *values: pytest.fail("it was opened"))
+    with pytest.raises(EngineError, match=f"denoiser .*{reason}"):
+        open_engines(folder)
+
+
+def test_the_shapes_of_a_real_set_are_those_of_its_preset(tiny_engines: Path) -> None:
+    manifest = read_manifest(tiny_engines)
+    for name, found in manifest.networks.items():
+        inputs, outputs = trust.interface(manifest.preset, name)
+        assert found.inputs == inputs  # sizes that the preset leaves open are open in the graph
+        assert found.outputs == outputs
+    wide = replace(manifest.preset, face_encoder=replace(manifest.preset.face_encoder, out_channels=48))
+    assert trust.interface(wide, "face_motion_encoder")[1] == (TensorSpec("motion", "float32", (1, -1, 48)),)
 
 
 def test_an_engine_for_later_cards_says_so() -> None:
     later = record("denoiser", runtime="tensorrt", runtime_version="11.4", architecture="sm80+")
     with pytest.raises(EngineError, match="built for sm80 or later; this machine has sm75"):
-        trust.check_runtime(later, "11.4", "sm75")
+        trust.check_runtime(later, "11.4", card("sm75"))
 
 
 def test_cuda_is_never_replaced_by_the_cpu(tmp_path: Path) -> None:

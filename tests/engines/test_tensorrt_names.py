@@ -23,7 +23,7 @@ ENGINES = Path(__file__).resolve().parents[2] / "engines"
 HOLDS = {
     "build_worker.py": {
         "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
-        "profile": "IOptimizationProfile", "cache": "ITimingCache", "tensor": "ITensor",
+        "profile": "IOptimizationProfile", "cache": "ITimingCache", "tensor": "ITensor", "refused": "ParserError",
     },
     "tensorrt.py": {
         "_runtime": "Runtime", "_engine": "ICudaEngine", "engine": "ICudaEngine", "_context": "IExecutionContext",
@@ -74,6 +74,7 @@ def test_the_list_is_not_empty_and_holds_what_matters() -> None:
         "OnnxParser.parse_from_file", "Builder.build_serialized_network", "IExecutionContext.execute_async_v3",
         "BuilderFlag.STRIP_PLAN", "BuilderFlag.REFIT", "IBuilderConfig.hardware_compatibility_level",
         "ICudaEngine.refittable", "OnnxParserRefitter.refit_from_bytes", "Refitter.refit_cuda_engine",
+        "ParserError.node_operator", "ParserError.node_name",
     }  # fmt: skip
     assert central <= set(names)
 

@@ -1,4 +1,4 @@
-"""An engine beside its FP32 network: measured, or said not to have run and why."""
+"""An engine beside FP32 on the example that its set has: measured, or said not to have run and why."""
 
 from __future__ import annotations
 
@@ -6,24 +6,46 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from dreamactor.engines.verify import verify_engine
+from dreamactor.engines import read_manifest, trust
+from dreamactor.engines.verify import Example, verify_engine
+from dreamactor.errors import EngineError
 
 from .conftest import linear_model
 
+MakeSet = Callable[..., Path]
 X = np.arange(8, dtype=np.float32)[None]
 
 
-def test_an_engine_is_run_and_compared(make_set: Callable[..., Path], tmp_path: Path) -> None:
-    compared = verify_engine(make_set(scale=2.02), "denoiser", linear_model(tmp_path / "fp32.onnx", 2.0), [{"x": X}])
+@pytest.fixture
+def fp32(tmp_path: Path) -> Path:
+    return linear_model(tmp_path / "fp32.onnx", 2.0)
+
+
+@pytest.fixture
+def example(fp32: Path) -> Example:
+    """What the linear model makes of 0 to 7."""
+    return Example({"x": X}, {"y": X @ numpy_helper.to_array(onnx.load(fp32).graph.initializer[0])})
+
+
+def test_an_engine_is_run_and_compared(make_set: MakeSet, fp32: Path, example: Example) -> None:
+    folder = make_set(scale=2.02, example=example)
+    compared = verify_engine(folder, "denoiser", fp32)
     assert compared.snr_db == pytest.approx(40, abs=0.01)  # an error of one part in a hundred
     assert compared.latency_ms is not None
+    assert compared.reference_ms is not None
     assert compared.problem == ""
+    fp32.unlink()
+    alone = verify_engine(folder, "denoiser")
+    assert alone.snr_db == compared.snr_db
+    assert alone.reference_ms is None
 
 
 @pytest.mark.parametrize(
-    ("changes", "feed", "reason"),
+    ("changes", "inputs", "reason"),
     [
         ({"architecture": "sm42"}, X, "built for sm42"),
         ({"runtime_version": "99.1"}, X, "made for onnxruntime 99.1 or later"),
@@ -31,10 +53,29 @@ def test_an_engine_is_run_and_compared(make_set: Callable[..., Path], tmp_path: 
     ],
 )
 def test_one_that_cannot_run_says_why(
-    make_set: Callable[..., Path], tmp_path: Path, changes: dict[str, str], feed: np.ndarray, reason: str
+    make_set: MakeSet, example: Example, changes: dict[str, str], inputs: np.ndarray, reason: str
 ) -> None:
-    compared = verify_engine(
-        make_set(**changes), "denoiser", linear_model(tmp_path / "fp32.onnx"), [{"x": np.ascontiguousarray(feed)}]
-    )
+    compared = verify_engine(make_set(example=Example({"x": inputs}, example.outputs), **changes), "denoiser")
     assert reason in compared.problem
     assert compared.latency_ms is compared.snr_db is None
+
+
+def test_a_set_without_its_example_is_not_compared(make_set: MakeSet, example: Example) -> None:
+    with pytest.raises(EngineError, match="has no example of denoiser"):
+        verify_engine(make_set(), "denoiser")
+    folder = make_set(example=example)
+    other = Example(example.inputs, {"y": example.outputs["y"] + 1})
+    (folder / "denoiser.example").write_bytes(other.to_bytes())
+    with pytest.raises(EngineError, match=r"denoiser\.example has SHA-256 .* it was changed"):
+        verify_engine(folder, "denoiser")
+
+
+def test_an_example_is_a_file_of_the_set_that_no_session_reads(make_set: MakeSet, example: Example) -> None:
+    folder = make_set(example=example, external=True)
+    found = read_manifest(folder).network("denoiser")
+    assert [file.path for file in found.files] == ["denoiser.onnx", "denoiser.onnx.data"]
+    assert [file.path for file in found.all_files] == ["denoiser.onnx", "denoiser.onnx.data", "denoiser.example"]
+    assert found.example is not None
+    read = Example.from_bytes(trust.read_file(folder, found.example))
+    np.testing.assert_array_equal(read.inputs["x"], X)
+    np.testing.assert_array_equal(read.outputs["y"], example.outputs["y"])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dreamactor.export.attention import expand_attention, has_mask
+from dreamactor.errors import InputError
+from dreamactor.export.attention import expand_attention, has_mask, inline
 from dreamactor.export.graphs import NETWORKS
-from dreamactor.export.onnxgraph import module_of
+from dreamactor.export.onnxgraph import ATTENTION, PRODUCTS, module_of
 from dreamactor.export.precision import lower
-from dreamactor.export.quality import run_model, worst
+from dreamactor.export.quality import apply, expand_high_attention, keep_high, run_model, sensitivities, worst
+from dreamactor.export.quantize import prepare
 from dreamactor.export.recipes import recipe
 
 Model = Callable[[str], onnx.ModelProto]
@@ -95,3 +97,74 @@ def test_attention_written_out_is_the_same(
     assert worst(run_model(model, feed), run_model(expanded, feed)) > 90
     modules = {module_of(node) for node in expanded.graph.node if node.op_type == "Softmax"}
     assert "transformer.blocks.0.attention" in modules
+
+
+def types_into(model: onnx.ModelProto, feed: dict[str, np.ndarray], operators: Collection[str]) -> set[str]:
+    """The types of what the nodes of these operators read."""
+    names = [node.input[0] for node in model.graph.node if node.op_type in operators]
+    found = run_model(model, feed, names)
+    return {found[name].dtype.name for name in names}
+
+
+@pytest.mark.parametrize(("target", "types"), [("sm75", {"float16"}), ("sm89", {"float16", "float32"})])
+def test_turing_multiplies_no_fp32_matrices(tiny_model: Model, tiny_feed: Feed, target: str, types: set[str]) -> None:
+    """Not of the timestep, and not of what is put back; what is around the products stays FP32 all the same."""
+    model, feed, chosen = tiny_model("denoiser"), tiny_feed("denoiser"), recipe("fp16", target)
+    prepared = prepare(model, chosen)
+    plain = apply(prepared, chosen, {})
+    assert types_into(plain, feed, PRODUCTS) == types
+    assert worst(run_model(model, feed), run_model(plain, feed)) > 40
+    blocks = keep_high(chosen, ["transformer.blocks.*"])
+    assert types_into(apply(prepared, blocks, {}), feed, PRODUCTS) == types
+    timestep = [node for node in plain.graph.node if module_of(node) == "transformer.time_in.1"]
+    assert {run_model(plain, feed, node.output)[node.output[0]].dtype for node in timestep} == {np.dtype(np.float32)}
+
+
+def test_turing_offers_convolutions_alone_to_a_repair(tiny_model: Model, tiny_feed: Feed) -> None:
+    def offered(network: str, target: str) -> dict[str, float]:
+        chosen = recipe("fp16", target)
+        found = sensitivities(prepare(tiny_model(network), chosen), chosen, {}, tiny_feed(network))
+        return {item.module: item.decibels for item in found}
+
+    assert offered("denoiser", "sm75") == {}
+    everywhere = offered("face_motion_encoder", "sm89")
+    del everywhere["face_encoder.out"]  # a matrix product
+    assert offered("face_motion_encoder", "sm75") == everywhere != {}
+
+
+def test_turing_has_no_fp32() -> None:
+    with pytest.raises(InputError, match="no FP32 matrix products on sm75: use fp16 or int8"):
+        recipe("fp32", "sm75")
+    assert recipe("fp32", "sm80") == recipe("fp32")
+
+
+def test_a_function_s_nodes_have_the_module_of_its_call(tiny_model: Model) -> None:
+    model = tiny_model("denoiser")
+    calls = [module_of(node) for node in model.graph.node if node.op_type in ATTENTION]
+    assert calls.count("transformer.blocks.0.attention") == 2
+    inlined = inline(model).graph.node
+    assert [module_of(node) for node in inlined if node.op_type == "Attention"] == calls
+    own = {node.output[0] for node in model.graph.node if node.op_type not in ATTENTION}
+    assert {module_of(node) for node in inlined if node.output[0] not in own} == set(calls)
+
+
+def test_attention_that_is_put_back_is_written_out_and_no_other(tiny_model: Model, tiny_feed: Feed) -> None:
+    feed, half = tiny_feed("denoiser"), recipe("fp16")
+    prepared = prepare(tiny_model("denoiser"), half)
+    assert expand_high_attention(prepared, half) is prepared
+    chosen = keep_high(half, ["transformer.blocks.0.attention"])
+    written = expand_high_attention(prepared, chosen)
+    softmax = [module_of(node) for node in written.graph.node if node.op_type == "Softmax"]
+    assert softmax == ["transformer.blocks.0.attention"] * 2
+    low = apply(written, chosen, {})
+    assert types_into(low, feed, ["Softmax"]) == {"float32"}
+    assert types_into(low, feed, ["Attention"]) == {"float16"}
+    assert worst(run_model(apply(prepared, chosen, {}), feed), run_model(low, feed)) > 55
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_attention_of_a_wider_type_is_written_out_everywhere(tiny_model: Model, name: str) -> None:
+    prepared = prepare(tiny_model("denoiser"), recipe(name))
+    operators = Counter(node.op_type for node in expand_high_attention(prepared, recipe(name)).graph.node)
+    assert operators["Softmax"] == sum(node.op_type in ATTENTION for node in prepared.graph.node) > 0
+    assert not ATTENTION & set(operators)

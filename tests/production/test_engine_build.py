@@ -5,6 +5,7 @@ TensorRT builds on a GPU alone: its builder writes a word here, and everything a
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ import pytest
 from dreamactor.engines import tensorrt
 from dreamactor.engines.attention import NATIVE, PLUGIN
 from dreamactor.engines.builder import BuildOptions, BuildReport
-from dreamactor.engines.sets import read_manifest
-from dreamactor.engines.target import Target
+from dreamactor.engines.manifest import Manifest
+from dreamactor.engines.sets import EngineFiles, read_manifest, write_set
+from dreamactor.engines.target import Target, parse_target
+from dreamactor.errors import EngineError
 from dreamactor.production import engine_build, make
 from dreamactor.production.gate import Lowered
+from dreamactor.production.report import Row, to_json
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
+from tests.engines.conftest import linear_model, record
 
 
 def stages(tmp_path: Path, build: BuildOptions, **changes: Any) -> Stages:
@@ -36,7 +41,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ways that are built, of two that could be."""
     ways: list[str] = []
 
-    def build(stages: Stages, network: str, onnx: Path, output: Path, way: str) -> BuildReport:
+    def build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
         ways.append(way)
         output.write_text(f"a plan with {way} attention")
         return BuildReport(0.0, 0, "11.4", {}, (), (), ())
@@ -50,7 +55,7 @@ def test_an_engine_for_later_cards_has_no_kernels_of_ours(
     tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path]
 ) -> None:
     options = BuildOptions(hardware_compatibility="ampere-plus")
-    facts = engine_build.build_fastest(stages(tmp_path, options), "denoiser", tiny_onnx["denoiser"], tmp_path)
+    facts = engine_build.build_fastest(stages(tmp_path, options), "denoiser", tiny_onnx["denoiser"], "fp16", tmp_path)
     assert built == [NATIVE]
     assert facts["attention"] == NATIVE
     assert facts["no_plugin"] == "our kernels are compiled for sm89 alone"
@@ -76,9 +81,56 @@ def test_plans_without_weights_are_timed_with_those_of_their_onnx(
     monkeypatch.setattr(tensorrt, "TensorRTSession", Session)
     monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
     source = tiny_onnx["denoiser"]
-    facts = engine_build.build_fastest(stages(tmp_path, BuildOptions(strip=strip)), "denoiser", source, tmp_path)
+    made = stages(tmp_path, BuildOptions(strip=strip))
+    facts = engine_build.build_fastest(made, "denoiser", source, "fp16", tmp_path)
+    assert not facts["retry"]
     assert set(facts["attention_ms"]) == {NATIVE, PLUGIN} == set(built)
     assert opened == 2 * [tensorrt.Weights(source.read_bytes(), source) if strip else None]
+
+
+def test_an_engine_that_could_not_be_timed_is_made_again(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[Any] = [EngineError("out of memory"), (PLUGIN, {NATIVE: 2.0, PLUGIN: 1.0}, "")]
+
+    def fastest(*values: object) -> Any:
+        found = outcomes.pop(0)
+        if isinstance(found, EngineError):
+            raise found
+        return found
+
+    def lower(folder: Path) -> dict[str, Any]:
+        shutil.copy(tiny_onnx["denoiser"], folder)
+        return {"fused_type": "fp16"}
+
+    monkeypatch.setattr(engine_build, "fastest", fastest)
+    monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
+    monkeypatch.setattr("dreamactor.production.stages.runtime_version", lambda runtime: "11.4")
+    made = stages(tmp_path, BuildOptions())
+    precision, _ = made.store.get("precision", {}, lower)
+    first = made.engine("denoiser", precision, {})
+    assert first.facts["no_plugin"] == "the two could not be timed: out of memory"
+    assert first.paths[0].read_text() == "a plan with native attention"
+    assert made.store.find("engine", made.engine_key("denoiser", {})) is None  # for a plan too
+    second, third = (stages(tmp_path, BuildOptions()).engine("denoiser", precision, {}) for _ in range(2))
+    assert second.paths[0].read_text() == "a plan with plugin attention"
+    assert third == second
+    assert built == [NATIVE, PLUGIN] * 2
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_set_with_an_engine_to_be_made_again_is_not_up_to_date(tmp_path: Path, retry: bool) -> None:
+    request = stages(tmp_path, BuildOptions(), networks=("denoiser",)).request
+    request = replace(request, target=parse_target("cpu"))
+    row = Row("denoiser", "fp16", 1, 1, 1, 1.0, 1.0, 60.0, None, True, "", (), {"retry": retry})
+
+    def complete(folder: Path, manifest: Manifest) -> None:
+        summary = {"key": make._set_key(request), "passed": True, "rehearsed": ""}
+        (folder / make.REPORT_JSON).write_text(to_json(summary, [row]))
+
+    files = [EngineFiles(record("denoiser"), (linear_model(tmp_path / "denoiser.onnx"),))]
+    write_set(request.output, request.preset, "fp16", "cpu", files, complete=complete)
+    assert (make.up_to_date(request) is None) is retry
 
 
 @pytest.mark.parametrize("strip", [False, True])
@@ -98,10 +150,17 @@ def test_a_set_of_plans_without_weights_has_their_onnx(
         (folder / "vae_encoder.engine").write_bytes(b"plan")
         return {"inputs": [], "outputs": []}
 
+    def run(folder: Path) -> dict[str, Any]:
+        (folder / "vae_encoder.example.safetensors").write_bytes(b"example")
+        return {}
+
+    example, _ = made.store.get("example", {}, run)
     precision, _ = made.store.get("precision", {}, lower)
     engine, _ = made.store.get("engine", {}, build)
     monkeypatch.setattr(make, "runtime_version", lambda runtime: "11.4")
     monkeypatch.setattr(make, "measure", lambda *values: [])
+    monkeypatch.setattr(make, "example", lambda stages, name: example)
+    monkeypatch.setattr(make, "card", lambda target, options: f"a card, {options.hardware_compatibility}")
     monkeypatch.setattr(make, "_summary", lambda *values: {})
     monkeypatch.setattr(Stages, "onnx", lambda self, name: precision)
     monkeypatch.setattr(make, "to_html", lambda *values: "")
@@ -112,5 +171,8 @@ def test_a_set_of_plans_without_weights_has_their_onnx(
     assert names == ["vae_encoder.engine", *(["vae_encoder.onnx", "vae_encoder.onnx.data"] if strip else [])]
     assert record.is_stripped is strip
     assert record.architecture == "sm80+"
+    assert record.gpu == "a card, ampere-plus"
+    assert record.example is not None
+    assert record.example.path == "vae_encoder.example.safetensors"
     assert record.notes == options.notes
     assert any("without weights" in note for note in record.notes) is strip

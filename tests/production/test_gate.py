@@ -80,7 +80,7 @@ def test_a_video_that_cannot_pass_has_everything_put_back_and_that_is_said() -> 
     assert verdict is not None
     assert not verdict.passed
     assert lowered.put_back == MODULES
-    assert lines[-1] == "Every network is all in high precision and the video still misses its gate."
+    assert lines[-1] == "No network has a module left to put back, and the video still misses its gate."
 
 
 def test_a_video_that_passes_is_left_as_it_is() -> None:

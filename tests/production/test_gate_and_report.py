@@ -1,4 +1,4 @@
-"""Video quality, the plan, the report and what a request refuses: everything that needs no build."""
+"""Video quality, the report and what a request refuses: everything that needs no build."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamactor.engines.store import Store
 from dreamactor.errors import EngineError, InputError
 from dreamactor.presets import preset
 from dreamactor.production import plan as planning
 from dreamactor.production.gate import Verdict
 from dreamactor.production.keys import Keys
 from dreamactor.production.make import up_to_date
-from dreamactor.production.plan import check_memory, describe, plan
+from dreamactor.production.plan import check_memory
 from dreamactor.production.report import Row, from_json, table, to_html, to_json
 from dreamactor.production.request import Request, make_request
 from dreamactor.production.sources import CHARACTERS, NOISE, clips, origin
@@ -76,22 +75,6 @@ def test_keys_change_with_what_they_stand_for_and_only_then(tmp_path: Path) -> N
     assert ada != fp8.engine("denoiser", fp8.precision("denoiser", ("transformer.blocks.0.ffn.0",)), "1.7")
 
 
-def test_plan_says_what_is_cached_and_how_long_the_rest_took(tmp_path: Path) -> None:
-    stages = Stages(request(tmp_path, "fp8", "sm89"), lambda what, done, total: None)
-    assert {step.stage for step in plan(stages)} == {"onnx", "samples", "ranges", "precision", "engine"}
-    assert not any(step.cached for step in plan(stages))
-    store = Store(tmp_path / "store")
-    store.get("onnx", stages.keys.onnx("denoiser"), lambda folder: {})
-    store.get("onnx", {**stages.keys.onnx("vae_encoder"), "weights": "older"}, lambda folder: {})
-    steps = {step.network: step for step in plan(stages) if step.stage == "onnx"}
-    assert steps["denoiser"].cached
-    assert not steps["vae_encoder"].cached
-    assert steps["vae_encoder"].seconds is not None
-    assert steps["vae_decoder"].seconds is None
-    lines = describe(plan(stages))
-    assert any("denoiser (cached)" in line and "vae_decoder (new)" in line for line in lines)
-
-
 def test_too_little_memory_is_refused_with_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = make_request("m1", "fp8", "sm89", output=tmp_path / "set", store=tmp_path / "store")
     stages = Stages(large, lambda what, done, total: None)
@@ -123,6 +106,27 @@ def test_table_has_size_error_verdict_and_what_was_put_back() -> None:
     for part in ("2.50 MB", "30 %", "21.5 dB", "33.1 dB", "FAIL", "e4m3", "<no GPU>"):
         assert part in text
     assert "transformer.blocks.0.ffn.0 (before: ONNX 0.80 MB, SNR 9.5 dB)" in text
+
+
+def test_what_was_not_built_or_not_measured_is_said() -> None:
+    facts = {
+        "no_plugin": "ptxas <stdin>\nfailed", "no_native": "", "layer_snr_db": {"a": 1.0, "b": 2.0},
+        "layers_unmeasured": 3,
+    }  # fmt: skip
+    other = replace(
+        ROW, network="vae_encoder", facts={"no_plugin": "no attention", "no_native": "gave up"}, put_back=()
+    )
+    rows = [replace(ROW, facts=facts, put_back=()), other]
+    found = [
+        "not run here: <no GPU>",
+        "denoiser: without our attention kernels: ptxas <stdin> failed",
+        "denoiser: error layer by layer of the first 2 alone: 3 more are not measured",
+        "vae_encoder: not built with TensorRT's own attention: gave up",
+    ]
+    assert [line.strip() for line in table(rows).splitlines()[3:]] == found
+    page = to_html(SUMMARY, rows)
+    assert page.count("<li>") == len(found)
+    assert "<li>denoiser: without our attention kernels: ptxas &lt;stdin&gt; failed</li>" in page
 
 
 @pytest.mark.parametrize(

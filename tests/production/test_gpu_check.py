@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from dreamactor.engines.gpu import Gpu, local_gpu
 from dreamactor.production import gpu_check
-from dreamactor.production.gpu_check import check_engines
+from dreamactor.production.gpu_check import check, check_engines, isolated
 from dreamactor.production.make import REPORT_JSON, Result
 from dreamactor.production.request import Request
+
+CARD = Gpu("NVIDIA Nothing 1", "sm86", 2**34, "13.0")
 
 
 @pytest.mark.skipif(local_gpu() is not None, reason="there is a GPU")
@@ -28,8 +33,7 @@ def test_gpu_check_records_each_engine_and_fails_with_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A card that is not there: what is built for it is refused one by one, written down, and the rest goes on."""
-    card = Gpu("NVIDIA Nothing 1", "sm86", 2**34, "13.0")
-    monkeypatch.setattr(gpu_check, "local_gpu", lambda: card)
+    monkeypatch.setattr(gpu_check, "local_gpu", lambda: CARD)
     monkeypatch.setattr(gpu_check, "targets", lambda: ("sm86", "sm99"))
     monkeypatch.setattr(gpu_check, "PRECISIONS", ("fp8",))
     assert gpu_check.main(["--engines", str(tmp_path / "engines"), "--output", str(tmp_path)]) == 1
@@ -44,26 +48,91 @@ def test_gpu_check_records_each_engine_and_fails_with_one(
 def test_gpu_check_fails_for_an_engine_that_did_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: bool, passed: bool
 ) -> None:
-    def made(request: Request, log: object) -> Result:
+    def made(request: Request) -> Result:
         (tmp_path / REPORT_JSON).write_text(json.dumps({"networks": [{"network": "denoiser", "ran": ran}]}))
         return Result(tmp_path, True, True, "")
 
     monkeypatch.setattr(gpu_check, "make_engines", made)
-    monkeypatch.setattr(gpu_check, "targets", lambda: ("cpu",))
-    monkeypatch.setattr(gpu_check, "PRECISIONS", ("int8",))
-    heard: list[int] = []
-    report = check_engines("tiny", tmp_path, on_result=lambda found: heard.append(len(found["results"])))
-    assert [result["passed"] for result in report["results"]] == [passed]
-    assert heard == [1]
+    assert check("tiny", "int8", "cpu", tmp_path)["passed"] is passed
 
 
-def test_gpu_check_goes_on_whatever_a_runtime_throws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(request: Request, log: object) -> Result:
+def test_gpu_check_records_whatever_a_runtime_throws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(request: Request) -> Result:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(gpu_check, "make_engines", broken)
-    monkeypatch.setattr(gpu_check, "targets", lambda: ("cpu",))
-    monkeypatch.setattr(gpu_check, "PRECISIONS", ("fp32", "int8"))
-    results = check_engines("tiny", tmp_path)["results"]
-    assert [result["passed"] for result in results] == [False, False]
-    assert "illegal memory access" in results[1]["error"]
+    found = check("tiny", "int8", "cpu", tmp_path)
+    assert found == {
+        "passed": False, "error": "RuntimeError: CUDA error: an illegal memory access was encountered"
+    }  # fmt: skip
+
+
+def test_a_set_that_was_there_is_measured_again(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a figure of the day it was built on is left, and what is not measured again is not claimed."""
+    before = (tiny_engines / REPORT_JSON).read_bytes()
+    monkeypatch.setattr(gpu_check, "make_engines", lambda request: Result(tiny_engines, True, False, ""))
+    found = check("tiny", "fp32", "cpu", tiny_engines.parent)
+    assert found["passed"] is True
+    rows, old = found["report"]["networks"], json.loads(before)["networks"]
+    assert [row["network"] for row in rows] == [row["network"] for row in old]
+    assert all(row["latency_ms"] > 0 and row["reference_ms"] is None for row in rows)
+    assert [row["latency_ms"] for row in rows] != [row["latency_ms"] for row in old]
+    json.dumps(found, allow_nan=False)
+    monkeypatch.setattr(gpu_check, "make_engines", lambda request: Result(tiny_engines, False, False, ""))
+    assert check("tiny", "fp32", "cpu", tiny_engines.parent)["passed"] is False  # its video missed the gate
+    assert (tiny_engines / REPORT_JSON).read_bytes() == before
+
+
+def answers(number: int) -> dict[str, int]:
+    print("a warning", file=sys.stderr)
+    return {"number": number, "process": os.getpid()}
+
+
+def crashes(how: str) -> dict[str, int]:
+    os.write(2, b"[TRT] an illegal memory access\n")  # as a library does
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "raise":
+        raise RuntimeError("nobody caught this")
+    os._exit(3)
+
+
+def test_work_is_done_in_another_process(capsys: pytest.CaptureFixture[str]) -> None:
+    found = isolated(answers, 7)
+    assert found["number"] == 7
+    assert found["process"] != os.getpid()
+    assert capsys.readouterr().err == "a warning\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "ended", "last"),
+    [
+        ("segfault", "was ended by SIGSEGV: ", "[TRT] an illegal memory access"),
+        ("exit", "was ended with code 3: ", "[TRT] an illegal memory access"),
+        ("raise", "was ended with code 1: ", "RuntimeError: nobody caught this"),
+    ],
+)
+def test_a_crash_is_the_result_of_that_set_alone(how: str, ended: str, last: str) -> None:
+    found = isolated(crashes, how)
+    assert found["passed"] is False
+    assert f"its process {ended}" in found["error"]
+    assert last in found["error"]
+
+
+def test_each_set_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first crashes, and the second is none the worse; the report is heard after each."""
+    monkeypatch.setattr(gpu_check, "targets", lambda: ("rtx", "cpu"))
+    monkeypatch.setattr(gpu_check, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(gpu_check, "check", check_or_crash)
+    heard: list[int] = []
+    results = check_engines("tiny", tmp_path, on_result=lambda found: heard.append(len(found["results"])))["results"]
+    assert [result["passed"] for result in results] == [False, True]
+    assert "SIGSEGV" in results[0]["error"]
+    assert results[1]["process"] != os.getpid()
+    assert heard == [1, 2]
+
+
+def check_or_crash(preset: str, precision: str, target: str, folder: Path) -> dict[str, object]:
+    if target == "rtx":
+        ctypes.string_at(0)
+    return {"passed": (preset, precision, folder.is_dir()) == ("tiny", "fp32", True), "process": os.getpid()}

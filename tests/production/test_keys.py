@@ -12,8 +12,10 @@ import pytest
 
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.target import Target
+from dreamactor.errors import InputError
 from dreamactor.production import keys as keys_module
-from dreamactor.production.keys import _EXPORT, _JUDGE, _LOWER, Keys, _file_hash
+from dreamactor.production.keys import _EXPORT, _JUDGE, _LOWER, _PLUGIN, Keys, _file_hash
+from dreamactor.production.make import make_engines
 from dreamactor.production.request import make_request
 
 
@@ -27,6 +29,8 @@ from dreamactor.production.request import make_request
         ("dreamactor/production/beside.py", _JUDGE),
         ("dreamactor/production/gate.py", _JUDGE),
         ("engines/verify.py", _JUDGE),
+        *((f"engines/{name}.py", _JUDGE) for name in ("tensorrt", "cuda", "onnxruntime", "sets")),
+        ("engines/tensorrt.py", _PLUGIN),  # in which our kernels are timed
     ],
 )
 def test_code_that_shapes_the_result_is_in_its_key(path: str, group: tuple[str, ...]) -> None:
@@ -67,3 +71,48 @@ def test_hashes_are_remembered_where_they_can_be(tmp_path: Path) -> None:
     (store / "hashes.json").write_text("3")
     assert _file_hash(weights, store) == expected
     assert _file_hash(weights, Path("/dev/null/store")) == expected  # nothing can be kept there
+
+
+@pytest.mark.parametrize(("precision", "target"), [("int8", "sm89"), ("int8", "cpu")])
+def test_every_key_of_one_network_names_it(tmp_path: Path, precision: str, target: str) -> None:
+    """A plan says how long the same stage of the same network last took."""
+    keys = Keys(make_request("tiny", precision, target, output=tmp_path / "set", store=tmp_path / "store"))
+    lowered = keys.precision("denoiser")
+    found = [keys.onnx("denoiser"), keys.ranges("denoiser"), lowered, keys.sensitivity("denoiser")]
+    found += [keys.engine("denoiser", lowered, "1.7"), *([keys.source("denoiser")] if keys.rewrites else [])]
+    assert [key["network"] for key in found] == ["denoiser"] * (6 if keys.rewrites else 5)
+
+
+def test_our_kernels_in_an_engine_are_of_the_triton_that_compiled_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = make_request("tiny", "fp16", "sm89", output=tmp_path / "set", store=tmp_path / "store")
+
+    def key(triton: str, target: Target) -> object:
+        monkeypatch.setattr(keys_module, "version", lambda package: triton if package == "triton" else "1")
+        return Keys(replace(request, target=target)).engine("denoiser", {}, "11.4")
+
+    native, rtx = Target("tensorrt", "tensorrt", "sm89"), Target("rtx", "tensorrt_rtx", "sm89")
+    assert key("3.7.1", native) != key("3.8.0", native)
+    assert key("3.7.1", rtx) == key("3.8.0", rtx)  # which has no plugins
+
+
+@pytest.mark.parametrize(("precision", "expands"), [("fp16", True), ("bf16", True), ("int8", False), ("fp8", False)])
+def test_attention_of_rtx_is_written_out_where_it_may_not_be_fp16(
+    tmp_path: Path, precision: str, expands: bool
+) -> None:
+    """In FP16 where a repair puts it back; what is quantised is put back to FP16."""
+    request = make_request("tiny", precision, "sm89", output=tmp_path / "set", store=tmp_path / "store")
+    rtx, native = (Keys(replace(request, target=Target("t", name, "sm89"))) for name in ("tensorrt_rtx", "tensorrt"))
+    assert (rtx.expands, native.expands) == (expands, False)
+    assert (rtx.precision("denoiser") != native.precision("denoiser")) is expands
+
+
+def test_turing_has_the_recipes_that_rtx_can_build_for_it(tmp_path: Path) -> None:
+    request = make_request("tiny", "fp16", "sm75", output=tmp_path / "set", store=tmp_path / "store")
+    runtimes = {name: Target(name, name, "sm75") for name in ("tensorrt_rtx", "tensorrt")}
+    found = {name: Keys(replace(request, target=target)).recipe for name, target in runtimes.items()}
+    assert [recipe.fp32_products for recipe in found.values()] == [False, True]
+    with pytest.raises(InputError, match="no FP32 matrix products on sm75: use fp16 or int8"):
+        make_engines(replace(request, precision="fp32"))
+    assert not request.store.exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +16,12 @@ from dreamactor.export import recipes
 from dreamactor.export.recipe import Recipe
 from dreamactor.production.make import Result, make_engines
 from dreamactor.production.request import make_request
+from dreamactor.production.stages import Stages
 from dreamactor.production.verify import verify_set
 from tests.engines.test_builder import needs_rtx
 
+SELF_ATTENTION = ("transformer.blocks.0.attention", "transformer.blocks.1.attention")
+Facts = Mapping[str, Any]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -51,9 +56,7 @@ def test_int8_on_the_cpu_is_built_then_found_in_under_two_seconds(store: Path, t
     assert f"{report['video_worst_frame_ssim']:.4f}" in result.text
     assert "video_worst_frame_psnr_db" in (tmp_path / "set/report.html").read_text()
     assert "<table>" in (tmp_path / "set/report.html").read_text()
-    passed, text = verify_set(tmp_path / "set")
-    assert passed
-    assert "pass" in text
+    assert verify_set(tmp_path / "set").passed
 
     started = time.process_time()
     again, _, stages = make(store, tmp_path / "set", "int8", "cpu")
@@ -82,6 +85,48 @@ def test_all_five_networks_build_for_rtx_cards(store: Path, tmp_path: Path, prec
     assert "5 of 5 engines did not run here" in result.text
     with pytest.raises(EngineError, match=f"built for {target}; this machine"):
         open_engines(tmp_path / "set")
+
+
+def built(store: Path, precision: str, target: str, put_back: tuple[str, ...] = ()) -> tuple[Facts, Facts]:
+    """What is known of the tiny denoiser's ONNX and of its engine."""
+    request = make_request("tiny", precision, target, output=store.parent / "set", store=store)
+    stages = Stages(request, lambda what, done, total: None)
+    lowered = stages.precision("denoiser", put_back)
+    engine = stages.engine("denoiser", lowered, stages.keys.precision("denoiser", put_back))
+    assert lowered.facts["passed"]
+    assert lowered.facts["put_back"] == list(put_back)
+    assert engine.bytes > 10_000
+    return lowered.facts, engine.facts
+
+
+@needs_rtx
+@pytest.mark.parametrize("target", ["sm75", "sm80", "sm86", "sm121"])
+def test_the_denoiser_builds_for_every_rtx_architecture(store: Path, target: str) -> None:
+    _, engine = built(store, "fp16", target)
+    assert any("fp16" in kernel for kernel in engine["fused_attention"])
+    assert not any("already exists" in text for text in engine["warnings"])
+
+
+@needs_rtx
+@pytest.mark.parametrize(("precision", "put_back"), [("int8", ()), ("fp16", SELF_ATTENTION[:1])])
+def test_turing_has_int8_and_outlives_a_repair(store: Path, precision: str, put_back: tuple[str, ...]) -> None:
+    _, engine = built(store, precision, "sm75", put_back)
+    assert (engine["layers"].get("QUANTIZE", 0) > 0) is (precision == "int8")
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "put_back", "fused"),
+    [("fp16", SELF_ATTENTION[:1], "fp16"), ("fp8", SELF_ATTENTION[:1], "e4m3"), ("fp8", SELF_ATTENTION, "fp16")],
+)
+def test_engines_build_with_attention_put_back(
+    store: Path, precision: str, put_back: tuple[str, ...], fused: str
+) -> None:
+    """FP32 attention would crash the builder as one operator; FP8's is not looked for where none is left."""
+    lowered, engine = built(store, precision, "sm89", put_back)
+    assert lowered["fused_type"] == fused.replace("e4m3", "fp8")
+    assert any(fused in kernel for kernel in engine["fused_attention"])
+    assert any("e4m3" in kernel for kernel in engine["fused_attention"]) is (fused == "e4m3")
 
 
 @needs_rtx

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dreamactor.engines import open_engines
+from dreamactor.engines.builder import BuildOptions
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA
-from dreamactor.production import beside
+from dreamactor.engines.target import Target
+from dreamactor.production import beside, lowering
 from dreamactor.production.beside import is_for_this_machine
 from dreamactor.production.make import make_engines, up_to_date
 from dreamactor.production.request import make_request
+from dreamactor.production.stages import Stages
 from tests.engines.conftest import record
 
 
@@ -24,7 +28,8 @@ def test_engines_that_do_not_run_on_the_machine_they_are_for_fail(tmp_path: Path
 
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    request = make_request("tiny", "fp32", "cuda", output=tmp_path / "set", store=tiny_store)
+    request = make_request("tiny", "fp32", "cpu", output=tmp_path / "set", store=tiny_store)
+    request = replace(request, target=Target("cuda", "onnxruntime", "any"))
     result = make_engines(request, lambda line: None)
     assert not result.passed
     rows = json.loads((tmp_path / "set/report.json").read_text())["networks"]
@@ -37,31 +42,66 @@ def test_engines_that_do_not_run_on_the_machine_they_are_for_fail(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("architecture", "gpu", "expected"),
+    ("architecture", "card", "gpu", "expected"),
     [
-        ("any", None, True),
-        ("sm89", "sm89", True),
-        ("sm89", "sm120", False),
-        ("sm89", None, False),
-        ("sm80+", "sm90", True),
+        ("any", "", None, True),
+        ("sm89", "", "sm89", True),
+        ("sm89", "", "sm120", False),
+        ("sm89", "", None, False),
+        ("sm80+", "", "sm90", True),
+        ("sm89", "NVIDIA Nothing 1", "sm89", True),
+        ("sm89", "NVIDIA Nothing 2", "sm89", False),
     ],
 )
 def test_an_engine_for_another_gpu_need_not_run_here(
-    monkeypatch: pytest.MonkeyPatch, architecture: str, gpu: str | None, expected: bool
+    monkeypatch: pytest.MonkeyPatch, architecture: str, card: str, gpu: str | None, expected: bool
 ) -> None:
     monkeypatch.setattr(beside, "local_gpu", lambda: gpu and Gpu("NVIDIA Nothing 1", gpu, 2**34, "13.0"))
-    assert is_for_this_machine(record("denoiser", architecture=architecture)) is expected
+    assert is_for_this_machine(record("denoiser", architecture=architecture, gpu=card)) is expected
 
 
-def test_a_damaged_set_is_built_again(tiny_engines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("runtime", "level", "expected"),
+    [
+        ("tensorrt", "", "NVIDIA Nothing 1"),
+        ("tensorrt", "same-compute-capability", ""),
+        ("tensorrt", "ampere-plus", ""),
+        ("tensorrt_rtx", "", ""),
+        ("onnxruntime", "", ""),
+    ],
+)
+def test_only_tensorrt_s_engines_are_for_one_model_of_card(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, level: str, expected: str
+) -> None:
+    monkeypatch.setattr(beside, "local_gpu", lambda: Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"))
+    options = BuildOptions(hardware_compatibility=level)
+    assert beside.card(Target("any", runtime, "sm89"), options) == expected
+
+
+def test_layers_that_are_not_measured_are_counted(
+    tmp_path: Path, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = make_request("tiny", "fp16", "cpu", output=tmp_path / "set", store=tiny_store)
+    stages = Stages(request, lambda what, done, total: None)
+    (tmp_path / "whole").mkdir()
+    whole = lowering.lower_network(stages, "pose_encoder", (), tmp_path / "whole")
+    assert whole["layers_unmeasured"] == 0
+    monkeypatch.setattr(lowering, "MAX_LAYERS_REPORTED", 3)
+    facts = stages.precision("pose_encoder").facts
+    assert len(facts["layer_snr_db"]) == 3
+    assert facts["layers_unmeasured"] == len(whole["layer_snr_db"]) - 3 > 0
+
+
+@pytest.mark.parametrize("name", ["denoiser.onnx", "denoiser.example.safetensors"])
+def test_a_damaged_set_is_built_again(tiny_engines: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(tiny_engines, tmp_path / "set"))
     request = make_request("tiny", "fp32", "cpu", output=folder)
     found = up_to_date(request)
     assert found is not None
     assert not found.built
-    content = bytearray((folder / "denoiser.onnx").read_bytes())
+    content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / "denoiser.onnx").write_bytes(content)
+    (folder / name).write_bytes(content)
     assert up_to_date(request) is None
     again = make_engines(request, lambda line: None)
     assert again.built

@@ -1,0 +1,78 @@
+"""What lowering leaves for a builder: the type of its attention after a repair, and no operator that crashes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+from dreamactor.export.graphs import example_inputs
+from dreamactor.export.quality import keep_high
+from dreamactor.export.quantize import prepare
+from dreamactor.export.recipes import recipe
+from dreamactor.presets import preset
+from dreamactor.production.keys import Keys
+from dreamactor.production.lowering import expected_layers, fused_type, lower_network
+from dreamactor.production.request import make_request
+
+SELF = ("transformer.blocks.0.attention", "transformer.blocks.1.attention")
+FACES = ("transformer.blocks.0.face", "transformer.blocks.1.face")
+
+
+@pytest.mark.parametrize(
+    ("precision", "put_back", "expected"),
+    [
+        ("fp32", (), ""), ("bf16", (), "bf16"), ("int8", (), "fp16"), ("int8", SELF, "fp16"),
+        ("fp16", (), "fp16"), ("fp16", SELF, "fp16"), ("fp16", SELF + FACES, ""),
+        ("fp8", (), "fp8"), ("fp8", SELF[:1], "fp8"), ("fp8", SELF, "fp16"),
+    ],
+)  # fmt: skip
+def test_fused_attention_has_the_type_that_a_repair_leaves(
+    tiny_onnx: dict[str, Path], precision: str, put_back: tuple[str, ...], expected: str
+) -> None:
+    chosen = recipe(precision)
+    repaired = keep_high(chosen, put_back)
+    assert fused_type(prepare(onnx.load(tiny_onnx["denoiser"]), chosen), repaired) == expected
+    assert fused_type(prepare(onnx.load(tiny_onnx["vae_decoder"]), chosen), repaired) == ""
+
+
+@pytest.fixture
+def lowered(tmp_path: Path, tiny_onnx: dict[str, Path]) -> Callable[..., Path]:
+    """The denoiser in FP16 for a target, with modules put back, as the stages have it made; compared on noise."""
+
+    def make(target: str, put_back: tuple[str, ...]) -> Path:
+        keys = Keys(make_request("tiny", "fp16", target, output=tmp_path / "set", store=tmp_path / "store"))
+        feed = {name: value.numpy() for name, value in example_inputs(preset("tiny"), "denoiser").items()}
+        before = SimpleNamespace(facts={"snr_before_repair_db": 0.0, "bytes_before_repair": 0})
+        stages = SimpleNamespace(
+            keys=keys, ingredients=lambda name: (prepare(onnx.load(tiny_onnx[name]), keys.recipe), {}, feed),
+            precision=lambda name: before,
+        )  # fmt: skip
+        folder = tmp_path / f"{target}-{len(put_back)}"
+        folder.mkdir()
+        facts = lower_network(stages, "denoiser", put_back, folder)  # type: ignore[arg-type]
+        assert facts["passed"]
+        assert facts["put_back"] == list(put_back)
+        assert np.isfinite(list(facts["layer_snr_db"].values())).all()
+        return folder / "denoiser.onnx"
+
+    return make
+
+
+def test_rtx_gets_no_attention_in_fp32(lowered: Callable[..., Path]) -> None:
+    """It crashes on `Attention` in FP32; ONNX Runtime, whose node is a function, does not."""
+
+    def operators(path: Path) -> Counter[str]:
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+    assert operators(lowered("sm89", ()))["Softmax"] == 0
+    rtx, cpu = lowered("sm89", SELF[:1]), lowered("cpu", SELF[:1])
+    assert (operators(rtx)["Softmax"], operators(rtx)["Attention"]) == (2, 3)
+    assert (operators(cpu)["Softmax"], operators(cpu)["FlashAttention"]) == (0, 3)
+    assert expected_layers(rtx, plugin=False) == {"ATTENTION_INPUT": 3}
+    assert operators(lowered("sm75", SELF[:1]))["Softmax"] == 0  # whose attention stays FP16
