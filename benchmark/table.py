@@ -31,7 +31,7 @@ def print_table(report: Mapping[str, Any]) -> None:
         line = "not run" if found is None else f"{found['value']:.3f} {interval(found)}"
         console.print(f"{key:38s}{line}", highlight=False)
     for what, said in peer_rows(report["peers"]):
-        console.print(f"{what:60s}{said}", highlight=False)
+        console.print(f"{what:72s}{said}", highlight=False)
     for what, power in exponents(report["scaling"]):
         console.print(f"{what:38s}{power}", highlight=False)
     if report["scaling"].get("memory"):
