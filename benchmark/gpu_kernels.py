@@ -62,7 +62,7 @@ from dreamactor.benchmark import (  # noqa: E402
 from dreamactor.benchmark.gpu_report import Report  # noqa: E402
 from dreamactor.kernels import dispatch  # noqa: E402
 
-COMPILING, PEAKS, GRAPHS, SANITIZER = 0.2, 0.08, 0.12, 0.3  # of the time, kept for each
+COMPILING, PEAKS, GRAPHS, SANITIZER = 0.16, 0.06, 0.08, 0.18  # of the time, kept for each
 GRACE = 30.0  # seconds beyond its share before a process is ended: what it has begun may be finished
 SPREAD = 4  # a timed case takes about as long as so many checks
 

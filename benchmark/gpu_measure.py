@@ -19,7 +19,7 @@ from dreamactor.kernels.tiles import Tile
 
 FP8_ERROR, FP8_COSINE = 3e-2, 0.9995
 LOST = 3  # exit status of a process whose device context is gone: what is left goes on in another
-SECONDS_A_STEP = 90  # a tile or a peer, its compilation with it
+SECONDS_A_STEP = 45  # a tile or a peer, its compilation with it
 Peaks = dict[str, float | None]
 Save = Callable[[], None]
 

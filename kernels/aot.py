@@ -20,6 +20,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MMA = {"HMMA", "HGMMA", "QGMMA", "QMMA", "IMMA"}
@@ -133,8 +134,9 @@ def compile_kernel(source: Source, arch: int) -> Compiled:
         "enable_fp_fusion": True,
         "ptx_version": max(_PTX_VERSION[arch], _PTX_VERSION_TMA if described else 0),
     }
+    language = GluonASTSource if source.kernel.is_gluon() else ASTSource
     kernel = triton.compile(
-        ASTSource(source.kernel, signature, dict(source.constants), attributes),
+        language(source.kernel, signature, dict(source.constants), attributes),
         target=GPUTarget("cuda", arch, 32),
         options=options,
     )

@@ -192,6 +192,10 @@ def attend(
     scale: float, dtype: torch.dtype, tile: Tile, arch: int = 90,
 ) -> Tensor:  # fmt: skip
     """Attention of (tensor, scales) pairs as `quantize` makes them, values transposed -> [B,M,H*D] of `dtype`."""
+    if tile.specialized:
+        from dreamactor.kernels import specialized_fp8
+
+        return specialized_fp8.launch(q, k, v, k_reference, v_reference, scale, dtype, tile)
     batch, heads, tokens, size = q[0].shape
     parts = (q, k, v, k_reference, v_reference)
     out = torch.empty(batch, tokens, heads * size, dtype=dtype, device=q[0].device)

@@ -14,7 +14,9 @@ _SCALE_LOG2 = two_segment.LOG2_E * 128**-0.5  # any value: it is a constant of t
 
 
 def flash_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | None = None) -> Source:
-    """The plugin's entry, or with `tile.tma` the descriptor kernel."""
+    """The plugin's entry, or a kernel with descriptors where the tile says so."""
+    if tile.specialized:
+        return _specialized(tile, size, dtype)
     if tile.tma:
         return _flash_attention_tma(tile, size, dtype)
     pointers = ("p_q", "p_k", "p_v", "p_k_reference", "p_v_reference", "p_out")
@@ -56,8 +58,53 @@ def _flash_attention_tma(tile: Tile, size: int, dtype: str) -> Source:
     )  # fmt: skip
 
 
+_DESCRIPTORS = ("q_desc", "k_desc", "v_desc", "k_reference_desc", "v_reference_desc")
+
+
+def _described(element: str, bits: int, *blocks: tuple[int, int]) -> dict[str, str]:
+    """Types of Gluon's descriptors of queries, keys and values, by the last two dimensions of their blocks."""
+    from dreamactor.kernels import rings
+
+    kinds = [f"tensordesc<{element}[1, 1, {rows}, {columns}],{rings.layout(bits)!r}>" for rows, columns in blocks]
+    return dict(zip(_DESCRIPTORS, (*kinds, *kinds[1:]), strict=True))
+
+
+def _specialized(tile: Tile, size: int, dtype: str) -> Source:
+    from dreamactor.kernels import specialized
+
+    block = (tile.block_n, size)
+    types = {**_described(dtype, 16, (64, size), block, block), "p_out": f"*{dtype}", **dict.fromkeys(_LENGTHS, "i32")}
+    constants = {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2, "STAGES": tile.num_stages}
+    return Source(specialized.specialized_kernel, types, constants, 4, 1)
+
+
+def _specialized_sparse(tile: Tile, size: int, dtype: str) -> Source:
+    from dreamactor.kernels import specialized
+
+    dense = _specialized(tile, size, dtype)
+    kernel = specialized.specialized_sparse_kernel
+    lists = {"p_spans": "*i32", "p_counts": "*i32", "p_offsets": "*i32", "width": "i32"}
+    types = {name: {**dense.types, **lists}[name] for name in kernel.arg_names if name not in dense.constants}
+    return Source(kernel, types, dense.constants, 4, 1)
+
+
+def _specialized_fp8(tile: Tile, size: int, dtype: str) -> Source:
+    from dreamactor.kernels import specialized_fp8
+
+    kernel = specialized_fp8.specialized_fp8_kernel
+    scales = {name: "*fp32" for name in kernel.arg_names if name.endswith("_scale")}
+    types = {
+        **_described("fp8e4nv", 8, (64, size), (128, size), (size, 128)), **scales, "p_out": f"*{dtype}",
+        **dict.fromkeys(_LENGTHS, "i32"),
+    }  # fmt: skip
+    constants = {"SIZE": size, "BLOCK_M": tile.block_m, "SCALE_LOG2": _SCALE_LOG2, "STAGES": tile.num_stages}
+    return Source(kernel, types, constants, 4, 1)
+
+
 def fp8_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | None = None, arch: int = 90) -> Source:
-    """FP8 attention, the plugin's entry and PyTorch's."""
+    """FP8 attention, the plugin's entry and PyTorch's, or PyTorch's alone where the tile is specialised."""
+    if tile.specialized:
+        return _specialized_fp8(tile, size, dtype)
     names = fp8.fp8_attention_kernel.arg_names
     scales = {name: "*fp32" for name in names if name.endswith("_scale")}
     pointers = {name: "*fp8e4nv" for name in names if name.startswith("p_")} | scales | {"p_out": f"*{dtype}"}
@@ -90,6 +137,8 @@ def face_attention(
 
 def sparse_attention(tile: Tile, size: int, dtype: str = "bf16") -> Source:
     """Block-sparse attention."""
+    if tile.specialized:
+        return _specialized_sparse(tile, size, dtype)
     names = sparse.sparse_kernel.arg_names
     lists = dict.fromkeys(("p_spans", "p_counts", "p_offsets"), "*i32")
     pointers = {name: f"*{dtype}" for name in names if name.startswith("p_")} | lists

@@ -80,6 +80,10 @@ def launch(
     """Run the kernel; shapes as `reference.sparse_attention`. `tile.block_m` is 128, the most a block holds."""
     batch, heads, tokens, size = q.shape
     spans, counts = spans_of(block_index, block_offsets, tile.block_n)
+    if tile.specialized:
+        from dreamactor.kernels import specialized
+
+        return specialized.launch_sparse(q, k, v, k_reference, v_reference, spans, counts, block_offsets, scale, tile)
     out = torch.empty(batch, tokens, heads * size, dtype=q.dtype, device=q.device)
     tensors = (q, k, v, k_reference, v_reference)
     strides = [stride for tensor in tensors for stride in tensor.stride()[:3]]

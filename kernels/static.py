@@ -80,10 +80,11 @@ def figures(kernel: str, arch: int, size: int, tile: Tile, compiled: Compiled | 
         return Figures(registers, stack, compiled.shared, found, instructions=compiled.mix.total())
     loop = compiled.main_loop
     steps = 2 if tile.pair else 1
+    warps = tile.num_warps if tile.specialized else compiled.num_warps  # each runs this loop; one that loads does not
     flop = 4 * tile.block_m * tile.block_n * size * steps
     mma = flop / MMA_RATE[arch][kernel == "fp8_attention"]
-    exp2 = loop["MUFU"] * compiled.num_warps * 32 / EXP2_RATE
-    issue = loop.total() * compiled.num_warps / ISSUE_RATE
+    exp2 = loop["MUFU"] * warps * 32 / EXP2_RATE
+    issue = loop.total() * warps / ISSUE_RATE
     bound, serial = mma / max(mma, exp2, issue), mma / (mma + max(exp2, issue))
     return Figures(
         registers, stack, compiled.shared, found, loop.total(), mma, exp2, issue, round(bound, 3), round(serial, 3)

@@ -26,7 +26,8 @@ class Tile:
     """One configuration: `block_m` queries (or rows) by `block_n` keys (or columns) a step.
 
     `pair` processes two key blocks a step, so that one's softmax runs beside the other's product; `tma` loads keys and
-    values through tensor descriptors (sm_90 in PyTorch only; TensorRT's plugins cannot pass them).
+    values through tensor descriptors (sm_90 in PyTorch only; TensorRT's plugins cannot pass them); `specialized` is the
+    kernel in Gluon, with descriptors too, whose `num_warps` are those that compute.
     """
 
     block_m: int
@@ -35,13 +36,23 @@ class Tile:
     num_stages: int
     pair: bool = False
     tma: bool = False
+    specialized: bool = False
     rate: float | None = None
     measured_on: str | None = None
 
     @property
+    def described(self) -> bool:
+        """Whether it needs tensor descriptors."""
+        return self.tma or self.specialized
+
+    @property
+    def kind(self) -> str:
+        """Which of a kernel's entries it takes; the plain one is ""."""
+        return "_pair" * self.pair + "_tma" * self.tma + "_specialized" * self.specialized
+
+    @property
     def name(self) -> str:
-        kind = "_pair" * self.pair + "_tma" * self.tma
-        return f"{self.block_m}x{self.block_n}_w{self.num_warps}_s{self.num_stages}{kind}"
+        return f"{self.block_m}x{self.block_n}_w{self.num_warps}_s{self.num_stages}{self.kind}"
 
 
 @functools.cache

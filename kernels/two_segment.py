@@ -138,6 +138,10 @@ def launch(
     q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float, tile: Tile
 ) -> Tensor:
     """Run the kernel; shapes as `reference.two_segment_attention`, the last dimension of each of stride 1."""
+    if tile.specialized:
+        from dreamactor.kernels import specialized
+
+        return specialized.launch(q, k, v, k_reference, v_reference, scale, tile)
     batch, heads, tokens, size = q.shape
     out = torch.empty(batch, tokens, heads * size, dtype=q.dtype, device=q.device)
     constants: dict[str, Any] = {
