@@ -36,7 +36,7 @@ def check(kernel: str, until: float) -> int:
     ran = False
     for make in gpu_plan.RAGGED[kernel]:
         case = make()
-        kinds = {tile.kind: tile for tile in reversed(case.candidates())}  # the first of each
+        kinds = {tile.specialized: tile for tile in reversed(case.candidates())}  # the first of each
         for tile in kinds.values():
             if ran and time.monotonic() > until:
                 return 0

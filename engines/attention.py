@@ -69,7 +69,7 @@ def _missing(target: Target, nodes: Sequence[str], head_size: int, dtype: str) -
     if table is None:
         return f"there are no kernels for {target.architecture}"
     for node in dict.fromkeys(nodes):
-        if not any(not tile.described for tile in tiles(_KERNELS[node], table, head_size)):
+        if not any(not tile.specialized for tile in tiles(_KERNELS[node], table, head_size)):
             return f"there is no {node} kernel for {target.architecture} and heads of {head_size}"
     return ""
 

@@ -68,7 +68,7 @@ def pick(kernel: str, size: int, *tensors: Tensor, fp8: bool = False, refused: s
     elif arch is not None:
         candidates, reason = _candidates(kernel, arch, size, tensors)
     for tile in candidates:
-        if not tile.described or all(_describable(tensor) for tensor in tensors):
+        if not tile.specialized or all(_describable(tensor) for tensor in tensors):
             return tile
     _say_once(kernel, reason)
     return None

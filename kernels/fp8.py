@@ -50,7 +50,7 @@ def _quantize_block(
         x = tl.where(real, x - tl.load(p_offset + index * SIZE + lanes)[None, :], 0.0)
     scale = _scale_of(x)
     tl.store(p_scale + index * blocks + tl.program_id(0), scale)
-    quantized = (x / scale).to(p_out.dtype.element_ty)
+    quantized = (x * (1.0 / scale)).to(p_out.dtype.element_ty)
     if TRANSPOSE:
         length = tl.cast(blocks, tl.int64) * BLOCK
         p_out += index * length * SIZE + start

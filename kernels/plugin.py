@@ -63,7 +63,7 @@ class Plugin:
             return ()
         if self.kernel is None:
             return (_QUANTIZE,)
-        return tuple(tile for tile in tiles(self.kernel, table, size) if not tile.described)
+        return tuple(tile for tile in tiles(self.kernel, table, size) if not tile.specialized)
 
 
 def _merged(q: Any) -> tuple[Any, ...]:

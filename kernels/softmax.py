@@ -54,39 +54,18 @@ def attend_block(
 
 
 @triton.jit
-def attend_pair(
-    q, p_k, p_v, k_row, v_row, maximum, total, acc, scale_log2, BLOCK: tl.constexpr, SIZE: tl.constexpr
-):  # fmt: skip
-    """Two whole blocks: the second's scores are being multiplied while the first's exponentials are computed."""
-    k_0 = load_columns(p_k, k_row, BLOCK, BLOCK, SIZE, False)
-    k_1 = load_columns(p_k + BLOCK * k_row, k_row, BLOCK, BLOCK, SIZE, False)
-    scores_0 = tl.dot(q, k_0)
-    scores_1 = tl.dot(q, k_1)
-    v_0 = load_rows(p_v, v_row, BLOCK, BLOCK, SIZE, False)
-    v_1 = load_rows(p_v + BLOCK * v_row, v_row, BLOCK, BLOCK, SIZE, False)
-    p, maximum, total, decay = softmax_update(scores_0, maximum, total, scale_log2, BLOCK, BLOCK, False)
-    acc = tl.dot(p.to(v_0.dtype), v_0, acc * decay[:, None])
-    p, maximum, total, decay = softmax_update(scores_1, maximum, total, scale_log2, BLOCK, BLOCK, False)
-    return maximum, total, tl.dot(p.to(v_1.dtype), v_1, acc * decay[:, None])
-
-
-@triton.jit
 def attend_segment(
     q, p_k, p_v, k_row, v_row, tokens, maximum, total, acc, scale_log2,
-    BLOCK: tl.constexpr, SIZE: tl.constexpr, PAIR: tl.constexpr,
+    BLOCK: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """All `tokens` keys of one buffer: whole blocks without a mask, then the ragged rest with one."""
-    step: tl.constexpr = BLOCK * 2 if PAIR else BLOCK
-    whole = tokens // step * step
-    for start in tl.range(0, whole, step):
+    whole = tokens // BLOCK * BLOCK
+    for start in tl.range(0, whole, BLOCK):
         k_at = p_k + tl.cast(start, tl.int64) * k_row
         v_at = p_v + tl.cast(start, tl.int64) * v_row
-        if PAIR:
-            maximum, total, acc = attend_pair(q, k_at, v_at, k_row, v_row, maximum, total, acc, scale_log2, BLOCK, SIZE)
-        else:
-            maximum, total, acc = attend_block(
-                q, k_at, v_at, k_row, v_row, BLOCK, maximum, total, acc, scale_log2, BLOCK, SIZE, False
-            )
+        maximum, total, acc = attend_block(
+            q, k_at, v_at, k_row, v_row, BLOCK, maximum, total, acc, scale_log2, BLOCK, SIZE, False
+        )
     for start in tl.range(whole, tokens, BLOCK, num_stages=1):
         k_at = p_k + tl.cast(start, tl.int64) * k_row
         v_at = p_v + tl.cast(start, tl.int64) * v_row

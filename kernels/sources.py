@@ -17,14 +17,12 @@ def flash_attention(tile: Tile, size: int, dtype: str = "bf16", scale: float | N
     """The plugin's entry, or a kernel with descriptors where the tile says so."""
     if tile.specialized:
         return _specialized(tile, size, dtype)
-    if tile.tma:
-        return _flash_attention_tma(tile, size, dtype)
     pointers = ("p_q", "p_k", "p_v", "p_k_reference", "p_v_reference", "p_out")
     scale_log2 = _SCALE_LOG2 if scale is None else two_segment.LOG2_E * scale
     return Source(
         two_segment.flash_attention_plugin,
         {**dict.fromkeys(pointers, f"*{dtype}"), **dict.fromkeys(_LENGTHS, "i32")},
-        {**_blocks(tile, size), "SCALE_LOG2": scale_log2, "PAIR": tile.pair},
+        {**_blocks(tile, size), "SCALE_LOG2": scale_log2},
         tile.num_warps, tile.num_stages,
     )  # fmt: skip
 
@@ -37,24 +35,8 @@ def two_segment_strided(tile: Tile, size: int, dtype: str = "bf16") -> Source:
     return Source(
         two_segment.two_segment_kernel,
         {**pointers, **dict.fromkeys((*strides, *_LENGTHS), "i32")},
-        {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2, "PAIR": tile.pair},
+        {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2},
         tile.num_warps, tile.num_stages, strides,
-    )  # fmt: skip
-
-
-def _flash_attention_tma(tile: Tile, size: int, dtype: str) -> Source:
-    described = ("k_desc", "v_desc", "k_reference_desc", "v_reference_desc")
-    block = f"tensordesc<{dtype}[1, 1, {tile.block_n}, {size}]>"
-    scalars = (*_LENGTHS, "q_batch", "q_head", "q_row")
-    types = {
-        "p_q": f"*{dtype}",
-        **dict.fromkeys(described, block),
-        "p_out": f"*{dtype}",
-        **dict.fromkeys(scalars, "i32"),
-    }
-    return Source(
-        two_segment.two_segment_tma_kernel, types, {**_blocks(tile, size), "SCALE_LOG2": _SCALE_LOG2},
-        tile.num_warps, tile.num_stages, ("q_batch", "q_head", "q_row"),
     )  # fmt: skip
 
 
@@ -167,8 +149,9 @@ def norm_rope_fp8(size: int, dtype: str = "bf16") -> Source:
     others = dict.fromkeys(("p_cos", "p_sin", "p_offset", "p_scale"), "*fp32")
     scalars = dict.fromkeys(("heads", "tokens", "x_batch", "x_row"), "i32")
     constants = {"EPS": 1e-6, "OFFSET": True, "SIZE": size, "BLOCK": 128}
+    constants |= {"HEADS": rotary.FP8_HEADS, "STAGES": rotary.FP8_STAGES}
     types = {**pointers, **others, **scalars}
-    return Source(rotary.norm_rope_fp8_kernel, types, constants, 8, 3, ("x_batch", "x_row"))
+    return Source(rotary.norm_rope_fp8_kernel, types, constants, rotary.FP8_WARPS, 3, ("x_batch", "x_row"))
 
 
 def modulate_norm(tile: Tile, size: int, dtype: str = "bf16") -> Source:

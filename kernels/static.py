@@ -79,9 +79,8 @@ def figures(kernel: str, arch: int, size: int, tile: Tile, compiled: Compiled | 
     if not compiled.loops:
         return Figures(registers, stack, compiled.shared, found, instructions=compiled.mix.total())
     loop = compiled.main_loop
-    steps = 2 if tile.pair else 1
     warps = tile.num_warps if tile.specialized else compiled.num_warps  # each runs this loop; one that loads does not
-    flop = 4 * tile.block_m * tile.block_n * size * steps
+    flop = 4 * tile.block_m * tile.block_n * size
     mma = flop / MMA_RATE[arch][kernel == "fp8_attention"]
     exp2 = loop["MUFU"] * warps * 32 / EXP2_RATE
     issue = loop.total() * warps / ISSUE_RATE

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,34 +26,21 @@ SHARED_LIMIT = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}  
 class Tile:
     """One configuration: `block_m` queries (or rows) by `block_n` keys (or columns) a step.
 
-    `pair` processes two key blocks a step, so that one's softmax runs beside the other's product; `tma` loads keys and
-    values through tensor descriptors (sm_90 in PyTorch only; TensorRT's plugins cannot pass them); `specialized` is the
-    kernel in Gluon, with descriptors too, whose `num_warps` are those that compute.
+    `specialized` is the kernel in Gluon, whose `num_warps` are those that compute; it takes tensor descriptors (sm_90
+    in PyTorch only; TensorRT's plugins cannot pass them).
     """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
-    pair: bool = False
-    tma: bool = False
     specialized: bool = False
     rate: float | None = None
     measured_on: str | None = None
 
     @property
-    def described(self) -> bool:
-        """Whether it needs tensor descriptors."""
-        return self.tma or self.specialized
-
-    @property
-    def kind(self) -> str:
-        """Which of a kernel's entries it takes; the plain one is ""."""
-        return "_pair" * self.pair + "_tma" * self.tma + "_specialized" * self.specialized
-
-    @property
     def name(self) -> str:
-        return f"{self.block_m}x{self.block_n}_w{self.num_warps}_s{self.num_stages}{self.kind}"
+        return f"{self.block_m}x{self.block_n}_w{self.num_warps}_s{self.num_stages}{'_specialized' * self.specialized}"
 
 
 @functools.cache
@@ -119,7 +107,7 @@ def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str
     """
     table = json.loads(json.dumps(table))
     arch = table_key(int(report["capability"].replace(".", "")))
-    where = f"{report['device']}, torch {report['torch']}, triton {report['triton']}, {report['date']}"
+    where = f"{report['device']}, triton {report['triton']}, {report['date'][:10]}"
     failed = failed_kernels(report)
     for entry in report["kernels"]:
         broken = {(entry["kernel"], entry.get("variant", "")), (entry["kernel"], None)} & set(failed)
@@ -149,10 +137,16 @@ def sizes(kernel: str, arch: int) -> tuple[int, ...]:
     return tuple(int(size) for size in _table().get(kernel, {}).get(str(arch), {}))
 
 
+def written(table: dict[str, Any]) -> str:
+    """The table as JSON with a tile a line."""
+    tile = re.compile(r"\{[^{}]*\}")  # an innermost object
+    return tile.sub(lambda found: json.dumps(json.loads(found[0])), json.dumps(table, indent=1)) + "\n"
+
+
 def main(path: Path) -> None:
     """Takes over what the report at `path` measured; the figures of tiles taken out go with them."""
     table = with_measurements(json.loads(TABLE.read_text()), json.loads(path.read_text()))
-    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+    TABLE.write_text(written(table))
     from dreamactor.kernels import static  # reads the table as it is now
 
     static.prune()

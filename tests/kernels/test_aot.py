@@ -30,7 +30,7 @@ def check(kernel: str, arch: int, size: int, tile: Tile) -> None:
     elif kernel.endswith("attention") or kernel == "two_segment":
         assert figures.matrix_instructions == (("HGMMA",) if arch == 90 else ("HMMA",)), name
     assert figures.worse_than(static.load()[name]) is None, name
-    if kernel in PLUGINS and not tile.described:
+    if kernel in PLUGINS and not tile.specialized:
         check_plugin_entry(compiled)
 
 
@@ -52,7 +52,7 @@ def check_plugin_entry(compiled: aot.Compiled) -> None:
 def runs_first(kernel: str, arch: int, size: int, tile: Tile) -> bool:
     """In PyTorch on Hopper at every size; elsewhere at the first, and there in a plugin too."""
     listed, first = tiles.tiles(kernel, arch, size), size == tiles.sizes(kernel, arch)[0]
-    in_plugin = next(other for other in listed if not other.described)
+    in_plugin = next(other for other in listed if not other.specialized)
     return (tile == listed[0] and (first or arch == 90)) or (tile == in_plugin and first)
 
 
@@ -88,7 +88,7 @@ def test_every_tile(entry: tuple[str, int, int, Tile]) -> None:
 def test_strided_entry_compiles_as_well(arch: int, dtype: str) -> None:
     """PyTorch's entry has more arguments and must not spill for them."""
     for size in tiles.sizes("two_segment", arch):
-        tile = next(tile for tile in tiles.tiles("two_segment", arch, size) if not tile.described)
+        tile = next(tile for tile in tiles.tiles("two_segment", arch, size) if not tile.specialized)
         assert aot.compile_kernel(sources.two_segment_strided(tile, size, dtype), arch).resources[1] == 0
 
 

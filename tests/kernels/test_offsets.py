@@ -67,8 +67,7 @@ def test_attention(interpreted: Load, shape: tuple[int, ...], strides: tuple[int
     far = views(5, shape, strides)
     near = [view.contiguous() for view in far]
     tokens = shape[2]
-    for tile in (TILE, Tile(16, 16, 4, 1, tma=True)):
-        same(*(interpreted("two_segment").launch(*given, SCALE, tile) for given in (far, near)))
+    same(*(interpreted("two_segment").launch(*given, SCALE, TILE) for given in (far, near)))
     same(*(interpreted("face").launch(*given[:3], 5, 0, SCALE, TILE) for given in (far, near)))
     ends = [*range(0, tokens, 16), tokens]
     index = torch.tensor([[0, len(ends) - 2]] * (len(ends) - 1), dtype=torch.int32)
@@ -118,7 +117,7 @@ def test_flash_attention_plugin_heads(interpreted: Load, heads: Tensor, monkeypa
     k, v = torch.randn(2, 1, 2, 20, SIZE).half().unbind()
     none = k[:, :, :0]
     out = sparse_memory(2 * tokens * SIZE).view(2, tokens, SIZE)
-    constants = {"SCALE_LOG2": SCALE * module.LOG2_E, "SIZE": SIZE, "BLOCK_M": 16, "BLOCK_N": 16, "PAIR": False}
+    constants = {"SCALE_LOG2": SCALE * module.LOG2_E, "SIZE": SIZE, "BLOCK_M": 16, "BLOCK_N": 16}
     module.flash_attention_plugin[(1, 2)](heads, k, v, none, none, 1, tokens, 20, 0, out, **constants)
     near = (part[0, :, None].float() for part in (heads[:, :, :16], k, v, none, none))
     expected = reference.two_segment_attention(*near, SCALE)

@@ -26,13 +26,13 @@ def test_entries_are_distinct_and_powers_of_two() -> None:
                 for tile in entries:
                     assert tile.block_m & (tile.block_m - 1) == 0
                     assert tile.block_n & (tile.block_n - 1) == 0
-                    assert not tile.described or arch == 90
+                    assert not tile.specialized or arch == 90
                     assert (tile.rate is None) == (tile.measured_on is None)
 
 
 def test_plugins_have_a_tile_without_descriptors() -> None:
     for size in tiles.sizes("two_segment", 90):
-        assert any(not tile.described for tile in tiles.tiles("two_segment", 90, size))
+        assert any(not tile.specialized for tile in tiles.tiles("two_segment", 90, size))
 
 
 def test_measurements_order_the_candidates_of_their_device_alone() -> None:
