@@ -159,8 +159,8 @@ def ways(network: transformer.Transformer, given: tuple[Tensor, ...], wanted: Co
         low = copy.deepcopy(network)
         to_fp8(low)
         theirs = SimpleNamespace(**{**vars(ours), "two_segment_attention": kernels.fp8_attention})
-        for name, way in zip(FP8, (low, torch.compile(low, dynamic=False)), strict=True):
-            made[name] = partial(_under, theirs, way, given)
+        made[FP8[0]] = partial(_under, theirs, low, given)
+        made[FP8[1]] = partial(_under, theirs, torch.compile(low, dynamic=False), given)
     return {name: call for name, call in made.items() if name in wanted}
 
 

@@ -145,6 +145,11 @@ def as_detected(rng: np.random.Generator, poses: PoseSequence, height: int, widt
 
 def enlarge_faces(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Stored crops [T,112,112,3] without their margin at the encoder's size [T,224,224,3]."""
-    size, edge = (FACE_SIZE, FACE_SIZE), round(faces.shape[1] * (1 - 1 / FACE_MARGIN) / 2)
+    size, edge = (FACE_SIZE, FACE_SIZE), face_edge(faces.shape[1])
     inner = faces[:, edge:-edge, edge:-edge]
     return np.stack([cv2.resize(face, size, interpolation=cv2.INTER_LINEAR) for face in inner]).astype(np.uint8)
+
+
+def face_edge(size: int) -> int:
+    """Pixels of margin at each side of a stored crop of `size` pixels."""
+    return round(size * (1 - 1 / FACE_MARGIN) / 2)

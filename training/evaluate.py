@@ -27,7 +27,8 @@ from dreamactor.presets import Preset, video_frames
 from dreamactor.training import goals, measures
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.clip import FRAMES, Clip, enlarge_faces, make_clip
-from dreamactor.training.flow_stage import to_controls, to_faces
+from dreamactor.training.faces import to_faces
+from dreamactor.training.flow_stage import to_controls
 from dreamactor.training.performance import FRAMINGS
 from dreamactor.training.sample import sample
 from dreamactor.training.scene import Scene, Stage, pose_sequence
@@ -78,12 +79,12 @@ class Evaluation:
         scene = self.stage.scene(seed, frames, framing)
         clip = make_clip(self.stage, seed, frames, framing, self.settings.limited)
         networks = self.networks
-        controls = to_controls(clip.controls[None])
-        reference_control = to_controls(clip.reference_controls[REFERENCE][None, None])
-        reference = networks.vae.latent(to_video(clip.references[REFERENCE][None, None]))[:, None, :, 0]
+        controls = to_controls(_row_of(clip.controls))
+        reference_control = to_controls(_row_of(clip.reference_controls[REFERENCE][None]))
+        reference = networks.vae.latent(to_video(_row_of(clip.references[REFERENCE][None])))[:, None, :, 0]
         conditions = {
             "pose_latent": networks.pose_encoder(controls),
-            "motion": networks.face_encoder(to_faces(enlarge_faces(clip.faces)[None])),
+            "motion": networks.face_encoder(to_faces(_row_of(enlarge_faces(clip.faces)))),
             "reference_latent": reference,
             "reference_pose": networks.pose_encoder(reference_control)[:, None, :, 0],
         }
@@ -116,7 +117,7 @@ class Evaluation:
         spoken = case.scene.performance.expression.mouth_open[:length]
         reference = np.repeat(case.clip.references[REFERENCE][None], length, axis=0)
         with torch.no_grad():
-            ceiling = self.frames(self.networks.vae.latent(to_video(truth[None])))
+            ceiling = self.frames(self.networks.vae.latent(to_video(_row_of(truth))))
         made = self.frames(self.generate(case, latents))
 
         ruler = measures.mouth_ruler(case.scene, length)
@@ -156,6 +157,11 @@ class Evaluation:
         made, truth = self.frames(self.generate(case, latents)), case.clip.frames
         length = 4 * (size - 1)
         return psnr(made[: length + 1], truth[: length + 1]) - psnr(made[-length:], truth[-length:])
+
+
+def _row_of(frames: Frames) -> Tensor:
+    """A clip's frames as a batch of one."""
+    return torch.from_numpy(np.array(frames))[None]
 
 
 def _ssim(a: Frames, b: Frames) -> float:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
-from dreamactor.training.clip import enlarge_faces
-from dreamactor.training.flow_stage import augment_faces, to_faces
-from dreamactor.training.store import EXPRESSIONS, ClipStore
+from dreamactor.training.clips import Clips
+from dreamactor.training.faces import draw_look, see
+from dreamactor.training.store import EXPRESSIONS
 
 ABSOLUTE = 0.1  # weight of the tokens themselves beside that of their changes
 CONSTANT = 2.0  # what the channel after the expression is
@@ -28,25 +28,28 @@ CLEAN_UNTIL, MOST_DISTURBED = 0.3, 0.9  # share of the stage; share of the clips
 
 
 def expression_batch(
-    store: ClipStore, rng: np.random.Generator, frames: int, count: int, progress: float = 0.0
+    clips: Clips,
+    rng: np.random.Generator,
+    frames: int,
+    count: int,
+    progress: float = 0.0,
+    share: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """(faces [B,T,3,224,224], expressions [B,T,8] in standard deviations, NaN where the face is turned away).
 
-    `progress` through the stage, 0..1, decides how many clips are disturbed as another camera would.
+    `progress` through the stage, 0..1, decides how many clips are disturbed as another camera would. `share` is what is
+    made of the `count` clips that are drawn.
     """
-    mean, deviation = store.expression_statistics
-    disturbed = min(MOST_DISTURBED, max(0.0, 2 * (progress - CLEAN_UNTIL)))
-    faces, expressions = [], []
-    for _ in range(count):
-        clip = int(rng.integers(store.count))
-        chosen = np.sort(rng.choice(store.faces.shape[1], frames, replace=False))
-        crops = store.faces[clip, chosen]
-        faces.append(augment_faces(crops, rng) if rng.random() < disturbed else enlarge_faces(crops))
-        expressions.append((store.expressions[clip, chosen] - mean) / deviation)
-    return to_faces(np.stack(faces)), torch.from_numpy(np.stack(expressions)).float()
+    shelf = clips.pictures
+    mean, deviation = (shelf.there(value.astype(np.float32)) for value in clips.store.expression_statistics)
+    rows = rng.choice(shelf.ready, size=count)
+    chosen = np.sort(rng.random((count, clips.store.faces.shape[1])).argsort(1)[:, :frames], 1)
+    look = draw_look(rng, count, min(MOST_DISTURBED, max(0.0, 2 * (progress - CLEAN_UNTIL))))
+    faces = see(shelf.take("faces", rows[share], chosen[share]), look[share])
+    return faces, (shelf.take("expressions", rows[share], chosen[share]) - mean) / deviation
 
 
-def expression_loss(networks: Networks, faces: Tensor, expressions: Tensor) -> tuple[Tensor, dict[str, float]]:
+def expression_loss(networks: Networks, faces: Tensor, expressions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean squared error of the changes within each clip and, lighter, of the tokens, over the faces that show; `mouth`
     is the share of the changes of the mouth's opening that is not explained."""
     shown = expressions[..., :1].isfinite().float()
@@ -59,7 +62,7 @@ def expression_loss(networks: Networks, faces: Tensor, expressions: Tensor) -> t
     absolute = (tokens - wanted).square() * shown
     loss = (square + ABSOLUTE * absolute).sum() / (EXPRESSIONS * shown.sum()).clamp_min(1)
     mouth = square[..., 0].sum() / change[..., 0].square().sum().clamp_min(1e-6)
-    return loss, {"loss": float(loss.detach()), "mouth": float(mouth.detach())}
+    return loss, {"loss": loss.detach(), "mouth": mouth.detach()}
 
 
 def _changes(values: Tensor, shown: Tensor) -> Tensor:

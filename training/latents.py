@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from dreamactor.networks import Networks
 from dreamactor.training.clip import REFERENCES
+from dreamactor.training.clips import Clips, Shelf
+from dreamactor.training.eager import eager
 from dreamactor.training.parallel import Processes
 from dreamactor.training.store import ClipStore, Mode, open_arrays
 from dreamactor.training.vae_stage import to_video
@@ -18,17 +21,18 @@ SINGLES = (0, 8, 16, 24, 32)
 """Frames of a clip that are also encoded alone, for steps on one latent frame."""
 
 FOLDER = "latents"
+TOGETHER = 32  # clips encoded at a time by a GPU
 Half = NDArray[np.float16]
 
 
 class LatentStore:
-    """video [N,16,F,h,w], singles [N,5,16,h,w], references [N,6,16,h,w], float16, normalised; there [N]."""
+    """video [N,F,16,h,w], singles [N,5,16,h,w], references [N,6,16,h,w], float16, normalised; there [N]."""
 
     def __init__(self, store: ClipStore, mode: Mode = "r") -> None:
         grid = (16, store.height // 8, store.width // 8)
         frames = 1 + (store.frames.shape[1] - 1) // 4
         shapes = {
-            "video": ((store.count, 16, frames, *grid[1:]), "f2"),
+            "video": ((store.count, frames, *grid), "f2"),
             "singles": ((store.count, len(SINGLES), *grid), "f2"),
             "references": ((store.count, REFERENCES, *grid), "f2"),
             "there": ((store.count,), "?"),
@@ -36,47 +40,67 @@ class LatentStore:
         for name, array in open_arrays(store.folder / FOLDER, shapes, mode).items():
             setattr(self, name, array)
 
+    def shelf(self, device: torch.device, room: int) -> Shelf:
+        """Where batches are taken from; nothing on it is ready yet."""
+        return Shelf({name: getattr(self, name) for name in ("video", "singles", "references")}, device, room)
+
     video: Half
     singles: Half
     references: Half
     there: NDArray[np.bool_]
 
 
-@torch.no_grad()
-def set_statistics(networks: Networks, store: ClipStore, clips: int = 96) -> None:
+@eager
+def set_statistics(networks: Networks, clips: Clips, count: int = 96) -> None:
     """Measures the raw latents' mean and deviation over some clips and records them in the VAE."""
-    parameter = next(networks.parameters())
     raws = []
-    for index in range(min(clips, store.count)):
-        video = to_video(store.frames[index][None]).to(parameter.device)
+    for row in clips.pictures.ready[:count]:
+        video = to_video(clips.pictures.whole("frames", np.array([row])))
         raws.append(networks.vae.encode(video)[0].float().transpose(0, 1).flatten(1))
     raw = torch.cat(raws, 1)
     networks.vae.set_statistics(raw.mean(1), raw.std(1).clamp_min(1e-4))
 
 
-@torch.no_grad()
-def encode_clips(networks: Networks, store: ClipStore, tag: str, bf16: bool, processes: Processes) -> LatentStore:
-    """Encodes the clips that are not encoded yet, each process its share; `tag` names the VAE: latents of another one
-    are made anew."""
-    folder = store.folder / FOLDER
+@eager
+def encode_clips(networks: Networks, clips: Clips, tag: str, bf16: bool, processes: Processes, room: int = 0) -> None:
+    """Encodes those of the clips that are not encoded yet, each process its share, and lays them on the clips' shelf of
+    latents. `tag` names the VAE: latents of another one are made anew."""
+    folder = clips.store.folder / FOLDER
     marker = folder / "vae.txt"
-    if processes.rank == 0:
-        if not marker.is_file() or marker.read_text() != tag:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            marker.write_text(tag)
-        LatentStore(store, "r+")  # at its full size, before the others open it
+    if clips.latents is None or marker.read_text() != tag:
+        if processes.rank == 0:
+            if not marker.is_file() or marker.read_text() != tag:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                marker.write_text(tag)
+            LatentStore(clips.store, "r+")  # at its full size, before the others open it
+        processes.wait()
+        clips.latents = LatentStore(clips.store).shelf(clips.device, room)
+    latents, made = LatentStore(clips.store, "r+"), clips.latents
+    rows = np.setdiff1d(clips.pictures.ready, made.ready)
+    missing = rows[~latents.there[rows]]
+    together = TOGETHER if clips.device.type == "cuda" else 1
+    with torch.autocast(clips.device.type, torch.bfloat16, enabled=bf16):
+        for first in range(processes.rank * together, len(missing), processes.count * together):
+            _encode(networks, clips, latents, missing[first : first + together])
     processes.wait()
-    latents, device = LatentStore(store, "r+"), next(networks.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for i in range(processes.rank, store.count, processes.count):
-            if latents.there[i]:
-                continue
-            clip = store.frames[i]
-            latents.video[i] = networks.vae.latent(to_video(clip[None]).to(device))[0].float().cpu().numpy()
-            stills = np.concatenate([clip[list(SINGLES)], store.references[i]])[:, None]
-            single = networks.vae.latent(to_video(stills).to(device))[:, :, 0].float().cpu().numpy()
-            latents.singles[i], latents.references[i] = single[: len(SINGLES)], single[len(SINGLES) :]
-            latents.there[i] = True
-    processes.wait()
-    return latents
+    made.add(rows)
+
+
+def _encode(networks: Networks, clips: Clips, latents: LatentStore, rows: NDArray[np.int64]) -> None:
+    frames = clips.pictures.whole("frames", rows)
+    stills = torch.cat([frames[:, list(SINGLES)], clips.pictures.whole("references", rows)], 1)
+    video = networks.vae.latent(to_video(frames)).transpose(1, 2)
+    single = networks.vae.latent(to_video(stills.flatten(0, 1)[:, None]))[:, :, 0].unflatten(0, stills.shape[:2])
+    latents.video[rows] = video.half().cpu().numpy()
+    singles, references = single.half().cpu().split([len(SINGLES), REFERENCES], 1)
+    latents.singles[rows], latents.references[rows] = singles.numpy(), references.numpy()
+    latents.there[rows] = True
+
+
+def fingerprint(networks: Networks) -> str:
+    """Of what latents depend on: the VAE's encoder and statistics; and of how they are laid out."""
+    digest = hashlib.sha256(b"frames before channels")
+    for value in (*networks.vae.encoder.state_dict().values(), networks.vae.shift, networks.vae.scale):
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -10,23 +10,13 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.pipeline.solver import schedule
-from dreamactor.training.decoder_stage import SampledStore, sampled_batch, sampled_loss
+from dreamactor.training.clips import Clips
+from dreamactor.training.decoder_stage import sampled_batch, sampled_loss
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import Guidance, flow_batch, flow_loss, rollout_loss
-from dreamactor.training.latents import LatentStore
 from dreamactor.training.parallel import Processes
 from dreamactor.training.recipe import Stage
-from dreamactor.training.store import ClipStore
 from dreamactor.training.vae_stage import vae_batch, vae_loss
-
-
-@dataclass
-class Clips:
-    """Rendered clips and, once the VAE is trained, their latents; once all is, what the transformer makes of them."""
-
-    store: ClipStore
-    latents: LatentStore | None = None
-    sampled: SampledStore | None = None
 
 
 @dataclass
@@ -39,32 +29,28 @@ class Objective:
 
     def __call__(
         self, networks: Networks, clips: Clips, stage: Stage, seed: list[int], progress: float
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss on this process's share of the batch that `seed` draws, so far (0..1) through the stage."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on this process's share of the batch that `seed` draws, so far (0..1) through the stage; and what to
+        log, which is left on the device."""
         device, rng = self.processes.device, np.random.default_rng(seed)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.processes.rank)
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)) + self.processes.rank)
         weights = np.array([weight for _, _, weight in stage.mix])
         frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
         share = self.processes.share(count)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if stage.sampled and rng.random() < stage.sampled:
-                assert clips.sampled is not None
-                parts = sampled_batch(clips.store, clips.sampled, rng, frames, count)
-                loss, logged = sampled_loss(networks, *(part[share].to(device) for part in parts))
+                loss, logged = sampled_loss(networks, *sampled_batch(clips, rng, frames, count, share))
             elif stage.name in ("vae", "decoder"):
-                video, weight = vae_batch(clips.store, rng, frames, count)
-                video, weight = video[share].to(device), weight[share].to(device)
+                video, weight = vae_batch(clips, rng, frames, count, share)
                 loss, logged = vae_loss(networks, video, weight, rng, generator, stage.latent_noise)
             elif stage.name == "expression":
-                faces, expressions = expression_batch(clips.store, rng, frames, count, progress)
-                loss, logged = expression_loss(networks, faces[share].to(device), expressions[share].to(device))
+                loss, logged = expression_loss(networks, *expression_batch(clips, rng, frames, count, progress, share))
             else:
-                assert clips.latents is not None
-                batch = flow_batch(clips.store, clips.latents, rng, stage, frames, count, share).to(device)
+                batch = flow_batch(clips, rng, stage, frames, count, share)
                 if stage.rollout:
                     steps = schedule("euler", stage.rollout, networks.preset.timestep_shift)
                     path = steps[: 1 + int(rng.integers(stage.rollout))]
                     loss, logged = rollout_loss(networks, batch, generator, path)
                 else:
                     loss, logged = flow_loss(networks, batch, generator, self.guidance)
-        return loss, {"frames": float(frames), **logged}
+        return loss, {"frames": torch.tensor(float(frames)), **logged}

@@ -41,54 +41,77 @@ class Muon(torch.optim.Optimizer):
         """One update from the gradients."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in parameters:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            if not parameters:
+                continue
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             if group["matrix"]:
                 self._matrices(parameters, group)
             else:
-                for parameter in parameters:
-                    self._adam(parameter, parameter.grad, group)
+                self._adam(parameters, group)
 
-    def _matrices(self, parameters: list[torch.nn.Parameter], group: dict[str, float]) -> None:
-        gradients = [self._with_momentum(parameter, group["momentum"]) for parameter in parameters]
-        directions = self.processes.divide(orthogonal, gradients, torch.bfloat16)
-        for parameter, direction in zip(parameters, directions, strict=True):
-            size = MATCH * max(direction.shape) ** 0.5
-            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
+    def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Matrices of one shape, either way round, are made orthogonal together."""
+        gradients, momentum = _gradients(parameters), group["momentum"]
+        moments = self._moments(parameters, "exp_avg")
+        torch._foreach_lerp_(moments, gradients, 1 - momentum)
+        ahead = [look.flatten(1) for look in torch._foreach_lerp(gradients, moments, momentum)]  # Nesterov's
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, matrix in enumerate(ahead):
+            alike.setdefault(tuple(sorted(matrix.shape)), []).append(index)
+        for (_, longer), members in alike.items():
+            stack = torch.stack([_wide(ahead[index]) for index in members])
+            directions = self.processes.divide(orthogonal, stack, torch.bfloat16).to(stack.dtype)
+            chosen = [parameters[index] for index in members]
+            updates = [
+                (direction if direction.shape == ahead[index].shape else direction.mT).reshape(parameters[index].shape)
+                for index, direction in zip(members, directions, strict=True)
+            ]
+            torch._foreach_add_(chosen, updates, alpha=-group["lr"] * MATCH * longer**0.5)
 
-    def _with_momentum(self, parameter: torch.nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov's look ahead, as a matrix."""
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-        state["exp_avg"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(state["exp_avg"], momentum).flatten(1)
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients, (first, second) = _gradients(parameters), group["betas"]
+        means, squares = (self._moments(parameters, name) for name in ("exp_avg", "exp_avg_sq"))
+        counts = [self._count(parameter) for parameter in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+        roots = torch._foreach_div(squares, [1 - second**count for count in counts])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, 1e-8)
+        torch._foreach_addcdiv_(parameters, means, roots, [-group["lr"] / (1 - first**count) for count in counts])
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        first, second = group["betas"]
-        state["step"] += 1
-        count = float(state["step"])
-        state["exp_avg"].lerp_(gradient, 1 - first)
-        state["exp_avg_sq"].lerp_(gradient.square(), 1 - second)
-        root = (state["exp_avg_sq"] / (1 - second**count)).sqrt_().add_(1e-8)
-        parameter.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - first**count))
+    def _moments(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
+
+    def _count(self, parameter: Tensor) -> float:
+        """Updates of a parameter, with this one; kept on the CPU, where reading it waits for nothing."""
+        count: Tensor = self.state[parameter].setdefault("step", torch.zeros(()))
+        count += 1
+        return float(count)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix's singular value decomposition, by Newton-Schulz iterations; bfloat16."""
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """With no more rows than columns."""
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About U V^T of each matrix's singular value decomposition [...,a,b], by Newton-Schulz iterations; bfloat16."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = (matrices if wide else matrices.mT).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

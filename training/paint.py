@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -48,11 +49,25 @@ def mix(a: Color, b: Color, weight: float) -> Color:
 
 def polygon(canvas: Image, points: Points, color: Color, convex: bool = False) -> None:
     """Fills a polygon [N, 2] given in pixels."""
-    fixed = np.rint(np.clip(points, -LIMIT, LIMIT) * (1 << SHIFT)).astype(np.int32)
+    if not shows(canvas, points):
+        return
+    fixed = _fixed(points)
     if convex:
         cv2.fillConvexPoly(canvas, fixed, color, cv2.LINE_AA, SHIFT)
     else:
         cv2.fillPoly(canvas, [fixed], color, cv2.LINE_AA, SHIFT)
+
+
+def shows(canvas: Image, points: Points, margin: float = 2.0) -> bool:
+    """Whether what is drawn round points [N, 2], up to `margin` pixels from them, can touch the canvas."""
+    x, y = zip(*points.tolist(), strict=True)
+    height, width = canvas.shape[:2]
+    return max(x) > -margin and max(y) > -margin and min(x) < width + margin and min(y) < height + margin
+
+
+def _fixed(points: Points) -> NDArray[np.int32]:
+    """In OpenCV's fixed point."""
+    return np.rint(np.maximum(np.minimum(points, LIMIT), -LIMIT) * (1 << SHIFT)).astype(np.int32)
 
 
 def disk(canvas: Image, x: float, y: float, radius: float, color: Color) -> None:
@@ -78,8 +93,8 @@ def ellipse_points(x: float, y: float, rx: float, ry: float, angle: float = 0.0)
 
 def stroke(canvas: Image, points: Points, color: Color, width: float) -> None:
     """A line through points [N, 2], at least one pixel wide."""
-    fixed = np.rint(np.clip(points, -LIMIT, LIMIT) * (1 << SHIFT)).astype(np.int32)
-    cv2.polylines(canvas, [fixed], False, color, max(1, round(width)), cv2.LINE_AA, SHIFT)
+    if shows(canvas, points, width + 2):
+        cv2.polylines(canvas, [_fixed(points)], False, color, max(1, round(width)), cv2.LINE_AA, SHIFT)
 
 
 def capsule(
@@ -93,18 +108,21 @@ def capsule(
     layers: tuple[tuple[float, float], ...] = LAYERS,
 ) -> None:
     """A round limb from a to b [2] in pixels with radii in pixels, lit from `view.light`."""
-    along = b - a
-    length = float(np.hypot(along[0], along[1]))
-    across = np.array([-along[1], along[0]]) / max(length, 1e-6)
-    light = np.array(view.light)
+    if not shows(canvas, np.stack([a, b]), 1.5 * max(radius_a, radius_b) + 2):
+        return
+    (ax, ay), (bx, by) = a.tolist(), b.tolist()
+    length = math.hypot(bx - ax, by - ay)
+    across_x, across_y = (ay - by) / max(length, 1e-6), (bx - ax) / max(length, 1e-6)
     for share, brightness in layers:
         shade = tint(color, view.ambient + (1 - view.ambient) * 1.35 * brightness - 0.12 * (1 - brightness))
-        move = light * (1 - share) * 0.75
-        pa, pb = a + move * radius_a, b + move * radius_b
-        ra, rb = radius_a * share, radius_b * share
+        move_x, move_y = (part * (1 - share) * 0.75 for part in view.light)
+        pa_x, pa_y, ra = ax + move_x * radius_a, ay + move_y * radius_a, radius_a * share
+        pb_x, pb_y, rb = bx + move_x * radius_b, by + move_y * radius_b, radius_b * share
         if length > 0.3:
-            polygon(
-                canvas, np.stack([pa + across * ra, pb + across * rb, pb - across * rb, pa - across * ra]), shade, True
-            )
-        disk(canvas, pa[0], pa[1], ra, shade)
-        disk(canvas, pb[0], pb[1], rb, shade)
+            corners = (
+                (pa_x + across_x * ra, pa_y + across_y * ra), (pb_x + across_x * rb, pb_y + across_y * rb),
+                (pb_x - across_x * rb, pb_y - across_y * rb), (pa_x - across_x * ra, pa_y - across_y * ra),
+            )  # fmt: skip
+            polygon(canvas, np.array(corners), shade, True)
+        disk(canvas, pa_x, pa_y, ra, shade)
+        disk(canvas, pb_x, pb_y, rb, shade)

@@ -43,15 +43,14 @@ class Processes:
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def divide(self, work: Callable[[Tensor], Tensor], items: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """`work` of every item, each process doing a part of them; results keep the items' shapes, as `dtype`."""
+    def divide(self, work: Callable[[Tensor], Tensor], items: Tensor, dtype: torch.dtype) -> Tensor:
+        """`work` of a stack of items [N,...], each process doing a part of them; as large as `items`, as `dtype`."""
         if self.count == 1:
-            return [work(item) for item in items]
-        flat = torch.zeros(sum(item.numel() for item in items), dtype=dtype, device=self.device)
-        results = [part.view_as(item) for part, item in zip(flat.split([x.numel() for x in items]), items, strict=True)]
-        for index in range(self.rank, len(items), self.count):
-            results[index].copy_(work(items[index]))
-        dist.all_reduce(flat)
+            return work(items)
+        results = torch.zeros_like(items, dtype=dtype)
+        if self.rank < len(items):
+            results[self.rank :: self.count] = work(items[self.rank :: self.count])
+        dist.all_reduce(results)
         return results
 
     def agree(self, stop: bool) -> bool:
@@ -61,6 +60,14 @@ class Processes:
         flag: Tensor = torch.tensor(float(stop), device=self.device)
         dist.all_reduce(flag)
         return bool(flag.item())
+
+    def first(self, value: float) -> float:
+        """Process 0's value, in every process."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
 
     def wait(self) -> None:
         """Returns when every process has come here."""

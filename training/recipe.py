@@ -18,15 +18,17 @@ ALL_MODULES = ("pose_encoder.", "transformer.")
 class Stage:
     """One stage. `mix` has (latent frames, or faces of a clip; clips a step; weight): each step draws one of them.
 
-    `trains` names parameters by parts of their names. `decay` is the share of the steps, at the end, over which the
-    learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often a segment begins with
-    a clean latent, `references` how often one, two and three reference frames are given. `latent_noise` is the largest
-    deviation of the noise that the decoder has to undo, in units of the normalised latents; `sampled` the share of its
-    steps on latents that the transformer made. With `guidance_scale` or `face_scale` the stage's targets are those of
-    the transformer that it begins with, guided by all conditions or by the face alone, so that sampling needs no
-    second row; it may train nothing but the transformer. With `rollout`, so many steps of Euler's rule, the transformer
-    walks some of them from noise by itself and learns the way on from there. Raises InputError for a guided stage that
-    trains more, or has a rollout too.
+    It lasts `steps`, or `seconds`: so long a stage takes at whatever speed, but how many steps that makes, and so its
+    result, differs from run to run. `trains` names parameters by parts of their names. `decay` is the share of it, at
+    the end, over which the learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often
+    a segment begins with a clean latent, `references` how often one, two and three reference frames are given.
+    `latent_noise` is the largest deviation of the noise that the decoder has to undo, in units of the normalised
+    latents; `sampled` the share of its steps on latents that the transformer made. With `guidance_scale` or
+    `face_scale` the stage's targets are those of the transformer that it begins with, guided by all conditions or by
+    the face alone, so that sampling needs no second row; it may train nothing but the transformer. With `rollout`, so
+    many steps of Euler's rule, the transformer walks some of them from noise by itself and learns the way on from
+    there. Raises InputError for a guided stage that trains more, or has a rollout too, and for one with both steps and
+    seconds.
     """
 
     name: str
@@ -44,8 +46,11 @@ class Stage:
     guidance_scale: float = 1.0
     face_scale: float = 1.0
     rollout: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.steps and self.seconds:
+            raise InputError(f"Stage '{self.name}' lasts {self.steps} steps and {self.seconds:g} s; give one of them.")
         if self.guided and any(not module.startswith("transformer.") for module in self.trains):
             raise InputError(
                 f"Stage '{self.name}' learns from a guided teacher and trains {', '.join(self.trains)}: both read the "
@@ -62,6 +67,12 @@ class Stage:
         """Whether it is flow matching, under the frozen encoder; the other stages read pictures."""
         return self.name not in ("vae", "decoder", "expression")
 
+    def progress(self, step: int, spent: float) -> float:
+        """How far (0..1) through the stage `step` steps and `spent` seconds are."""
+        if self.seconds:
+            return min(1.0, spent / self.seconds)
+        return step / self.steps if step < self.steps else 1.0
+
     @property
     def guided(self) -> bool:
         """Whether it needs a teacher for the guidance in its targets."""
@@ -70,19 +81,38 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of a training run; the same on a GPU and on a CPU."""
+    """All of a training run; the same on a GPU and on a CPU.
+
+    Training begins when `start_clips` of the clips are there, the rest being rendered meanwhile, or, without, when all
+    are: only then a step's batch depends on its seed alone. `workers` render; None is as many as the cores allow.
+    `compiled` halves a step; compiling each shape of batch takes seconds on a GPU and minutes on a CPU.
+    """
 
     stages: tuple[Stage, ...]
     clips: int = 12000
     validation_clips: int = 48
     sampled_clips: int = 1600
+    start_clips: int | None = None
     seed: int = 0
     ema: float = 0.998
     save_seconds: float = 150.0
     sheet_seconds: float = 300.0
-    workers: int = 2
+    workers: int | None = None
     bf16: bool = True
-    compiled: bool = False  # halves a step, but compiling a dozen batch shapes takes minutes: for long runs
+    compiled: bool = False
+
+    @property
+    def timed(self) -> tuple[Stage, ...]:
+        """The stages that last so many seconds."""
+        return tuple(stage for stage in self.stages if stage.seconds)
+
+    def lasting(self, seconds: float) -> Recipe:
+        """The same recipe with its timed stages made longer or shorter: so long in all. Raises InputError where there
+        are none."""
+        if not self.timed:
+            raise InputError("All of this recipe's stages have their steps; none can be fitted to a time.")
+        share = seconds / sum(stage.seconds for stage in self.timed)
+        return replace(self, stages=tuple(replace(s, seconds=s.seconds * share) for s in self.stages))
 
     def with_steps(self, steps: dict[str, int]) -> Recipe:
         """The same recipe with other step counts by stage name; raises InputError on an unknown name."""
@@ -140,11 +170,46 @@ TINY = Recipe(
     clips=6, validation_clips=2, workers=1, bf16=False,
 )  # fmt: skip
 
-RECIPES = {"puppet": PUPPET, "tiny": TINY}
+# On from a trained checkpoint, in minutes on one GPU: large batches, all networks once more.
+FURTHER = Recipe(
+    stages=(
+        Stage("vae", 0, 1.2e-3, mix=((3, 80, 1.0),), trains=("vae.",), decay=0.9, seconds=70),
+        Stage("expression", 0, 1e-3, mix=((8, 64, 1.0),), trains=("face_encoder.",), decay=0.7, seconds=20),
+        Stage(
+            "all", 0, 1.8e-3, mix=((1, 96, 0.5), (7, 24, 0.5)), trains=ALL_MODULES, decay=0.8,
+            references=(0.85, 0.0, 0.15), seconds=150,
+        ),
+        Stage(
+            "guidance", 0, 8e-4, mix=((1, 96, 0.4), (7, 24, 0.6)), trains=("transformer.",), decay=0.8,
+            references=(0.85, 0.0, 0.15), guidance_scale=1.5, face_scale=2.0, seconds=35,
+        ),
+        Stage(
+            "rollout", 0, 8e-4, mix=((1, 96, 0.35), (7, 24, 0.65)), trains=ALL_MODULES, decay=0.8,
+            references=(0.85, 0.0, 0.15), dropout=0.04, rollout=2, seconds=35,
+        ),
+    ),
+    clips=7500, validation_clips=24, start_clips=500, compiled=True, sheet_seconds=3600.0,
+)  # fmt: skip
+
+TINY_FURTHER = Recipe(
+    stages=(
+        Stage("vae", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("vae.",), decay=0.5, seconds=1),
+        Stage("all", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5, seconds=1),
+        Stage(
+            "guidance", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("transformer.",), guidance_scale=1.5,
+            face_scale=2.0, seconds=1,
+        ),
+    ),
+    clips=6, validation_clips=2, start_clips=2, workers=1, bf16=False,
+)  # fmt: skip
+
+RECIPES = {"puppet": {"whole": PUPPET, "further": FURTHER}, "tiny": {"whole": TINY, "further": TINY_FURTHER}}
 
 
-def recipe(preset: str) -> Recipe:
-    """The recipe of a preset; raises InputError listing the choices."""
+def recipe(preset: str, name: str = "whole") -> Recipe:
+    """A recipe of a preset; raises InputError listing the choices."""
     if preset not in RECIPES:
         raise InputError(f"There is no training recipe for '{preset}'; there is one for {', '.join(RECIPES)}.")
-    return RECIPES[preset]
+    if name not in RECIPES[preset]:
+        raise InputError(f"'{preset}' has no recipe '{name}'; choose one of {', '.join(RECIPES[preset])}.")
+    return RECIPES[preset][name]

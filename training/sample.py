@@ -11,6 +11,7 @@ from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
 from dreamactor.pipeline.solver import SolverStep, schedule
 from dreamactor.presets import rows
+from dreamactor.training.eager import eager
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def sample(
     `guidance` 1 is none; `carried` [B,16,1,h,w] is kept as the first frame.
     """
     device, preset = conditions["pose_latent"].device, networks.preset
-    latent = torch.randn(shape, generator=generator).to(device)
+    latent = torch.randn(shape, generator=generator, device=generator.device).to(device)
     known = torch.zeros(shape[2], device=device)
     if carried is not None:
         latent[:, :, :1], known[0] = carried, 1
@@ -37,7 +38,7 @@ def sample(
     return walk(networks.transformer, latent, known, conditions, path, guidance)
 
 
-@torch.no_grad()
+@eager
 def walk(
     transformer: Transformer,
     latent: Tensor,

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
+from dreamactor.training.clips import Clips
 from dreamactor.training.flow_stage import conditions, whole_batch
-from dreamactor.training.latents import LatentStore
 from dreamactor.training.sample import sample
-from dreamactor.training.store import ClipStore
 from dreamactor.training.vae_stage import to_video
 
 CLIPS, LATENTS = 8, 3
@@ -24,29 +23,27 @@ COLORS = ((40, 90, 200), (200, 80, 40), (40, 150, 70), (150, 60, 160))
 
 
 @torch.no_grad()
-def draw(
-    folder: Path, name: str, networks: Networks, store: ClipStore, latents: LatentStore | None, bf16: bool
-) -> None:
+def draw(folder: Path, name: str, networks: Networks, clips: Clips, bf16: bool) -> None:
     """Writes `sheet_<name>.png` (each row: reference, driving face, truth, VAE, samples) and `curves.png`."""
-    count = min(CLIPS, store.count)
-    frames, preset = video_frames(LATENTS), networks.preset
-    truth = np.asarray(store.frames[:count, :frames])
-    device = next(networks.parameters()).device
+    store, preset, device = clips.store, networks.preset, clips.device
+    count = min(CLIPS, len(clips.pictures.ready))
+    frames, rows = video_frames(LATENTS), clips.pictures.ready[:count]
+    truth = np.asarray(store.frames[rows, :frames])
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        encoded = networks.vae.latent(to_video(truth).to(device))
-        columns = [store.references[:count, 5], truth[:, -1], to_frames(networks.vae.decode(encoded))[:, -1]]
-        if latents is not None:
-            batch = whole_batch(store, latents, range(count), LATENTS, (5,))
+        encoded = networks.vae.latent(to_video(torch.from_numpy(truth).to(device)))
+        columns = [store.references[rows, 5], truth[:, -1], to_frames(networks.vae.decode(encoded))[:, -1]]
+        if clips.latents is not None:
+            batch = whole_batch(clips, rows, LATENTS, (5,))
             made = sample(
-                networks, conditions(networks, batch.to(device)), tuple(batch.latent.shape), preset.steps,
+                networks, conditions(networks, batch), tuple(batch.latent.shape), preset.steps,
                 preset.guidance_scale, torch.Generator().manual_seed(0),
             )  # fmt: skip
             video = to_frames(networks.vae.decode(made))
             columns += [video[:, i] for i in (0, frames // 2, frames - 1)]
-    small = np.stack([cv2.resize(face, (store.width, store.height)) for face in store.faces[:count, frames - 1]])
+    small = np.stack([cv2.resize(face, (store.width, store.height)) for face in store.faces[rows, frames - 1]])
     columns.insert(1, small)
-    rows = [np.concatenate([column[i] for column in columns], axis=1) for i in range(count)]
-    cv2.imwrite(str(folder / f"sheet_{name}.png"), np.concatenate(rows)[..., ::-1])
+    pictures = [np.concatenate([column[i] for column in columns], axis=1) for i in range(count)]
+    cv2.imwrite(str(folder / f"sheet_{name}.png"), np.concatenate(pictures)[..., ::-1])
     curves(folder)
 
 

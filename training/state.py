@@ -24,11 +24,12 @@ STATE = "state.safetensors"
 
 @dataclass
 class Position:
-    """Where a run is: index of the stage, steps done in it, seconds trained so far."""
+    """Where a run is: index of the stage, steps done and seconds spent in it, seconds trained so far."""
 
     stage: int = 0
     step: int = 0
     seconds: float = 0.0
+    spent: float = 0.0
 
 
 class MovingAverage:

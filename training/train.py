@@ -1,36 +1,38 @@
 """The training loop: `train(preset, folder)` prepares clips, trains every stage and writes a checkpoint.
 
-Every step's batch and noise come from (seed, stage, step) alone, so a run that was interrupted goes on bit for bit.
-Under `torchrun` or `accelerate launch` each process takes its share of every batch and the gradients are averaged.
+Every step's batch and noise come from (seed, stage, step) alone, so a run that was interrupted goes on bit for bit;
+not so where stages last so many seconds or clips are rendered meanwhile. Under `torchrun` or `accelerate launch` each
+process takes its share of every batch and the gradients are averaged.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks import Networks, build, load, save
 from dreamactor.networks.transformer import Transformer
 from dreamactor.presets import Preset
 from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
+from dreamactor.training.clips import Clips
 from dreamactor.training.decoder_stage import sample_clips
 from dreamactor.training.flow_stage import Guidance
-from dreamactor.training.latents import encode_clips, set_statistics
-from dreamactor.training.objective import Clips, Objective
+from dreamactor.training.journal import Journal
+from dreamactor.training.latents import encode_clips, fingerprint, set_statistics
+from dreamactor.training.objective import Objective
 from dreamactor.training.optimizer import Muon, is_matrix
 from dreamactor.training.recipe import FACE_MODULES, Recipe, Stage
 from dreamactor.training.recipe import recipe as recipe_for
+from dreamactor.training.rehearsal import compile_networks, rehearse
+from dreamactor.training.rendering import Background, Order, automatic_workers, orders, prepare
 from dreamactor.training.state import (
     MovingAverage,
     Position,
@@ -39,11 +41,14 @@ from dreamactor.training.state import (
     restore_moments,
     save_state,
 )
-from dreamactor.training.store import prepare
+from dreamactor.training.store import ClipStore
 
 CHECKPOINT, TEACHER = "checkpoint", "teacher"
 CLIP_NORM = 1.0
 WARMUP = 60
+SAID = 25  # steps from one line of figures to the next
+ROOM = 0.7  # share of a GPU's memory that clips may take
+ENCODED = 64  # new clips are encoded when so many have come
 VALIDATION, VALIDATION_BATCHES = 1 << 40, 8  # a step that training never reaches; batches at each validation
 FACE_RATE = 0.4
 """Share of the learning rate for the face attention. Until the network draws mouths there is nothing for it to learn,
@@ -57,15 +62,20 @@ def train(
     minutes: float | None = None,
     mocap: Path | None = None,
     say: Callable[[str], None] = print,
+    start: Path | str | None = None,
 ) -> Path:
     """Trains `preset` in the folder `out` and returns the checkpoint's folder; called again, it goes on.
 
-    `minutes` stops early, with everything saved. Raises MissingDependency without motion data, InputError when `out`
-    holds another run's state, DreamActorError when the disk is full (the last good state stays).
+    A new run begins with the weights of the checkpoint `start`, or with random ones. `minutes` stops early, with
+    everything saved. Raises MissingDependency without motion data, InputError when `out` holds another run's state or
+    `start` another preset's checkpoint, DreamActorError when the disk is full (the last good state stays).
     """
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
-    run = Run(preset_named(preset), Path(out), recipe or recipe_for(preset), mocap or mocap_folder(), say)
-    run.go(deadline)
+    run = Run(preset_named(preset), Path(out), recipe or recipe_for(preset), mocap or mocap_folder(), say, start)
+    try:
+        run.go(deadline)
+    finally:
+        run.close()
     return run.folder / CHECKPOINT
 
 
@@ -80,37 +90,93 @@ class Optimisation:
 class Run:
     """One training run: its networks, their moving average, where it is."""
 
-    def __init__(self, preset: Preset, folder: Path, recipe: Recipe, mocap: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        folder: Path,
+        recipe: Recipe,
+        mocap: Path,
+        say: Callable[[str], None],
+        start: Path | str | None = None,
+    ) -> None:
         self.recipe, self.folder, self.say = recipe, folder, say
         self.processes = parallel.start()
         self.device = self.processes.device
         if recipe.bf16 is False:
             torch.use_deterministic_algorithms(True, warn_only=True)
+        elif self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         folder.mkdir(parents=True, exist_ok=True)
-        self.networks = build(preset, recipe.seed).to(self.device)
+        networks = build(preset, recipe.seed) if start is None else load(start, preset)
+        self.networks = networks.to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
         self.objective = Objective(self.processes, recipe.bf16)
-        self.about = {"preset": preset.to_dict(), "seed": recipe.seed}
+        self.about = {"preset": self.networks.preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
         self.position, self.moments = found if found else (Position(), {})
-        size = (preset.height, preset.width)
+        self.journal = Journal(folder)
+        self.background: Background | None = None
+        order, validation = orders(folder, self.networks.preset, recipe, mocap)
+        workers = recipe.workers or automatic_workers()
         with self.processes.main_first():
-            self.clips, self.validation = (
-                Clips(prepare(folder / f"clips_{split}", split, count, mocap, size, preset.fps, recipe.workers))
-                for split, count in (("train", recipe.clips), ("val", recipe.validation_clips))
-            )
-        self.validation.store.expression_statistics = self.clips.store.expression_statistics
+            order.open()  # refuses clips that do not fit before any is rendered
+            self.validation = Clips(prepare(validation, workers), self.device, self._room())
+            self.clips = Clips(self._rendered(order, workers), self.device, self._room())
         if recipe.compiled:
-            self._compile()
+            compile_networks(self.networks)
+            self._rehearse()
+        if self.background is not None:
+            self._await_clips()
+        self.validation.store.expression_statistics = self.clips.store.expression_statistics
         self.began = time.monotonic() - self.position.seconds
-        self.saved = self.drawn = time.monotonic()
+        self.saved = self.drawn = self.said = time.monotonic()
 
-    def _compile(self) -> None:
-        """Compiles the convolutional networks and the transformer's block in place."""
-        torch._dynamo.config.recompile_limit = 64
-        for module in (self.networks.pose_encoder, self.networks.vae.encoder, self.networks.vae.decoder):
-            module.compile(dynamic=False)
-        _compile_blocks(self.networks.transformer)
+    def _rendered(self, order: Order, workers: int) -> ClipStore:
+        """The store of training clips; what is missing of it is rendered first, or in the background."""
+        if self.recipe.start_clips is None or self.recipe.start_clips >= order.count:
+            return prepare(order, workers)
+        if self.processes.count > 1:
+            raise InputError(
+                f"This recipe renders its clips while it trains, which {self.processes.count} processes would see "
+                "differently: start one, or render them first with `python -m dreamactor.training.rendering`."
+            )
+        self.background = Background(order, workers)
+        self.background.go_on()
+        return self.background.store
+
+    def _await_clips(self) -> None:
+        wanted, began, first = self.recipe.start_clips or 0, time.monotonic(), len(self.clips.pictures.ready)
+        while len(self.clips.pictures.ready) < wanted:
+            self._follow()
+            time.sleep(0.05)
+        ready, seconds = len(self.clips.pictures.ready), time.monotonic() - began
+        self.say(f"{ready} clips are there, {ready - first} of them came in {seconds:.0f} s")
+
+    def _follow(self, encode: bool = False) -> None:
+        """Takes in what has been rendered meanwhile."""
+        if self.background is not None and len(self.clips.pictures.ready) < self.clips.store.count:
+            self.background.go_on()
+            self.clips.follow()
+        latents = self.clips.latents
+        if encode and latents and len(self.clips.pictures.ready) - len(latents.ready) >= ENCODED:
+            self._encode(self.clips)
+
+    def _room(self) -> int:
+        """Bytes of the device's memory that what is drawn from may take."""
+        return int(ROOM * torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else 0
+
+    def _rehearse(self) -> None:
+        self._encode(self.validation)
+        for stage in self.recipe.stages[self.position.stage :]:
+            self._optimisation(stage)  # which of the weights take gradients
+            for line in rehearse(self.objective, self.networks, self.validation, stage):
+                self.say(line)
+                self._follow()
+
+    def close(self) -> None:
+        """Ends what runs beside."""
+        if self.background is not None:
+            self.background.stop()
 
     def go(self, deadline: float) -> None:
         """Trains until the recipe or the time is over."""
@@ -127,16 +193,23 @@ class Run:
             if not self._train_stage(index, stage, deadline):
                 self.say(f"stopped in stage '{stage.name}' at step {self.position.step}; the same command goes on")
                 return
-            self.position = Position(index + 1, 0, self.position.seconds)
-            self.moments = {}
-            if not stage.on_latents:  # what comes next stands on it, frozen: on what the checkpoint will have
-                for prefix in stage.trains:
-                    self.average.copy_to(self.networks, prefix)
-            if stage.name == "vae":
-                set_statistics(self.networks, self.clips.store)
-                self.average.reset(self.networks, "vae.")
-            self._save({})
+            self._end_stage(index, stage)
         self._draw("final")
+
+    def _end_stage(self, index: int, stage: Stage) -> None:
+        if stage.seconds:
+            self._validate(index, stage)
+        self.position = Position(index + 1, 0, self.position.seconds)
+        self.moments = {}
+        if not stage.on_latents:  # what comes next stands on it, frozen: on what the checkpoint will have
+            for prefix in stage.trains:
+                self.average.copy_to(self.networks, prefix)
+        if stage.name == "vae":
+            set_statistics(self.networks, self.clips)
+            self.average.reset(self.networks, "vae.")
+        self._save({})
+        if stage.seconds and self.processes.rank == 0:  # a stage that is soon done again, or left out
+            save(self._averaged(), self.folder / f"{CHECKPOINT}_{stage.name}")
 
     def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
         self.objective.guidance = None
@@ -144,17 +217,20 @@ class Run:
             self.objective.guidance = Guidance(self._teacher(), stage.guidance_scale, stage.face_scale)
         work = self._optimisation(stage)
         restore_moments(work.optimizer, work.names, self.moments)
-        while self.position.step < stage.steps:
+        self.said = time.monotonic()
+        entered = self.said - self.position.spent
+        while (progress := stage.progress(self.position.step, self.processes.first(self.position.spent))) < 1:
             step = self.position.step
             for group in work.optimizer.param_groups:
-                group["lr"] = stage.learning_rate * group["rate"] * schedule(step, stage)
-            started = time.monotonic()
-            logged = self._step(index, stage, step, work)
+                group["lr"] = stage.learning_rate * group["rate"] * schedule(step, progress, stage.decay)
+            logged = self._step(index, stage, step, progress, work)
             self.average.update(self.networks, step, stage.trains)
             self.position.step += 1
-            self.position.seconds = time.monotonic() - self.began
-            self._log(stage, step, logged, time.monotonic() - started)
             now = time.monotonic()
+            self.position.seconds, self.position.spent = now - self.began, now - entered
+            self._log(stage, step, logged)
+            if step % SAID == 0:
+                self._follow(stage.on_latents)
             if now - self.drawn > self.recipe.sheet_seconds:
                 self._validate(index, stage)
                 self._draw(stage.name)
@@ -174,10 +250,7 @@ class Run:
             if self.processes.rank == 0:
                 save(self.networks, folder, torch.float32)
             self.processes.wait()
-        teacher = load(folder).transformer.to(self.device).requires_grad_(False)
-        if self.recipe.compiled:
-            _compile_blocks(teacher)
-        return teacher
+        return load(folder).transformer.to(self.device).requires_grad_(False)
 
     def _optimisation(self, stage: Stage) -> Optimisation:
         kinds = {"matrices": (True, 1.0), "face": (True, FACE_RATE), "others": (False, 1.0)}
@@ -196,9 +269,9 @@ class Run:
         ]
         return Optimisation(names, Muon(groups, stage.learning_rate, self.processes))
 
-    def _step(self, index: int, stage: Stage, step: int, work: Optimisation) -> dict[str, float]:
+    def _step(self, index: int, stage: Stage, step: int, progress: float, work: Optimisation) -> dict[str, Tensor]:
         seed = [self.recipe.seed, index, step]
-        loss, logged = self.objective(self.networks, self.clips, stage, seed, step / stage.steps)
+        loss, logged = self.objective(self.networks, self.clips, stage, seed, progress)
         loss.backward()
         parameters = [p for group in work.optimizer.param_groups for p in group["params"]]
         self.processes.average_gradients(parameters)
@@ -209,24 +282,26 @@ class Run:
 
     def _freeze_vae(self) -> None:
         if self.clips.latents is None:
-            tag = _fingerprint(self.networks)
             self.say("encoding the clips with the trained VAE")
-            for clips in (self.clips, self.validation):
-                clips.latents = encode_clips(self.networks, clips.store, tag, self.recipe.bf16, self.processes)
+        for clips in (self.clips, self.validation):
+            self._encode(clips)
+
+    def _encode(self, clips: Clips) -> None:
+        tag = fingerprint(self.networks)
+        encode_clips(self.networks, clips, tag, self.recipe.bf16, self.processes, self._room())
 
     def _sample(self) -> None:
         self.say("sampling the clips with the trained transformer")
         for name in ("pose_encoder.", "transformer."):
             self.average.copy_to(self.networks, name)
         for clips in (self.clips, self.validation):
-            assert clips.latents is not None
-            clips.sampled = sample_clips(
-                self.networks, clips.store, clips.latents, self.recipe.sampled_clips, self.recipe.bf16, self.processes
-            )
+            wanted = min(self.recipe.sampled_clips, clips.store.count)
+            sample_clips(self.networks, clips, wanted, self.recipe.bf16, self.processes, self._room())
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         if self.processes.rank:
             return
+        self.journal.flush()
         save_state(self.folder, self.networks, self.average, moments, self.position, self.about)
         save(self._averaged(), self.folder / CHECKPOINT)
         self.saved = time.monotonic()
@@ -246,61 +321,47 @@ class Run:
         draws = [[self.recipe.seed, index, VALIDATION, k] for k in range(VALIDATION_BATCHES)]
 
         def loss(clips: Clips) -> float:
-            return float(np.mean([self.objective(networks, clips, stage, draw, 1.0)[1]["loss"] for draw in draws]))
+            losses = [self.objective(networks, clips, stage, draw, 1.0)[1]["loss"] for draw in draws]
+            return float(torch.stack(losses).mean())
 
         held_out, trained = loss(self.validation), loss(self.clips)
-        self._write(f"validation_{stage.name}", {"step": self.position.step, "loss": held_out, "training": trained})
-        self.say(f"{stage.name} {self.position.step}/{stage.steps} validation {held_out:.4g} training {trained:.4g}")
+        self.journal.add(
+            f"validation_{stage.name}", {"step": self.position.step, "loss": held_out, "training": trained}
+        )
+        self.journal.flush()
+        self.say(f"{self._where(stage, self.position.step)} validation {held_out:.4g} training {trained:.4g}")
 
     def _draw(self, name: str) -> None:
         if self.processes.rank == 0:
-            clips = self.validation
-            sheets.draw(self.folder, name, self._averaged(), clips.store, clips.latents, self.recipe.bf16)
+            self.journal.flush()
+            sheets.draw(self.folder, name, self._averaged(), self.validation, self.recipe.bf16)
 
-    def _log(self, stage: Stage, step: int, logged: dict[str, float], seconds: float) -> None:
+    def _where(self, stage: Stage, step: int) -> str:
+        of = f" ({self.position.spent:.0f} of {stage.seconds:.0f} s)" if stage.seconds else f"/{stage.steps}"
+        return f"{stage.name} {step}{of}"
+
+    def _log(self, stage: Stage, step: int, logged: dict[str, Tensor]) -> None:
         if self.processes.rank:
             return
-        self._write(
-            f"log_{stage.name}",
-            {"stage": stage.name, "step": step, "seconds": round(self.position.seconds, 1), **logged},
-        )
-        if step % 25 == 0:
-            figures = " ".join(f"{key} {value:.4g}" for key, value in logged.items())
-            self.say(f"{stage.name} {step}/{stage.steps} {figures} {seconds:.2f} s/step")
-
-    def _write(self, name: str, values: dict[str, float | str]) -> None:
-        """Adds a row to a table of the run."""
-        path = self.folder / f"{name}.csv"
-        new = not path.is_file()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(values))
-            if new:
-                writer.writeheader()
-            writer.writerow(values)
+        table = f"log_{stage.name}"
+        seconds = round(self.position.seconds, 1)
+        self.journal.add(table, {"stage": stage.name, "step": step, "seconds": seconds, **logged})
+        if step % SAID == 0:
+            last = self.journal.flush()[table]
+            now, steps = time.monotonic(), min(step, SAID) or 1
+            figures = " ".join(f"{key} {last[key]:.4g}" for key in logged)
+            self.say(f"{self._where(stage, step)} {figures} {(now - self.said) / steps:.3f} s/step")
+            self.said = now
 
 
-def _compile_blocks(transformer: Transformer) -> None:
-    """Compiles the block in place: once for every shape of batch, not once more for every block."""
-    for block in transformer.blocks:
-        block.compile(dynamic=False)
-
-
-def schedule(step: int, stage: Stage) -> float:
-    """The share of the stage's learning rate at a step: a short warm-up, level, at the end down to a tenth."""
+def schedule(step: int, progress: float, decay: float) -> float:
+    """The share of the stage's learning rate at a step: a short warm-up, level, over the last `decay` of the stage down
+    to a tenth."""
     rise = min(1.0, (step + 1) / WARMUP)
-    tail = stage.steps * (1 - stage.decay)
-    fall = 1.0 if step < tail else 1 - 0.9 * (step - tail) / max(1.0, stage.steps - tail)
-    return rise * fall
+    late = max(0.0, progress - (1 - decay)) / decay if decay else 0.0
+    return rise * (1 - 0.9 * late)
 
 
 def _among(name: str, modules: tuple[str, ...]) -> bool:
     """Whether a parameter is of one of the modules, which are named by parts of its name."""
     return any(part in name for part in modules)
-
-
-def _fingerprint(networks: Networks) -> str:
-    """Of what latents depend on: the VAE's encoder and statistics."""
-    digest = hashlib.sha256()
-    for value in (*networks.vae.encoder.state_dict().values(), networks.vae.shift, networks.vae.scale):
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -14,11 +14,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_preset(parser)
     parser.add_argument("--output", type=Path, default=Path("build/train"), help="folder (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so long, everything saved")
+    parser.add_argument("--recipe", default="whole", help="whole, or further: on from a checkpoint (default: whole)")
+    parser.add_argument("--from", dest="start", type=Path, help="checkpoint to begin a new run with (default: random)")
+    parser.add_argument("--stage-seconds", type=float, help="how long a recipe of timed stages takes in all")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    from dreamactor.training.recipe import recipe
     from dreamactor.training.train import train
 
-    print(train(options.preset, options.output, minutes=options.minutes))
+    chosen = recipe(options.preset, options.recipe)
+    if options.stage_seconds is not None:
+        chosen = chosen.lasting(options.stage_seconds)
+    print(train(options.preset, options.output, chosen, options.minutes, start=options.start))
     return 0

@@ -12,8 +12,8 @@ import pytest
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.recipe import TINY, Recipe
+from dreamactor.training.rendering import Order, prepare
 from dreamactor.training.scene import Stage
-from dreamactor.training.store import prepare
 
 QUICK = replace(TINY, clips=3, validation_clips=1, save_seconds=1e9, sheet_seconds=1e9)
 
@@ -33,7 +33,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with prepared clips of the tiny preset."""
     folder, tiny = tmp_path_factory.mktemp("clips"), preset("tiny")
     for split, count in (("train", QUICK.clips), ("val", QUICK.validation_clips)):
-        prepare(folder / f"clips_{split}", split, count, mocap_folder(), (tiny.height, tiny.width), tiny.fps, 1)
+        order = Order(folder / f"clips_{split}", split, count, mocap_folder(), (tiny.height, tiny.width), tiny.fps)
+        prepare(order, 1)
     return folder
 
 

@@ -1,22 +1,33 @@
-"""Stages by name, and latents of clips."""
+"""Stages by name, clips and their latents."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from dreamactor.networks import Networks, build
 from dreamactor.presets import preset
 from dreamactor.training import parallel
-from dreamactor.training.latents import LatentStore, encode_clips
+from dreamactor.training.clips import Clips
+from dreamactor.training.latents import encode_clips
 from dreamactor.training.recipe import Recipe, Stage
 from dreamactor.training.store import ClipStore
+
+CPU = torch.device("cpu")
 
 
 def named(recipe: Recipe, name: str) -> Stage:
     return next(stage for stage in recipe.stages if stage.name == name)
 
 
-def encoded(folder: Path) -> tuple[ClipStore, LatentStore, Networks]:
-    """The training clips of a run's folder and their latents, by new networks."""
-    store, networks = ClipStore(folder / "clips_train"), build(preset("tiny"), 0)
-    return store, encode_clips(networks, store, "new", False, parallel.start()), networks
+def train_clips(folder: Path, room: int = 0) -> Clips:
+    """The training clips of a run's folder; with room, copied to memory as they are to a GPU's."""
+    return Clips(ClipStore(folder / "clips_train"), CPU, room)
+
+
+def encoded(folder: Path, room: int = 0) -> tuple[Clips, Networks]:
+    """The training clips of a run's folder with their latents, by new networks."""
+    clips, networks = train_clips(folder, room), build(preset("tiny"), 0)
+    encode_clips(networks, clips, "new", False, parallel.start(), room)
+    return clips, networks

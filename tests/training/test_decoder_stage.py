@@ -13,12 +13,12 @@ import torch
 from dreamactor.networks import build, load
 from dreamactor.presets import preset
 from dreamactor.training import parallel
+from dreamactor.training.clips import Shelf
 from dreamactor.training.decoder_stage import SampledStore, sample_clips, sampled_batch, sampled_loss
 from dreamactor.training.recipe import Recipe
-from dreamactor.training.store import ClipStore
 from dreamactor.training.train import train
 from dreamactor.training.vae_stage import to_video, vae_batch, vae_loss
-from tests.training.helpers import encoded
+from tests.training.helpers import CPU, encoded, train_clips
 
 NewRun = Callable[[str], Path]
 
@@ -37,11 +37,13 @@ def test_the_decoder_goes_on_under_a_fixed_encoder(new_run: NewRun, quick: Recip
 
 
 def test_the_decoder_is_trained_on_what_it_will_be_given(clips: Path) -> None:
-    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
-    video, weight = vae_batch(store, np.random.default_rng(0), 1, 2)
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
+    video, weight = vae_batch(drawn, np.random.default_rng(0), 1, 2)
 
     def psnr() -> float:
-        return vae_loss(networks, video, weight, np.random.default_rng(0), torch.Generator().manual_seed(0))[1]["psnr"]
+        return vae_loss(networks, video, weight, np.random.default_rng(0), torch.Generator().manual_seed(0))[1][
+            "psnr"
+        ].item()
 
     before = psnr()
     networks.vae.set_statistics(torch.full((16,), 0.5), torch.full((16,), 3.0))  # what latents are normalised by
@@ -49,9 +51,9 @@ def test_the_decoder_is_trained_on_what_it_will_be_given(clips: Path) -> None:
 
 
 def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> None:
-    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
     networks.vae.set_statistics(torch.zeros(16), torch.full((16,), 10.0))
-    video, weight = vae_batch(store, np.random.default_rng(0), 2, 2)
+    video, weight = vae_batch(drawn, np.random.default_rng(0), 2, 2)
 
     def loss(latent_noise: float) -> float:
         random = np.random.default_rng(0), torch.Generator().manual_seed(0)
@@ -62,37 +64,41 @@ def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> N
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_sampled_latents_stand_beside_their_own_frames(new_run: NewRun, frames: int) -> None:
-    store = ClipStore(new_run("windows") / "clips_train")
+    clips = train_clips(new_run("windows"))
+    store = clips.store
     (store.folder / "sampled").mkdir()
     sampled = SampledStore(store, store.count, 3, "r+")
     for clip in range(store.count):
         for at in range(3):
-            sampled.video[clip, :, at] = 10 * clip + at  # each says where it is from
+            sampled.video[clip, at] = 10 * clip + at  # each says where it is from
+    clips.sampled = Shelf({"video": sampled.video}, CPU)
+    clips.sampled.add(np.arange(store.count))
 
     for seed in range(8):
-        latent, video, weight = sampled_batch(store, sampled, np.random.default_rng(seed), frames, 2)
+        latent, video, weight = sampled_batch(clips, np.random.default_rng(seed), frames, 2)
         for row in range(2):
             clip, start = divmod(int(latent[row, 0, 0, 0, 0]), 10)
             assert [int(value) for value in latent[row, 0, :, 0, 0]] == [10 * clip + start + i for i in range(frames)]
             first = 4 * start + 1 if start else 0
-            truth = store.frames[clip, first : 4 * (start + frames - 1) + 1]
-            assert torch.equal(video[row], to_video(truth[None])[0])
+            truth = np.array(store.frames[clip, first : 4 * (start + frames - 1) + 1])
+            assert torch.equal(video[row], to_video(torch.from_numpy(truth[None]))[0])
         assert weight.shape == (2, 1, *video.shape[2:])
         assert torch.isfinite(sampled_loss(build(preset("tiny")), latent, video, weight)[0])
 
 
 def test_clips_are_sampled_anew_where_the_transformer_is_another(new_run: NewRun) -> None:
-    store, latents, networks = encoded(new_run("sampled"))
+    clips, networks = encoded(new_run("sampled"))
 
     def made() -> np.ndarray:
-        sampled = sample_clips(networks, store, latents, 2, False, parallel.start())
-        assert sampled.there.all()
-        return np.array(sampled.video)
+        sample_clips(networks, clips, 2, False, parallel.start())
+        assert clips.sampled is not None
+        assert clips.sampled.ready.tolist() == [0, 1]
+        return np.array(clips.sampled.arrays["video"])
 
     first = made()
     assert np.isfinite(first).all()
     assert first.std() > 0.1
-    SampledStore(store, 2, first.shape[2], "r+").video[0] = 5  # stays only where nothing is made again
+    SampledStore(clips.store, 2, first.shape[1], "r+").video[0] = 5  # stays only where nothing is made again
     assert (made()[0] == 5).all()
     torch.nn.init.normal_(networks.transformer.final.bias)
     again = made()

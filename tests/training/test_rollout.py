@@ -14,7 +14,7 @@ from dreamactor.networks import Networks
 from dreamactor.pipeline.solver import schedule
 from dreamactor.training import parallel
 from dreamactor.training.flow_stage import FlowBatch, conditions, flow_batch, rollout_loss
-from dreamactor.training.objective import Clips, Objective
+from dreamactor.training.objective import Objective
 from dreamactor.training.recipe import Recipe
 from dreamactor.training.sample import sample
 from tests.training.helpers import encoded, named
@@ -26,9 +26,9 @@ STEPS = 3
 @pytest.fixture(params=[0.0, 1.0], ids=["from noise", "carried"])
 def drawn(new_run: NewRun, quick: Recipe, request: pytest.FixtureRequest) -> tuple[Networks, FlowBatch]:
     """Networks and a batch of two latent frames, the first of them carried or not."""
-    store, latents, networks = encoded(new_run("rollout"))
+    clips, networks = encoded(new_run("rollout"))
     stage = replace(named(quick, "rollout"), carried=request.param, dropout=0.0)
-    return networks, flow_batch(store, latents, np.random.default_rng(0), stage, 2, 3)
+    return networks, flow_batch(clips, np.random.default_rng(0), stage, 2, 3)
 
 
 def test_the_last_step_is_judged_by_what_a_sampler_would_have_made(drawn: tuple[Networks, FlowBatch]) -> None:
@@ -70,7 +70,7 @@ def test_every_weight_learns_although_the_first_steps_keep_no_gradient(drawn: tu
 
 
 def test_a_stage_walks_as_far_as_each_of_its_steps(new_run: NewRun, quick: Recipe) -> None:
-    store, latents, networks = encoded(new_run("rollout"))
+    clips, networks = encoded(new_run("rollout"))
     stage, times = named(quick, "rollout"), []
     whole = networks.transformer.forward
 
@@ -83,7 +83,7 @@ def test_a_stage_walks_as_far_as_each_of_its_steps(new_run: NewRun, quick: Recip
     objective, walks = Objective(parallel.start(), False), set()
     for step in range(24):
         times.clear()
-        objective(networks, Clips(store, latents), stage, [0, step], 0.0)
+        objective(networks, clips, stage, [0, step], 0.0)
         walks.add(tuple(times))
     expected = [step.timestep for step in schedule("euler", stage.rollout, networks.preset.timestep_shift)]
     assert walks == {tuple(np.float32(expected[:count]).tolist()) for count in range(1, stage.rollout + 1)}

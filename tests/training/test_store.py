@@ -11,18 +11,24 @@ import pytest
 from dreamactor.errors import InputError
 from dreamactor.networks import build
 from dreamactor.presets import preset
-from dreamactor.training import parallel, store
+from dreamactor.training import parallel, rendering, store
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.clip import Clip, make_clip
+from dreamactor.training.clips import Clips
 from dreamactor.training.latents import encode_clips
+from dreamactor.training.rendering import PACKED_SHARE, Order
 from dreamactor.training.scene import Stage
-from dreamactor.training.store import PACKED, PACKED_SHARE, ClipStore
+from dreamactor.training.store import PACKED, ClipStore
 
 TINY = preset("tiny")
 
 
+def order(folder: Path, count: int, width: int = TINY.width) -> Order:
+    return Order(folder, "train", count, mocap_folder(), (TINY.height, width), TINY.fps)
+
+
 def prepare(folder: Path, count: int) -> ClipStore:
-    return store.prepare(folder, "train", count, mocap_folder(), (TINY.height, TINY.width), TINY.fps, 1)
+    return rendering.prepare(order(folder, count), 1)
 
 
 @pytest.fixture
@@ -69,24 +75,29 @@ def test_fewer_clips_are_the_first_of_more(shorter: Path, rendered: list[int]) -
 
 def test_clips_of_another_size_are_refused_and_kept(shorter: Path) -> None:
     with pytest.raises(InputError, match="holds other clips"):
-        store.prepare(shorter, "train", 1, mocap_folder(), (TINY.height, 2 * TINY.width), TINY.fps, 1)
+        rendering.prepare(order(shorter, 1, 2 * TINY.width), 1)
 
     assert ClipStore(shorter).count == 3
 
 
 def test_only_new_clips_are_encoded(shorter: Path) -> None:
     networks = build(TINY, 0)
-    first = np.array(encode_clips(networks, ClipStore(shorter, count=2), "a", False, parallel.start()).video)
+
+    def video(count: int, tag: str) -> np.ndarray:
+        clips = Clips(ClipStore(shorter, count=count))
+        encode_clips(networks, clips, tag, False, parallel.start())
+        assert clips.latents is not None
+        assert clips.latents.ready.tolist() == list(range(count))
+        return np.array(clips.latents.arrays["video"])
+
+    first = video(2, "a")
     for block in networks.vae.parameters():
         block.data.mul_(0.5)  # what is encoded from here on differs
+    more, other = video(3, "a"), video(3, "b")
 
-    more = encode_clips(networks, ClipStore(shorter), "a", False, parallel.start())
-    other = encode_clips(networks, ClipStore(shorter), "b", False, parallel.start())
-
-    assert np.array_equal(more.video[:2], first)
-    assert more.there.all()
-    assert not np.array_equal(other.video[:2], first)
-    assert np.array_equal(other.video[2], more.video[2])
+    assert np.array_equal(more[:2], first)
+    assert not np.array_equal(other[:2], first)
+    assert np.array_equal(other[2], more[2])
 
 
 def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:

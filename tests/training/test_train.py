@@ -21,7 +21,6 @@ from dreamactor.presets import preset
 from dreamactor.training import parallel
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import CARRIED_NOISE, Guidance, conditions, flow_batch, flow_loss, latent_weight
-from dreamactor.training.latents import encode_clips
 from dreamactor.training.optimizer import Muon, orthogonal
 from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.sample import sample
@@ -29,7 +28,7 @@ from dreamactor.training.state import STATE
 from dreamactor.training.store import EXPRESSIONS, ClipStore
 from dreamactor.training.train import CHECKPOINT, TEACHER, train
 from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
-from tests.training.helpers import encoded, named
+from tests.training.helpers import encoded, named, train_clips
 
 NewRun = Callable[[str], Path]
 
@@ -68,15 +67,13 @@ def test_latents_stay_when_only_the_decoder_changed(new_run: NewRun, quick: Reci
 
 
 def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, quick: Recipe) -> None:
-    store, latents, networks = encoded(new_run("dropout"))
+    clips, networks = encoded(new_run("dropout"))
     stage = replace(named(quick, "all"), dropout=0.5)
-    keeps = np.concatenate(
-        [flow_batch(store, latents, np.random.default_rng(k), stage, 1, 8).keep.numpy() for k in range(40)]
-    )
+    keeps = np.concatenate([flow_batch(clips, np.random.default_rng(k), stage, 1, 8).keep.numpy() for k in range(40)])
     together = 1 - 0.5 * (1 - 0.5 * 0.6)  # all at once, or each alone
     assert 1 - keeps.mean(0) == pytest.approx([together] * 3, abs=0.08)
 
-    batch = flow_batch(store, latents, np.random.default_rng(0), stage, 2, 3)
+    batch = flow_batch(clips, np.random.default_rng(0), stage, 2, 3)
     batch = replace(batch, keep=torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]))
     found = conditions(networks, batch)
     for row, names in enumerate((["pose_latent"], ["motion"], ["reference_latent", "reference_pose"])):
@@ -84,8 +81,8 @@ def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, qui
 
 
 def test_a_carried_frame_is_clean_and_not_judged(new_run: NewRun, quick: Recipe) -> None:
-    store, latents, networks = encoded(new_run("carried"))
-    batch = flow_batch(store, latents, np.random.default_rng(0), replace(named(quick, "all"), carried=1.0), 2, 3)
+    clips, networks = encoded(new_run("carried"))
+    batch = flow_batch(clips, np.random.default_rng(0), replace(named(quick, "all"), carried=1.0), 2, 3)
     assert batch.known.all()
     seen: dict[str, torch.Tensor] = {}
 
@@ -122,7 +119,7 @@ def test_every_sheet_comes_with_a_validation_loss(new_run: NewRun, quick: Recipe
 
 
 def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
-    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
     parameters = list(networks.vae.parameters())
     groups = [
         {"params": [p for p in parameters if (p.ndim == 4) == matrix], "matrix": matrix} for matrix in (True, False)
@@ -131,7 +128,7 @@ def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
     values = []
     for step in range(25):
         rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
-        loss, _ = vae_loss(networks, *vae_batch(store, rng, 1, 4), rng, generator)
+        loss, _ = vae_loss(networks, *vae_batch(drawn, rng, 1, 4), rng, generator)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -140,11 +137,11 @@ def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
 
 
 def test_the_face_encoder_learns_the_expression(clips: Path) -> None:
-    store, networks = ClipStore(clips / "clips_train"), build(preset("tiny"), 0)
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
     optimizer = torch.optim.Adam(networks.face_encoder.parameters(), 3e-3)
     values = []
     for step in range(60):
-        batch = expression_batch(store, np.random.default_rng([0, step]), 4, 3)
+        batch = expression_batch(drawn, np.random.default_rng([0, step]), 4, 3)
         loss, _ = expression_loss(networks, *batch)
         loss.backward()
         optimizer.step()
@@ -163,19 +160,18 @@ def test_a_face_turned_away_teaches_no_expression(clips: Path) -> None:
 
 
 def test_mouth_and_head_weigh_more() -> None:
-    heads, mouths = np.array([[32, 24, 12]], np.float32), np.array([[32, 30, 4]], np.float32)
-    mask, cells = face_mask(heads, mouths, 64, 64)[0], latent_weight(heads, mouths, 64, 64)[0]
+    heads, mouths = torch.tensor([[[32.0, 24.0, 12.0]]]), torch.tensor([[[32.0, 30.0, 4.0]]])
+    mask, cells = face_mask(heads, mouths, 64, 64)[0, 0, 0], latent_weight(heads, mouths, 64, 64)[0, 0, 0]
     for weights, at in ((mask, 1), (cells, 8)):
         assert weights[30 // at, 32 // at] > weights[16 // at, 32 // at] > weights[60 // at, 4 // at] == 1
-    hidden = face_mask(heads, mouths * (1, 1, 0), 64, 64)[0]
+    hidden = face_mask(heads, mouths * torch.tensor([1.0, 1.0, 0.0]), 64, 64)[0, 0, 0]
     assert hidden[30, 32] == mask[16, 32]
 
 
 def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None:
-    store = ClipStore(new_run("run") / "clips_train")
-    latents = encode_clips(build(preset("tiny"), 0), store, "any", False, parallel.start())
+    clips, _ = encoded(new_run("run"))
     whole, *halves = (
-        flow_batch(store, latents, np.random.default_rng(1), named(quick, "all"), 2, 4, share)
+        flow_batch(clips, np.random.default_rng(1), named(quick, "all"), 2, 4, share)
         for share in (slice(None), slice(0, 2), slice(2, 4))
     )
     for name, value in vars(whole).items():
@@ -185,8 +181,8 @@ def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None
 
 def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: Recipe) -> None:
     """Beside the sampler's own arithmetic, in one step; what is left out of the conditions moves nothing."""
-    store, latents, networks = encoded(new_run("guidance"))
-    batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
+    clips, networks = encoded(new_run("guidance"))
+    batch = flow_batch(clips, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
 
     def given(face: float = 1.0, others: float = 1.0) -> dict[str, torch.Tensor]:
         keep = torch.tensor([[others, face, others]] * 3)
@@ -214,11 +210,11 @@ def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: R
 
 
 def test_a_guided_stage_learns_from_its_teacher(new_run: NewRun, quick: Recipe) -> None:
-    store, latents, networks = encoded(new_run("guidance"))
-    batch = flow_batch(store, latents, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
+    clips, networks = encoded(new_run("guidance"))
+    batch = flow_batch(clips, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
 
     def loss(guidance: Guidance | None) -> float:
-        return flow_loss(networks, batch, torch.Generator().manual_seed(0), guidance)[1]["loss"]
+        return flow_loss(networks, batch, torch.Generator().manual_seed(0), guidance)[1]["loss"].item()
 
     assert loss(None) > 0.1
     assert loss(Guidance(networks.transformer, 1.0, 1.0)) < 1e-10

@@ -1,0 +1,241 @@
+"""Worker processes that render clips: all of them before training begins (`prepare`), or while it goes on
+(`Background`).
+
+What was interrupted goes on where it stopped, and a longer training set adds to a shorter one. One process at a time
+has a folder's workers. `python -m dreamactor.training.rendering --output FOLDER` renders a recipe's clips and no more:
+what trains in that folder meanwhile takes them as they come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import math
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+
+from dreamactor.errors import DreamActorError, InputError
+from dreamactor.presets import Preset, preset
+from dreamactor.training.assets import mocap_folder
+from dreamactor.training.clip import FRAMES
+from dreamactor.training.recipe import Recipe, recipe
+from dreamactor.training.scene import Stage
+from dreamactor.training.store import MARKER, PACKED, ClipStore, read_about, shapes
+
+PACKED_SHARE = 0.15  # of their size, at most, is what the control maps of a store take
+LOCK = "rendering.lock"
+NICE = 10  # training goes first
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class Order:
+    """Clips 0..count-1 of a split at a size (height, width) and rate, in a folder. They depend on their seeds only."""
+
+    folder: Path
+    split: str
+    count: int
+    mocap: Path
+    size: tuple[int, int]
+    fps: float
+
+    def open(self) -> ClipStore:
+        """The store at its full size, rendered or not.
+
+        Raises InputError where the folder holds clips of another split, size or rate, MissingDependency without motion
+        data, DreamActorError where the disk is too small.
+        """
+        known = read_about(self.folder)
+        had = known.pop("count", 0)
+        if known not in ({}, self._about()) or (not known and (self.folder / MARKER).is_file()):
+            raise InputError(
+                f"{self.folder} holds other clips than these ({self.split}, {self.size[1]}x{self.size[0]}, "
+                f"{self.fps:g} frames a second), or an older version's: remove it, or train in another folder with "
+                "--output."
+            )
+        if had < self.count:
+            Stage(self.split, self.mocap, *self.size, self.fps)  # fails early when the motion data is missing
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _require_room(self.folder, self.count, *self.size)
+            self._mark(had)
+            ClipStore(self.folder, "r+", self.count)
+        return ClipStore(self.folder, count=self.count)
+
+    def finish(self) -> ClipStore:
+        """Records that all clips are there."""
+        if read_about(self.folder)["count"] < self.count:
+            self._mark(self.count)
+        return ClipStore(self.folder, count=self.count)
+
+    def _mark(self, count: int) -> None:
+        (self.folder / MARKER).write_text(json.dumps({**self._about(), "count": count}))
+
+    def _about(self) -> dict[str, Any]:
+        height, width = self.size
+        return {"split": self.split, "height": height, "width": width, "fps": self.fps, "frames": FRAMES}
+
+
+def orders(folder: Path, preset: Preset, recipe: Recipe, mocap: Path) -> tuple[Order, Order]:
+    """A run's training and validation clips."""
+    size = preset.height, preset.width
+    train, validation = (
+        Order(folder / f"clips_{split}", split, count, mocap, size, preset.fps)
+        for split, count in (("train", recipe.clips), ("val", recipe.validation_clips))
+    )
+    return train, validation
+
+
+def prepare(order: Order, workers: int) -> ClipStore:
+    """Renders the clips that are not there yet; waits where another process is at it. Raises as `Order.open` does."""
+    store = order.open()
+    if not store.there.all():
+        lock = _lock(order.folder, wait=True)
+        assert lock is not None
+        with lock:
+            if workers == 1:
+                _fill(order, _missing(store))
+            else:
+                processes = _start(order, _missing(store), workers)
+                for process in processes:
+                    process.join()
+                _check(processes)
+    return order.finish()
+
+
+class Background:
+    """Renders an order's clips beside the process that made it, and ends with it."""
+
+    def __init__(self, order: Order, workers: int) -> None:
+        self.order, self.workers, self.store = order, workers, order.open()
+        self.processes: list[BaseProcess] = []
+        self.lock: IO[str] | None = None
+
+    def go_on(self) -> int:
+        """The number of clips that are there; starts the workers where the folder has none. Raises DreamActorError when
+        one has failed."""
+        _check(self.processes)
+        there = int(self.store.there.sum())
+        if there == self.store.count:
+            self.order.finish()
+        elif self.lock is None:
+            self.lock = _lock(self.order.folder, wait=False)
+            if self.lock is not None:
+                self.processes = _start(self.order, _missing(self.store), self.workers)
+        return there
+
+    def stop(self) -> None:
+        """Ends the workers; the clips that they are at will be rendered another time."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join()
+        if self.lock is not None:
+            self.lock.close()
+        self.processes, self.lock = [], None
+
+
+def automatic_workers() -> int:
+    """Worker processes for this machine's cores: three of many are left to the training."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if cores < 6 else cores - 3
+
+
+def _lock(folder: Path, wait: bool) -> IO[str] | None:
+    """The right to a folder's workers until it is closed; None where another process has it and is not waited for."""
+    file = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _missing(store: ClipStore) -> list[int]:
+    return [int(index) for index in np.flatnonzero(~store.there)]
+
+
+def _start(order: Order, missing: list[int], workers: int) -> list[BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    shares = [missing[i::workers] for i in range(workers)]  # so that clips come about in their order
+    processes: list[BaseProcess] = [
+        context.Process(target=_work, args=(order, share), daemon=True) for share in shares if share
+    ]
+    with _environment(ONE_THREAD):  # what spawned processes find when they import numpy
+        for process in processes:
+            process.start()
+    return processes
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _check(processes: list[BaseProcess]) -> None:
+    if any(process.exitcode not in (None, 0) for process in processes):
+        raise DreamActorError(
+            "A process that renders clips has failed, see above (or was ended from outside). What it rendered is kept: "
+            "the same command goes on."
+        )
+
+
+def _work(order: Order, indices: list[int]) -> None:
+    os.nice(NICE)
+    cv2.setNumThreads(1)
+    _fill(order, indices)
+
+
+def _fill(order: Order, indices: list[int]) -> None:
+    stage = Stage(order.split, order.mocap, *order.size, order.fps)
+    store = ClipStore(order.folder, "r+", order.count)
+    for index in indices:
+        store.render(stage, index)
+
+
+def _require_room(folder: Path, count: int, height: int, width: int) -> None:
+    """Raises DreamActorError when the clips do not fit: a full disk would end the run without a word."""
+    plain = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes(count, height, width).values())
+    wanted = plain + PACKED_SHARE * count * sum(PACKED.values()) * height * width * 6
+    there = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+    free = shutil.disk_usage(folder).free + there
+    if wanted > free:
+        raise DreamActorError(
+            f"The clips need {wanted / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} are free; "
+            "make room or train in another folder with --output."
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dreamactor.training.rendering", description=__doc__)
+    parser.add_argument("--preset", default="puppet")
+    parser.add_argument("--recipe", default="whole", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("build/train"), help="run's folder (default: %(default)s)")
+    parser.add_argument("--clips", type=int, help="training clips (default: the recipe's)")
+    parser.add_argument("--workers", type=int, default=automatic_workers(), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    wanted = recipe(options.preset, options.recipe)
+    train, validation = orders(options.output, preset(options.preset), wanted, mocap_folder())
+    prepare(validation, options.workers)
+    prepare(train if options.clips is None else Order(**{**vars(train), "count": options.clips}), options.workers)
+
+
+if __name__ == "__main__":
+    main()
