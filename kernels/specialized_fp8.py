@@ -50,23 +50,45 @@ def _scales(scales, block, whole):
 
 
 @gluon.jit
+def _step(
+    q, buffers, index, query_scale, k_scale, v_scale, columns, width, maximum, total, acc, unit,
+    SIZE: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, layout: gl.constexpr,
+):  # fmt: skip
+    """One block of keys, of which `width` are real (used with MASKED only), and its values into the running sums."""
+    _, _, keys, k_full, k_empty, values, v_full, v_empty = buffers
+    dtype: gl.constexpr = keys.dtype
+    operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
+    zeros = gl.full([GROUP_ROWS, BLOCK], 0.0, gl.float32, layout)
+    mbarrier.wait(k_full.index(index % STAGES), index // STAGES & 1)
+    k = keys.index(index % STAGES).reshape([BLOCK, SIZE])
+    scores = warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    mbarrier.arrive(k_empty.index(index % STAGES), count=1)
+    if MASKED:
+        scores = gl.where(columns < width, scores, -float("inf"))
+    p, maximum, total, decay = _softmax(scores, k_scale * query_scale, maximum, total)
+    mbarrier.wait(v_full.index(index % STAGES), index // STAGES & 1)
+    v = values.index(index % STAGES).reshape([SIZE, BLOCK])
+    product = warpgroup_mma(_operand(p, dtype, operand), v.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    product = warpgroup_mma_wait(0, deps=[product])
+    mbarrier.arrive(v_empty.index(index % STAGES), count=1)
+    return maximum, total, acc * gl.expand_dims(decay * (unit / v_scale), 1) + product, v_scale
+
+
+@gluon.jit
 def _compute(
     buffers, scales, query_scale, p_out, out_row, valid, lengths, GROUP: gl.constexpr, SIZE: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
     """A group of warps: its rows of the block's queries over every block of keys. `p_out` is at its first row."""
-    queries, q_full, keys, k_full, k_empty, values, v_full, v_empty = buffers
     key_tokens, reference_tokens = lengths
-    dtype: gl.constexpr = keys.dtype
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
-    operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
     maximum = gl.full([GROUP_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, layout))
     total = gl.full([GROUP_ROWS], 0.0, gl.float32, gl.SliceLayout(1, layout))
     acc = gl.full([GROUP_ROWS, SIZE], 0.0, gl.float32, layout)
-    zeros = gl.full([GROUP_ROWS, BLOCK], 0.0, gl.float32, layout)
     unit = 1.0
-    q = queries.index(GROUP).reshape([GROUP_ROWS, SIZE])
-    mbarrier.wait(q_full, 0)
+    q = buffers[0].index(GROUP).reshape([GROUP_ROWS, SIZE])
+    mbarrier.wait(buffers[1], 0)
 
     whole, reference_whole = key_tokens // BLOCK, reference_tokens // BLOCK
     rest, reference_rest = key_tokens % BLOCK, reference_tokens % BLOCK
@@ -78,38 +100,17 @@ def _compute(
         if (index == 0) & (rest > 0):
             width = rest
             p_k_scale, p_v_scale = scales[0] + whole, scales[1] + whole
-        k_scale, v_scale = gl.load(p_k_scale) * query_scale, gl.load(p_v_scale)
-        mbarrier.wait(k_full.index(index % STAGES), index // STAGES & 1)
-        k = keys.index(index % STAGES).reshape([BLOCK, SIZE])
-        scores = warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
-        scores = warpgroup_mma_wait(0, deps=[scores])
-        mbarrier.arrive(k_empty.index(index % STAGES), count=1)
-        scores = gl.where(columns < width, scores, -float("inf"))
-        p, maximum, total, decay = _softmax(scores, k_scale, maximum, total)
-        mbarrier.wait(v_full.index(index % STAGES), index // STAGES & 1)
-        v = values.index(index % STAGES).reshape([SIZE, BLOCK])
-        product = warpgroup_mma(_operand(p, dtype, operand), v.permute((1, 0)), zeros, use_acc=False, is_async=True)
-        product = warpgroup_mma_wait(0, deps=[product])
-        mbarrier.arrive(v_empty.index(index % STAGES), count=1)
-        acc = acc * gl.expand_dims(decay * (unit / v_scale), 1) + product
-        unit = v_scale
-
-    last = ragged + whole + reference_whole
-    for index in range(ragged, last):
+        k_scale, v_scale = gl.load(p_k_scale), gl.load(p_v_scale)
+        maximum, total, acc, unit = _step(
+            q, buffers, index, query_scale, k_scale, v_scale, columns, width, maximum, total, acc, unit,
+            SIZE, STAGES, True, layout,
+        )  # fmt: skip
+    for index in range(ragged, ragged + whole + reference_whole):
         k_scale, v_scale = _scales(scales, index - ragged, whole)
-        mbarrier.wait(k_full.index(index % STAGES), index // STAGES & 1)
-        k = keys.index(index % STAGES).reshape([BLOCK, SIZE])
-        scores = warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
-        scores = warpgroup_mma_wait(0, deps=[scores])
-        mbarrier.arrive(k_empty.index(index % STAGES), count=1)
-        p, maximum, total, decay = _softmax(scores, k_scale * query_scale, maximum, total)
-        mbarrier.wait(v_full.index(index % STAGES), index // STAGES & 1)
-        v = values.index(index % STAGES).reshape([SIZE, BLOCK])
-        product = warpgroup_mma(_operand(p, dtype, operand), v.permute((1, 0)), zeros, use_acc=False, is_async=True)
-        product = warpgroup_mma_wait(0, deps=[product])
-        mbarrier.arrive(v_empty.index(index % STAGES), count=1)
-        acc = acc * gl.expand_dims(decay * (unit / v_scale), 1) + product
-        unit = v_scale
+        maximum, total, acc, unit = _step(
+            q, buffers, index, query_scale, k_scale, v_scale, columns, BLOCK, maximum, total, acc, unit,
+            SIZE, STAGES, False, layout,
+        )  # fmt: skip
     rings.store(p_out, acc * unit / gl.expand_dims(total, 1), out_row, valid, layout)
 
 

@@ -1,6 +1,7 @@
 """The kernels in Gluon as PyTorch launches them: what is compiled fits what is passed, whichever segment is empty.
 
-Their numbers are a GPU's to check (`gpu_kernels`): the interpreter does not know Gluon. The machine code is `test_aot`'s.
+Their numbers are a GPU's to check (`gpu_kernels`): the interpreter does not know Gluon. `test_aot` sees the machine
+code.
 """
 
 from __future__ import annotations
