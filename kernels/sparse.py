@@ -51,7 +51,7 @@ def sparse_kernel(
     p_v_reference += batch * v_reference_batch + head * v_reference_head
     maximum, total, acc = attend_segment(
         q, p_k_reference, p_v_reference, k_reference_row, v_reference_row, reference_tokens,
-        maximum, total, acc, SCALE_LOG2, BLOCK_N, SIZE, False,
+        maximum, total, acc, SCALE_LOG2, BLOCK_N, SIZE,
     )  # fmt: skip
     out_row = heads * SIZE
     p_out += (batch * tokens + first) * out_row + head * SIZE
