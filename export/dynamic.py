@@ -33,7 +33,7 @@ def quantize_dynamic(prepared: ModelProto, recipe: Recipe) -> ModelProto:
         x, weight = node.input
         if weight not in written:
             written.add(weight)
-            model.graph.initializer.extend(_weight(stored[weight]))
+            model.graph.initializer.extend(_weight(stored[weight], recipe.unsigned))
         if x not in written:  # layers that read the same tensor quantise it once
             written.add(x)
             outputs = [f"{x}.q8", f"{x}.scale", f"{x}.zero"]
@@ -46,12 +46,13 @@ def quantize_dynamic(prepared: ModelProto, recipe: Recipe) -> ModelProto:
     return model
 
 
-def _weight(tensor: TensorProto) -> list[TensorProto]:
-    """A weight [K,N] as INT8, with a scale and a zero point for each of its N columns."""
+def _weight(tensor: TensorProto, unsigned: bool) -> list[TensorProto]:
+    """A weight [K,N] in 8 bits, with a scale and a zero point for each of its N columns."""
+    zero, kind = (128, np.uint8) if unsigned else (0, np.int8)
     form, values = FORMATS["int8"], array(tensor)
     scale = np.maximum(np.abs(values).max(0) / form.largest, np.finfo(np.float32).tiny).astype(np.float32)
-    small = np.rint(values / scale).astype(form.dtype)
-    parts = {"q8": small, "scale": scale, "zero": np.zeros(scale.shape, form.dtype)}
+    small = (np.rint(values / scale) + zero).astype(kind)
+    parts = {"q8": small, "scale": scale, "zero": np.full(scale.shape, zero, kind)}
     return [numpy_helper.from_array(part, f"{tensor.name}.{name}") for name, part in parts.items()]
 
 
