@@ -15,12 +15,12 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from dreamactor.kernels import rings
+from dreamactor.kernels.fp8 import QUANT_BLOCK, Quantized
 from dreamactor.kernels.rings import GROUP_ROWS
 from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
 
-QUANT_BLOCK = 128  # tokens that share a scale, and keys a step
-BLOCK = gl.constexpr(QUANT_BLOCK)
+BLOCK = gl.constexpr(QUANT_BLOCK)  # tokens that share a scale, and keys a step
 
 
 @gluon.jit
@@ -153,9 +153,6 @@ def specialized_fp8_kernel(
         [4, 1],
         [240, 24],
     )  # fmt: skip
-
-
-Quantized = tuple[Tensor, Tensor]
 
 
 def launch(

@@ -46,11 +46,6 @@ class Shelf:
                 kind = torch.from_numpy(np.zeros(0, arrays[name].dtype)).dtype
                 self.held[name] = torch.empty(arrays[name].shape, dtype=kind, device=device)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the device's memory that it takes."""
-        return sum(held.nbytes for held in self.held.values())
-
     def add(self, rows: Indices) -> None:
         """Makes more rows ready."""
         if self.held:
