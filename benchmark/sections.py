@@ -142,14 +142,14 @@ def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -
     return session.run(given[network])
 
 
-PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (
+PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (  # the longest last: a slow machine's time may be over
     ("engine", "engines, first block", partial(engines, block=0)),
     ("peers", "other precisions, PyTorch eager and compiled", compare_peers),
     ("trace", "stages", stages),
     ("engine", "engines, second block", partial(engines, block=1)),
-    ("service", "service over gRPC", service),
-    ("scaling", "scaling", growth),
-    ("engine", "engines, third block", partial(engines, block=2)),
     ("engine", "limits and profiles", limits),
     ("outside", "diffusers' network of equal size", outside),
+    ("service", "service over gRPC", service),
+    ("engine", "engines, third block", partial(engines, block=2)),
+    ("scaling", "scaling", growth),
 )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamactor.training.halves import multiplies_bfloat16
 from dreamactor.training.parallel import Processes
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -60,7 +61,7 @@ class Muon(torch.optim.Optimizer):
             alike.setdefault(tuple(sorted(matrix.shape)), []).append(index)
         for (_, longer), members in alike.items():
             stack = torch.stack([_wide(ahead[index]) for index in members])
-            directions = self.processes.divide(orthogonal, stack, torch.bfloat16).to(stack.dtype)
+            directions = self.processes.divide(orthogonal, stack, _working_type(stack.device)).to(stack.dtype)
             chosen = [parameters[index] for index in members]
             updates = [
                 (direction if direction.shape == ahead[index].shape else direction.mT).reshape(parameters[index].shape)
@@ -103,15 +104,20 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix's singular value decomposition [...,a,b], by Newton-Schulz iterations; bfloat16."""
+    """About U V^T of each matrix's singular value decomposition [...,a,b], by Newton-Schulz iterations; bfloat16
+    where the device has it."""
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = (matrices if wide else matrices.mT).bfloat16()
+    x = (matrices if wide else matrices.mT).to(_working_type(matrices.device))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x if wide else x.mT
+
+
+def _working_type(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

@@ -27,8 +27,8 @@ class Stage:
     `face_scale` the stage's targets are those of the transformer that it begins with, guided by all conditions or by
     the face alone, so that sampling needs no second row; it may train nothing but the transformer. With `rollout`, so
     many steps of Euler's rule, the transformer walks some of them from noise by itself and learns the way on from
-    there. Raises InputError for a guided stage that trains more, or has a rollout too, and for one with both steps and
-    seconds.
+    there; `mouth` is then the weight of how mouths move in the decoded frames. Raises InputError for a guided stage
+    that trains more, or has a rollout too, for a mouth without a rollout, and for both steps and seconds.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Stage:
     guidance_scale: float = 1.0
     face_scale: float = 1.0
     rollout: int = 0
+    mouth: float = 0.0
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class Stage:
                 f"Stage '{self.name}' has guidance and a rollout; one learns from a teacher, the other from the data. "
                 "Make two stages of it."
             )
+        if self.mouth and not self.rollout:
+            raise InputError(f"Stage '{self.name}' looks at mouths, which only a rollout decodes; give it one.")
 
     @property
     def on_latents(self) -> bool:
@@ -83,13 +86,16 @@ class Stage:
 class Recipe:
     """All of a training run; the same on a GPU and on a CPU.
 
+    The seeds of its clips count up from `first_clip`: a run that goes on from another's weights has clips of its own.
     Training begins when `start_clips` of the clips are there, the rest being rendered meanwhile, or, without, when all
     are: only then a step's batch depends on its seed alone. `workers` render; None is as many as the cores allow.
-    `compiled` halves a step; compiling each shape of batch takes seconds on a GPU and minutes on a CPU.
+    A processor that does not multiply in bfloat16 runs in float32, whatever `bf16` says. `compiled` halves a step;
+    compiling each shape of batch takes seconds on a GPU and minutes on a CPU.
     """
 
     stages: tuple[Stage, ...]
     clips: int = 12000
+    first_clip: int = 0
     validation_clips: int = 48
     sampled_clips: int = 1600
     start_clips: int | None = None
@@ -188,7 +194,7 @@ FURTHER = Recipe(
             references=(0.85, 0.0, 0.15), dropout=0.04, rollout=2, seconds=35,
         ),
     ),
-    clips=7500, validation_clips=24, start_clips=500, compiled=True, sheet_seconds=3600.0,
+    clips=7500, first_clip=12000, validation_clips=24, start_clips=500, compiled=True, sheet_seconds=3600.0,
 )  # fmt: skip
 
 TINY_FURTHER = Recipe(

@@ -41,7 +41,8 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 @dataclass(frozen=True)
 class Order:
-    """Clips 0..count-1 of a split at a size (height, width) and rate, in a folder. They depend on their seeds only."""
+    """So many clips of a split at a size (height, width) and rate, in a folder. They depend on their seeds only, which
+    count up from `first`."""
 
     folder: Path
     split: str
@@ -49,6 +50,7 @@ class Order:
     mocap: Path
     size: tuple[int, int]
     fps: float
+    first: int = 0
 
     def open(self) -> ClipStore:
         """The store at its full size, rendered or not.
@@ -83,15 +85,16 @@ class Order:
 
     def _about(self) -> dict[str, Any]:
         height, width = self.size
-        return {"split": self.split, "height": height, "width": width, "fps": self.fps, "frames": FRAMES}
+        about = {"split": self.split, "height": height, "width": width, "fps": self.fps, "frames": FRAMES}
+        return {**about, "first": self.first} if self.first else about
 
 
 def orders(folder: Path, preset: Preset, recipe: Recipe, mocap: Path) -> tuple[Order, Order]:
     """A run's training and validation clips."""
     size = preset.height, preset.width
     train, validation = (
-        Order(folder / f"clips_{split}", split, count, mocap, size, preset.fps)
-        for split, count in (("train", recipe.clips), ("val", recipe.validation_clips))
+        Order(folder / f"clips_{split}", split, count, mocap, size, preset.fps, first)
+        for split, count, first in (("train", recipe.clips, recipe.first_clip), ("val", recipe.validation_clips, 0))
     )
     return train, validation
 
@@ -207,7 +210,7 @@ def _fill(order: Order, indices: list[int]) -> None:
     stage = Stage(order.split, order.mocap, *order.size, order.fps)
     store = ClipStore(order.folder, "r+", order.count)
     for index in indices:
-        store.render(stage, index)
+        store.render(stage, index, order.first + index)
 
 
 def _require_room(folder: Path, count: int, height: int, width: int) -> None:

@@ -1,4 +1,4 @@
-"""The clips that training reads, on disk, each made from its index: see `rendering.py` for who renders them."""
+"""The clips that training reads, on disk, each made from a seed: see `rendering.py` for who renders them."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class ClipStore:
         values = np.asarray(self.expressions[self.there], np.float64)
         return np.nanmean(values, axis=(0, 1)), np.nanstd(values, axis=(0, 1)) + 1e-6
 
-    def render(self, stage: Stage, index: int) -> None:
-        """Makes the clip of an index and writes it; only then it counts as there."""
-        for name, value in vars(make_clip(stage, index)).items():
+    def render(self, stage: Stage, index: int, seed: int) -> None:
+        """Makes the clip of a seed and writes it at an index; only then it counts as there."""
+        for name, value in vars(make_clip(stage, seed)).items():
             if name in PACKED:
                 getattr(self, name).write(index, value)
             else:

@@ -25,6 +25,7 @@ from dreamactor.training.assets import mocap_folder
 from dreamactor.training.clips import Clips
 from dreamactor.training.decoder_stage import sample_clips
 from dreamactor.training.flow_stage import Guidance
+from dreamactor.training.halves import multiplies_bfloat16
 from dreamactor.training.journal import Journal
 from dreamactor.training.latents import encode_clips, fingerprint, set_statistics
 from dreamactor.training.objective import Objective
@@ -110,7 +111,8 @@ class Run:
         networks = build(preset, recipe.seed) if start is None else load(start, preset)
         self.networks = networks.to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
-        self.objective = Objective(self.processes, recipe.bf16)
+        self.bf16 = recipe.bf16 and multiplies_bfloat16(self.device)
+        self.objective = Objective(self.processes, self.bf16)
         self.about = {"preset": self.networks.preset.to_dict(), "seed": recipe.seed}
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
         self.position, self.moments = found if found else (Position(), {})
@@ -288,7 +290,7 @@ class Run:
 
     def _encode(self, clips: Clips) -> None:
         tag = fingerprint(self.networks)
-        encode_clips(self.networks, clips, tag, self.recipe.bf16, self.processes, self._room())
+        encode_clips(self.networks, clips, tag, self.bf16, self.processes, self._room())
 
     def _sample(self) -> None:
         self.say("sampling the clips with the trained transformer")
@@ -296,7 +298,7 @@ class Run:
             self.average.copy_to(self.networks, name)
         for clips in (self.clips, self.validation):
             wanted = min(self.recipe.sampled_clips, clips.store.count)
-            sample_clips(self.networks, clips, wanted, self.recipe.bf16, self.processes, self._room())
+            sample_clips(self.networks, clips, wanted, self.bf16, self.processes, self._room())
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         if self.processes.rank:
@@ -334,7 +336,7 @@ class Run:
     def _draw(self, name: str) -> None:
         if self.processes.rank == 0:
             self.journal.flush()
-            sheets.draw(self.folder, name, self._averaged(), self.validation, self.recipe.bf16)
+            sheets.draw(self.folder, name, self._averaged(), self.validation, self.bf16)
 
     def _where(self, stage: Stage, step: int) -> str:
         of = f" ({self.position.spent:.0f} of {stage.seconds:.0f} s)" if stage.seconds else f"/{stage.steps}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dreamactor.training import parallel
+from dreamactor.training.halves import multiplies_bfloat16
 from dreamactor.training.optimizer import MATCH, Muon, orthogonal
 
 RATE, DECAY, MOMENTUM, BETAS = 0.02, 0.01, 0.95, (0.9, 0.98)
@@ -59,3 +61,16 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     optimizer.step()
     assert not torch.equal(parameters[0], torch.ones(4, 4))
     assert torch.equal(parameters[1], torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [({"avx2": True}, False), ({"avx512_f": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True)],
+)
+def test_updates_take_the_type_that_the_processor_multiplies(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert multiplies_bfloat16(torch.device("cpu")) is fast
+    assert multiplies_bfloat16(torch.device("cuda"))
+    assert orthogonal(torch.eye(3, 5)).dtype == (torch.bfloat16 if fast else torch.float32)

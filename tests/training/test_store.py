@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,14 @@ def test_fewer_clips_are_the_first_of_more(shorter: Path, rendered: list[int]) -
     assert prepare(shorter, 2).count == 2
     assert ClipStore(shorter).count == 3
     assert rendered == []
+
+
+def test_clips_from_another_first_seed_are_others_and_keep_to_themselves(shorter: Path, tmp_path: Path) -> None:
+    later = replace(order(tmp_path / "later", 1), first=2)
+
+    assert np.array_equal(rendering.prepare(later, 1).frames[0], ClipStore(shorter).frames[2])
+    with pytest.raises(InputError, match="holds other clips"):
+        rendering.prepare(replace(order(shorter, 3), first=2), 1)
 
 
 def test_clips_of_another_size_are_refused_and_kept(shorter: Path) -> None:
