@@ -15,6 +15,7 @@ GPU    := $(shell PYTHONPATH=engines $(PYTHON) -c 'import gpu; print("gpu" if gp
 OTHER  := $(if $(filter gpu,$(GPU)),onnxruntime,onnxruntime-gpu)
 READY  := $(VENV)/.ready-$(GPU)
 SERVED := $(SERVER)/.ready-$(GPU)
+BESIDE := --numprocesses 2 --dist loadfile
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -31,10 +32,10 @@ demo: setup  ## a photo and a clip to build/demo/output.mp4, through the real se
 	$(BIN)/python -m dreamactor.demo --preset $(PRESET)
 
 test: setup $(BINDINGS)  ## the real server, the real clips, real builders; leaves out what takes minutes each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 test-quick: $(READY) .assets/.ready $(BINDINGS)  ## no server, nothing slow
-	$(BIN)/python -m pytest -m "not slow and not server"
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow and not server"
 
 test-all: setup $(BINDINGS)  ## everything: also every kernel tile, every RTX build, two-process training
 	$(BIN)/python -m pytest

@@ -16,10 +16,8 @@ from dreamactor.presets import video_frames
 from dreamactor.training.clips import Clips, Indices, Shelf
 from dreamactor.training.faces import draw_look, plain_look, see
 from dreamactor.training.latents import SINGLES
-from dreamactor.training.mouth import unexplained
 from dreamactor.training.recipe import Stage
 from dreamactor.training.sample import walk
-from dreamactor.training.vae_stage import to_video
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
 CARRIED_NOISE = 0.06  # what a carried latent is off in use
@@ -30,8 +28,7 @@ HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 16.0
 class FlowBatch:
     """latent [B,16,F,h,w]; controls [B,6,T,H,W]; faces [B,T,3,224,224] or None; references [B,R,16,h,w] with their
     controls [B*R,6,1,H,W]; weight [B,1,F,h,w]; keep [B,3]: 0 where pose, face or references are left out; known [B];
-    context: latent frames of the controls that precede the segment; video [B,3,T,H,W] in [-1,1] and mouths [B,T,3]
-    where the stage looks at these."""
+    context: latent frames of the controls that precede the segment."""
 
     latent: Tensor
     controls: Tensor
@@ -42,8 +39,6 @@ class FlowBatch:
     keep: Tensor
     known: Tensor
     context: int
-    video: Tensor | None = None
-    mouths: Tensor | None = None
 
 
 def flow_batch(
@@ -77,8 +72,6 @@ def flow_batch(
     else:
         latent = latents.take("video", rows, offset[:, None] + np.arange(frames))
     during = start[:, None] + np.arange(length)
-    keep = pictures.there(1 - (dropped[share, :1] | dropped[share, 1:]).astype(np.float32))
-    watched = stage.mouth and frames > 1
     return FlowBatch(
         latent=latent.transpose(1, 2).float(),
         controls=to_controls(pictures.take("controls", rows, start[:, None] + np.arange(-lead, length))),
@@ -86,11 +79,9 @@ def flow_batch(
         references=latents.take("references", rows, chosen).float(),
         reference_controls=to_controls(pictures.take("reference_controls", rows, chosen).flatten(0, 1)[:, None]),
         weight=latent_weight(heads, mouths, clips.store.height, clips.store.width),
-        keep=keep,
+        keep=pictures.there(1 - (dropped[share, :1] | dropped[share, 1:]).astype(np.float32)),
         known=torch.full((len(rows),), carried, device=clips.device),
         context=int(carried),
-        video=to_video(pictures.take("frames", rows, during)) if watched else None,
-        mouths=_watched(pictures.take("mouths", rows, during), keep, carried) if watched else None,
     )
 
 
@@ -110,15 +101,6 @@ def whole_batch(clips: Clips, rows: Indices, frames: int, references: tuple[int,
         known=torch.zeros(count, dtype=torch.bool, device=device),
         context=0,
     )
-
-
-def _watched(mouths: Tensor, keep: Tensor, carried: bool) -> Tensor:
-    """Places of mouths [B,T,3], of half-side 0 where they are not for the network to move: a condition is left out, or
-    the frame is a carried latent's."""
-    half = mouths[..., 2] * keep.prod(1)[:, None]
-    if carried:
-        half[:, 0] = 0
-    return torch.cat([mouths[..., :2], half[..., None]], -1)
 
 
 def _latents(clips: Clips) -> Shelf:
@@ -215,14 +197,13 @@ def flow_loss(
 
 
 def rollout_loss(
-    networks: Networks, batch: FlowBatch, generator: torch.Generator, path: Sequence[SolverStep], mouth: float = 0.0
+    networks: Networks, batch: FlowBatch, generator: torch.Generator, path: Sequence[SolverStep]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The transformer takes the steps of `path` from noise by itself and learns, at the last, the velocity that leads
     from where it came to the data: in use it meets its own mistakes, which noised data does not show it (as in the
     backward simulation of arXiv 2405.14867, here towards the data).
 
-    The squared error of the clean latent, over the last step's time t: that of the velocity times t. To it comes, so
-    many times, the share of the mouths' movement that the decoded frames do not have.
+    The squared error of the clean latent, over the last step's time t: that of the velocity times t.
     """
     noise, carried = _noise_and_carried(batch, generator)
     given = conditions(networks, batch)
@@ -235,14 +216,7 @@ def rollout_loss(
     times = _timestep(batch, torch.full((len(latent),), time, device=latent.device))
     velocity = networks.transformer(latent, times, **given).float()
     loss = time * _weighted_error(velocity - target, batch)
-    logged = {"loss": loss.detach()}
-    if batch.video is not None and batch.mouths is not None:
-        with torch.autocast(latent.device.type, enabled=False):
-            made = networks.vae.decode(latent - time * velocity).float()
-        still = unexplained(made, batch.video, batch.mouths)
-        loss = loss + mouth * still
-        logged["mouth"] = still.detach()
-    return loss, logged
+    return loss, {"loss": loss.detach()}
 
 
 def _noise_and_carried(batch: FlowBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:

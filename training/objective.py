@@ -50,7 +50,7 @@ class Objective:
                 if stage.rollout:
                     steps = schedule("euler", stage.rollout, networks.preset.timestep_shift)
                     path = steps[: 1 + int(rng.integers(stage.rollout))]
-                    loss, logged = rollout_loss(networks, batch, generator, path, stage.mouth)
+                    loss, logged = rollout_loss(networks, batch, generator, path)
                 else:
                     loss, logged = flow_loss(networks, batch, generator, self.guidance)
         return loss, {"frames": torch.tensor(float(frames)), **logged}

@@ -27,8 +27,8 @@ class Stage:
     `face_scale` the stage's targets are those of the transformer that it begins with, guided by all conditions or by
     the face alone, so that sampling needs no second row; it may train nothing but the transformer. With `rollout`, so
     many steps of Euler's rule, the transformer walks some of them from noise by itself and learns the way on from
-    there; `mouth` is then the weight of how mouths move in the decoded frames. Raises InputError for a guided stage
-    that trains more, or has a rollout too, for a mouth without a rollout, and for both steps and seconds.
+    there. Raises InputError for a guided stage that trains more, or has a rollout too, and for one with both steps and
+    seconds.
     """
 
     name: str
@@ -46,7 +46,6 @@ class Stage:
     guidance_scale: float = 1.0
     face_scale: float = 1.0
     rollout: int = 0
-    mouth: float = 0.0
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -62,8 +61,6 @@ class Stage:
                 f"Stage '{self.name}' has guidance and a rollout; one learns from a teacher, the other from the data. "
                 "Make two stages of it."
             )
-        if self.mouth and not self.rollout:
-            raise InputError(f"Stage '{self.name}' looks at mouths, which only a rollout decodes; give it one.")
 
     @property
     def on_latents(self) -> bool:
