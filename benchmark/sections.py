@@ -1,6 +1,6 @@
 """The sections of a run, in the order they run. Each takes the shared `Bench` and adds to its report and timings.
 
-Engines are measured in three blocks spread over the whole run, so that a busy minute of the machine is seen as such.
+Engines are measured in three blocks spread over the run, so that a busy minute of the machine is seen as such.
 """
 
 from __future__ import annotations
@@ -142,14 +142,14 @@ def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -
     return session.run(given[network])
 
 
-PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (  # the longest last: a slow machine's time may be over
+PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (  # the longest last: a slow machine may not come to it
     ("engine", "engines, first block", partial(engines, block=0)),
     ("peers", "other precisions, PyTorch eager and compiled", compare_peers),
     ("trace", "stages", stages),
     ("engine", "engines, second block", partial(engines, block=1)),
-    ("engine", "limits and profiles", limits),
     ("outside", "diffusers' network of equal size", outside),
     ("service", "service over gRPC", service),
     ("engine", "engines, third block", partial(engines, block=2)),
+    ("engine", "limits and profiles", limits),
     ("scaling", "scaling", growth),
 )

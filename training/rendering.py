@@ -63,8 +63,8 @@ class Order:
         if known not in ({}, self._about()) or (not known and (self.folder / MARKER).is_file()):
             raise InputError(
                 f"{self.folder} holds other clips than these ({self.split}, {self.size[1]}x{self.size[0]}, "
-                f"{self.fps:g} frames a second), or an older version's: remove it, or train in another folder with "
-                "--output."
+                f"{self.fps:g} frames a second, seeds from {self.first} on), or an older version's: "
+                "remove it, or train in another folder with --output."
             )
         if had < self.count:
             Stage(self.split, self.mocap, *self.size, self.fps)  # fails early when the motion data is missing
@@ -86,7 +86,7 @@ class Order:
     def _about(self) -> dict[str, Any]:
         height, width = self.size
         about = {"split": self.split, "height": height, "width": width, "fps": self.fps, "frames": FRAMES}
-        return {**about, "first": self.first} if self.first else about
+        return {**about, "first": self.first} if self.first else about  # as folders were marked before the choice
 
 
 def orders(folder: Path, preset: Preset, recipe: Recipe, mocap: Path) -> tuple[Order, Order]:
