@@ -94,8 +94,9 @@ def build_engine(
     """Builds `onnx` for `target` into `output`, in a child process; `output` appears only when it is complete.
 
     `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` ("fp16", "bf16", "fp8")
-    demands a fused attention kernel of that type in the engine. `timing_cache` is the file for TensorRT's timings, to
-    whose name that of this machine's GPU is added. Raises EngineError with the reason.
+    demands a fused attention kernel of that type in the engine, or one of TensorRT's whose name tells none.
+    `timing_cache` is the file for TensorRT's timings, to whose name that of this machine's GPU is added. Raises
+    EngineError with the reason.
     """
     started = time.monotonic()
     options = options or BuildOptions()
@@ -184,9 +185,11 @@ def fused_kernels(plan: Path) -> tuple[str, ...]:
 
 
 def _is_fused(kernels: tuple[str, ...], dtype: str, target: Target) -> bool:
-    if target.runtime == "tensorrt":  # its kernels' names do not tell their type
-        return bool(kernels)
-    return any(_TYPES[dtype] in kernel for kernel in kernels)
+    """Whether one is of this type. Of TensorRT's own some names tell none (`_gemm_mha_v2`), and are believed; in an
+    engine of TensorRT-RTX another that does stands beside them."""
+    silent = [kernel for kernel in kernels if not any(kind in kernel for kind in _TYPES.values())]
+    fused = any(_TYPES[dtype] in kernel for kernel in kernels)
+    return fused or (target.runtime == "tensorrt" and bool(silent))
 
 
 _TYPES = {"fp16": "fp16", "bf16": "bf16", "fp8": "e4m3", "int8": "int8"}

@@ -38,11 +38,12 @@ class NetworkRecord:
     """One engine. The first of `files` is what the runtime opens. The others are its external data, or for a TensorRT
     plan without weights the ONNX that has them, and then this one's external data.
 
-    `architecture` is "any" for ONNX files and "sm89" or the like for TensorRT engines, "sm80+" for those that later
-    architectures run too; `gpu` the one model of card that runs it, "" where the architecture is all that counts.
-    `source_sha256` is the ONNX that the engine was built from, weights beside it included, `weights_sha256` the
-    checkpoint; `notes` says in sentences what was kept in high precision and how it was built. `example` is the file
-    with an input and what FP32 makes of it, which `dreamactor verify` reads and no session does.
+    `architecture` is "any" for ONNX files ("vnni" where their 8-bit weights are signed, see `engines.processor`) and
+    "sm89" or the like for TensorRT engines, "sm80+" for those that later architectures run too; `gpu` the one model of
+    card that runs it, "" where the architecture is all that counts. `source_sha256` is the ONNX that the engine was
+    built from, weights beside it included, `weights_sha256` the checkpoint; `notes` says in sentences what was kept in
+    high precision and how it was built. `example` is the file with an input and what FP32 makes of it, which
+    `dreamactor verify` reads and no session does.
     """
 
     name: str
@@ -87,6 +88,8 @@ class NetworkRecord:
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> NetworkRecord:
+        if not values["files"]:
+            raise ValueError(f"{name} has no files")
         return cls(
             name=name,
             files=tuple(FileRecord.from_dict(file) for file in values["files"]),
@@ -160,7 +163,7 @@ class Manifest:
                 tool=str(values.get("tool", "")),
                 references=int(values.get("references", MAX_REFERENCES)),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InputError) as error:
             raise EngineError(
                 f"{where} is not an engine manifest ({type(error).__name__}: {error}): build the set again."
             ) from error

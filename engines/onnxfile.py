@@ -1,8 +1,8 @@
 """Reads which external-data files an ONNX names, straight from its protobuf bytes: running needs no onnx package.
 
-Field numbers: onnx.proto (ModelProto 7 graph, 25 functions; GraphProto 1 node, 5 initializer, 15 sparse_initializer;
-NodeProto 5 attribute; AttributeProto 5 t, 6 g, 10 tensors, 11 graphs; TensorProto 13 external_data; entry 1 key,
-2 value).
+Field numbers: onnx.proto (ModelProto 7 graph, 20 training_info, 25 functions; GraphProto 1 node, 5 initializer,
+15 sparse_initializer; FunctionProto 7 node, 11 attribute_proto; NodeProto 5 attribute; AttributeProto 5 t, 6 g,
+10 tensors, 11 graphs, 22 and 23 sparse; TensorProto 13 external_data; entry 1 key, 2 value).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dreamactor.errors import EngineError
 
 # What kind of message lies in which field of which kind of message.
 _CHILDREN = {
-    "model": {7: "graph", 25: "function"},
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
+    "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},

@@ -19,6 +19,7 @@ from typing import Any
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, NetworkRecord
 from dreamactor.engines.onnxfile import external_files
+from dreamactor.engines.processor import VNNI, has_vnni
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.shapes import Shape, Size, input_shapes
 from dreamactor.errors import EngineError, MissingDependency
@@ -45,12 +46,18 @@ def together(hashes: Sequence[str]) -> str:
 
 
 def safe_path(directory: Path, name: str) -> Path:
-    """`name` inside `directory`; raises EngineError for anything that is absolute or leaves the folder."""
+    """`name` inside `directory`; raises EngineError for what is absolute, leaves the folder or can name no file."""
     pure = PurePosixPath(name)
     inside = name and not pure.is_absolute() and ".." not in pure.parts and "\\" not in name and ":" not in name
     path = directory / pure
-    if not inside or not path.resolve().is_relative_to(directory.resolve()):
-        raise EngineError(f"The manifest names '{name}', which leaves the folder of the set. {_REBUILD}")
+    try:
+        inside = inside and path.resolve().is_relative_to(directory.resolve()) and len(name) < 256
+    except (OSError, ValueError, RuntimeError):  # characters that no name has; a link that leads to itself
+        inside = False
+    if not inside:
+        raise EngineError(
+            f"The manifest names {name[:80]!r}, which leaves the folder of the set or cannot be in it. {_REBUILD}"
+        )
     return path
 
 
@@ -132,7 +139,9 @@ def _agree(a: TensorSpec, b: TensorSpec) -> bool:
 
 def runs_on(record: NetworkRecord, gpu: Gpu | None) -> bool:
     """Whether an engine for its `architecture` ("any", "sm89", or "sm80+": that and later), and for its model of card
-    where it names one, runs on `gpu` (None where there is none)."""
+    where it names one, runs on `gpu` (None where there is none); one for "vnni" does where the processor has that."""
+    if record.architecture == VNNI:
+        return has_vnni()
     least = re.fullmatch(r"sm(\d+)\+", record.architecture)
     if gpu is None or least is None:
         fits = record.architecture in ("any", gpu and gpu.architecture)
@@ -142,7 +151,7 @@ def runs_on(record: NetworkRecord, gpu: Gpu | None) -> bool:
 
 
 def check_runtime(record: NetworkRecord, installed: str, gpu: Gpu | None) -> None:
-    """Raises EngineError unless this runtime version and this GPU can run the engine.
+    """Raises EngineError unless this runtime version and this GPU or processor can run the engine.
 
     TensorRT engines want exactly the version that built them; ONNX files that version or a later one.
     """
@@ -159,6 +168,11 @@ def check_runtime(record: NetworkRecord, installed: str, gpu: Gpu | None) -> Non
         )
     if runs_on(record, gpu):
         return
+    if record.architecture == VNNI:
+        raise EngineError(
+            f"{record.name} has signed 8-bit weights, whose products are exact with VNNI alone, and this processor is "
+            "not known to have it: build the set again here, which takes unsigned ones."
+        )
     if gpu is not None and runs_on(replace(record, gpu=""), gpu):
         raise EngineError(
             f"{record.name} was built for {record.gpu} alone; this machine has {gpu.name}: build the engines for it, "
@@ -247,4 +261,4 @@ def _compare(record: FileRecord, size: int, digest: str) -> None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version)[:2])

@@ -15,9 +15,9 @@ class Recipe:
     `exclude` are patterns of modules that are never quantised, `keep_fp32` of modules that stay FP32 altogether, or but
     for their matrix products and attention where `fp32_products` is False: a target has none in FP32.
     `ranges` is how activation ranges are found: "max" or "entropy". `dynamic` marks the CPU form of INT8, whose
-    activation scales are found at run time, `unsigned` that its weights are stored with 128 for zero. `psnr_gate` is
-    the least PSNR in dB of the video against the FP32 one, on a trained checkpoint; `snr_gate` the least
-    signal-to-noise in dB of a network's output, which holds for any.
+    activation scales are found at run time, `unsigned` that its weights are stored with 128 for zero: right on every
+    processor, where signed ones are not. `psnr_gate` is the least PSNR in dB of the video against the FP32 one, on a
+    trained checkpoint; `snr_gate` the least signal-to-noise in dB of a network's output, which holds for any.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ from dreamactor.engines.attention import NATIVE, PLUGIN, Choice, fastest, ways
 from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, build_engine
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
-from dreamactor.errors import EngineError
+from dreamactor.errors import DreamActorError, EngineError
 from dreamactor.production import beside
+from dreamactor.production.isolated import isolated
 from dreamactor.production.lowering import attention_nodes, expected_layers
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, folder: Path) -> dict[str, Any]:
     """Builds `onnx` to `folder/<network>.engine`; its facts say which attention it has and what each took.
 
-    `fused_type` is that of the attention which TensorRT must fuse, "" for none. The fact "retry" is True where the ways
-    could not be timed, which is no reason to keep this one.
+    `fused_type` is that of the attention which TensorRT must fuse, "" for none. The fact "retry" is True where the
+    plugin was not built or the ways could not be timed, perhaps for want of memory at that moment: the next build tries
+    again, unless it is asked for native attention.
     """
     options, target = stages.request.build, stages.request.target
     asked = options.attention
@@ -33,7 +35,8 @@ def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, fol
         chosen, reason = (NATIVE,), f"our kernels are compiled for {target.architecture} alone"
     if asked == PLUGIN and PLUGIN not in chosen and network == "denoiser":
         raise EngineError(f"The attention plugin was asked for, and {network} cannot have it: {reason}.")
-    reports, built, failed = {}, {}, {}
+    reports: dict[str, BuildReport] = {}
+    built, failed = dict[str, Path](), dict[str, str]()
     for way in chosen:
         path = folder / f"{way}.engine"
         try:
@@ -43,14 +46,13 @@ def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, fol
             failed[way] = str(error)
     if not built:
         raise EngineError(" ".join(failed.values()))
-    choice, retry = Choice(next(iter(built)), {}, failed.get(PLUGIN, reason)), False
+    choice = Choice(next(iter(built)), {}, failed.get(PLUGIN, reason))
+    retry = PLUGIN in failed
     if len(built) > 1:
-        feed = _timed_on(stages, network, reports[NATIVE])
-        gate = stages.keys.recipe.snr_gate
-        try:
-            choice = Choice(*fastest(built, lambda path: _open(stages, path, network, onnx), feed, gate))
-        except EngineError as error:
-            choice, retry = Choice(NATIVE, {}, f"the two could not be timed: {error}"), True
+        feed, weights = _timed_on(stages, network, reports[NATIVE]), onnx if options.strip else None
+        found = isolated(_timed, built, network, target.runtime, weights, feed, stages.keys.recipe.snr_gate)
+        retry = "error" in found
+        choice = Choice(NATIVE, {}, f"the two could not be timed: {found['error']}") if retry else Choice(**found)
     built.pop(choice.way).replace(folder / f"{network}.engine")
     for path in built.values():
         path.unlink()
@@ -81,12 +83,24 @@ def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fus
     )
 
 
-def _open(stages: Stages, path: Path, network: str, onnx: Path) -> Session:
-    """As the set will be opened: a stripped plan with the weights of the ONNX it was built from."""
+def _timed(
+    built: dict[str, Path], network: str, runtime: str, onnx: Path | None, feed: dict[str, Array], least_snr: float
+) -> dict[str, Any]:
+    """The fields of a `Choice`, or the "error" for which there is none; in the process that takes a plugin's faults.
+
+    Plans are opened as the set will be: a stripped one with the weights of `onnx`, which it was built from.
+    """
     from dreamactor.engines.tensorrt import TensorRTSession, Weights
 
-    weights = Weights(onnx.read_bytes(), onnx) if stages.request.build.strip else None
-    return TensorRTSession(path.read_bytes(), network, stages.request.target.runtime, weights)
+    weights = Weights(onnx.read_bytes(), onnx) if onnx else None
+
+    def open_plan(path: Path) -> Session:
+        return TensorRTSession(path.read_bytes(), network, runtime, weights)
+
+    try:
+        return asdict(Choice(*fastest(built, open_plan, feed, least_snr)))
+    except DreamActorError as error:
+        return {"error": str(error)}
 
 
 def _facts(report: BuildReport, choice: Choice) -> dict[str, Any]:

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,7 @@ from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.target import RTX_ARCHITECTURES
 from dreamactor.errors import EngineError, InputError
+from dreamactor.production.isolated import isolated
 from dreamactor.production.make import REPORT_JSON, make_engines
 from dreamactor.production.request import make_request
 from dreamactor.production.verify import verify_set
@@ -101,43 +97,6 @@ def check(preset: str, precision: str, target: str, folder: Path) -> dict[str, A
         return {**result, "passed": False, "error": f"{', '.join(idle)} did not run"}
     reason = no_plugin(report) if target == "tensorrt" and precision in PLUGIN_PRECISIONS else ""
     return {**result, "passed": False, "error": f"the attention plugin was not taken: {reason}"} if reason else result
-
-
-def isolated(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What `work` returns in a process of its own, as a fault of CUDA's spoils all that its process does after it.
-
-    Where the process ends before that, `passed` is False, and `error` says how and what its error stream said last.
-    """
-    context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory() as folder:
-        errors = Path(folder) / "stderr"
-        process = context.Process(target=_send, args=(sender, errors, work, arguments))
-        process.start()
-        sender.close()  # so that the child's end is the pipe's
-        try:
-            result: dict[str, Any] | None = json.loads(receiver.recv_bytes())
-        except EOFError:
-            result = None
-        process.join()
-        said = errors.read_text(errors="replace").strip() if errors.exists() else ""
-    if said:
-        print(said, file=sys.stderr)
-    if result is None:
-        result = {"passed": False, "error": f"{_ended(process.exitcode)}: {said[-400:]}".removesuffix(": ")}
-    return result
-
-
-def _send(sender: Connection, errors: Path, work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:
-    """In the child."""
-    with errors.open("w") as file:
-        os.dup2(file.fileno(), 2)  # what libraries write there too
-    sender.send_bytes(json.dumps(work(*arguments)).encode())
-
-
-def _ended(code: int | None) -> str:
-    how = f"with code {code}" if code is None or code >= 0 else f"by {signal.Signals(-code).name}"
-    return f"its process was ended {how}"
 
 
 def _said(result: dict[str, Any]) -> str:

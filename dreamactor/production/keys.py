@@ -10,7 +10,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from dreamactor import paths
 from dreamactor.engines.gpu import local_gpu
+from dreamactor.engines.processor import has_vnni
 from dreamactor.engines.shapes import profiles
 from dreamactor.engines.target import Target
 from dreamactor.engines.trust import sha256
@@ -63,7 +64,8 @@ class Keys:
         self.request = request
         target = request.target
         form = target.architecture if target.runtime == "tensorrt_rtx" else target.name  # "rtx" is this card's own
-        self.recipe: Recipe = recipe(request.precision, form)
+        found = recipe(request.precision, form)
+        self.recipe: Recipe = replace(found, unsigned=found.unsigned and not has_vnni())
 
     @cached_property
     def weights(self) -> str:
@@ -174,7 +176,7 @@ def _version(*packages: str) -> str:
 def _source_hash(patterns: tuple[str, ...]) -> str:
     total = hashlib.sha256()
     for pattern in patterns:
-        for path in sorted(paths.SOURCE.glob(pattern)):
+        for path in paths.shipped(pattern):
             total.update(path.read_bytes())
     return total.hexdigest()[:16]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor.engines.manifest import MAX_REFERENCES, Manifest, NetworkRecord
+from dreamactor.engines.processor import VNNI
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable, write_set
@@ -86,7 +87,7 @@ def up_to_date(request: Request) -> Result | None:
             for file in record.all_files:
                 check_file(request.output, file)
         return Result(request.output, bool(summary["passed"]), False, _text(summary, rows))
-    except (OSError, ValueError, KeyError, TypeError, EngineError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError):
         return None
 
 
@@ -114,7 +115,7 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict:
             precision=_precision(stages, lowered, name),
             runtime=request.target.runtime,
             runtime_version=runtime_version(request.target.runtime),
-            architecture=request.build.architecture(request.target),
+            architecture=_architecture(stages, lowered, name),
             files=(),
             inputs=inputs,
             outputs=outputs,
@@ -153,6 +154,13 @@ def _precision(stages: Stages, lowered: Lowered, name: str) -> str:
     """What the network really is: one that the recipe quantises nothing of stays what the rest of it is."""
     nothing = lowered.entries[name].facts.get("quantized_layers") == 0
     return stages.keys.recipe.high if nothing else stages.request.precision
+
+
+def _architecture(stages: Stages, lowered: Lowered, name: str) -> str:
+    """What the network runs on, as `trust.runs_on` reads it."""
+    recipe, request = stages.keys.recipe, stages.request
+    signed = recipe.dynamic and not recipe.unsigned and lowered.entries[name].facts["quantized_layers"] > 0
+    return VNNI if signed else request.build.architecture(request.target)
 
 
 def _notes(stages: Stages, lowered: Lowered, name: str) -> tuple[str, ...]:

@@ -81,7 +81,8 @@ def _notes(row: Row) -> Iterator[str]:
         times = ", ".join(f"{way} {ms:.2f} ms" for way, ms in facts["attention_ms"].items())
         yield f"attention is {facts['attention']}: {times}"
     if facts.get("no_plugin") and row.network == "denoiser":  # the others have no attention for it
-        yield f"without our attention kernels: {facts['no_plugin']}"
+        again = "; the next build tries again, with --attention native it does not" if facts.get("retry") else ""
+        yield f"without our attention kernels: {facts['no_plugin']}{again}"
     if facts.get("no_native"):
         yield f"not built with TensorRT's own attention: {facts['no_native']}"
     if facts.get("layers_unmeasured"):

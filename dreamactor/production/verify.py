@@ -65,6 +65,7 @@ def _rows(folder: Path, manifest: Manifest) -> list[Row]:
     try:
         _, rows = from_json((folder / REPORT_JSON).read_text())
         networks = sorted(row.network for row in rows)
+        table(rows)  # what cannot be shown is no report either
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"{folder} has no readable {REPORT_JSON}: build it again with 'make engines'.") from error
     if networks != sorted(manifest.networks):

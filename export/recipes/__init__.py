@@ -18,7 +18,7 @@ def recipe(name: str, target: str = "") -> Recipe:
     if name not in RECIPES:
         raise InputError(f"There is no precision '{name}'; choose one of {', '.join(RECIPES)}.")
     if name == "int8" and target == "cpu":
-        return int8.for_processor()
+        return int8.CPU
     if target == TURING:
         if name == "fp32":
             raise InputError("TensorRT-RTX has no FP32 matrix products on sm75: use fp16 or int8.")

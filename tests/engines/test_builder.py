@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dreamactor.cli import main
 from dreamactor.engines import NETWORKS
-from dreamactor.engines.builder import BuildOptions, BuildReport, build_engine
+from dreamactor.engines.builder import BuildOptions, BuildReport, _is_fused, build_engine, fused_kernels
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA, available_providers
 from dreamactor.engines.runtimes import load_tensorrt
@@ -148,6 +148,32 @@ def test_missing_layers_and_missing_fusion_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="TensorRT-RTX has no plugins"):
         build(model, tmp_path / "out/m.engine", options=BuildOptions(attention="plugin"))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "runtime", "expected"),
+    [
+        (("Ada_qmma_e4m3_fp32_traits", "_gemm_mha_v2"), "fp8", "tensorrt_rtx", True),
+        (("Ampere_hmma_fp16_traits", "_gemm_mha_v2"), "fp8", "tensorrt_rtx", False),
+        (("Ampere_hmma_fp16_traits", "_gemm_mha_v2"), "fp16", "tensorrt_rtx", True),
+        (("_gemm_mha_v2",), "fp8", "tensorrt", True),  # which does not tell its type there
+        (("fmha_v2_flash_attention_fp16_64_64_S_qkv_128_sm89_kernel",), "fp8", "tensorrt", False),
+        (("fmha_v2_flash_attention_e4m3_fp32_64_64_S_qkv_128_sm89_kernel",), "fp8", "tensorrt", True),
+        ((), "fp16", "tensorrt", False),
+    ],
+)
+def test_a_fused_kernel_of_another_type_is_not_the_one_asked_for(
+    kernels: tuple[str, ...], dtype: str, runtime: str, expected: bool
+) -> None:
+    assert _is_fused(kernels, dtype, Target("t", runtime, "sm89")) is expected
+
+
+def test_fused_kernels_are_found_by_their_names(tmp_path: Path) -> None:
+    names = b"\0_gemm_mha_v2_0x1f\0x::fmha::Ada_qmma_e4m3_fp32_traits\0fmha_v2_flash_attention_fp16_64_sm89\0gemm_fp8\0"
+    (tmp_path / "plan").write_bytes(names)
+    assert fused_kernels(tmp_path / "plan") == (
+        "Ada_qmma_e4m3_fp32_traits", "_gemm_mha_v2", "fmha_v2_flash_attention_fp16_64_sm89"
+    )  # fmt: skip
 
 
 def test_missing_runtime_is_said() -> None:

@@ -124,10 +124,14 @@ def test_cut_missing_and_unlisted_files_are_refused(make_set: MakeSet) -> None:
         open_engines(folder)
 
 
-@pytest.mark.parametrize("path", ["../outside.onnx", "/etc/hosts", "a/../../outside.onnx", "C:\\x.onnx", ""])
+@pytest.mark.parametrize(
+    "path",
+    ["../outside.onnx", "/etc/hosts", "a/../../outside.onnx", "C:\\x.onnx", "", "a\0b", "\ud800", "a" * 5000, "loop"],
+)
 def test_paths_that_leave_the_folder_are_refused(make_set: MakeSet, path: str) -> None:
     folder = make_set()
     linear_model(folder.parent / "outside.onnx")
+    (folder / "loop").symlink_to("loop")
     edit(folder, lambda m: m["networks"]["denoiser"]["files"][0].update(path=path))
     with pytest.raises(EngineError, match="leaves the folder"):
         open_engines(folder)
@@ -316,6 +320,35 @@ def test_broken_manifests_are_refused(make_set: MakeSet, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(EngineError, match="build the set again"):
         open_engines(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m["networks"]["denoiser"].update(files=[]), "denoiser has no files"),
+        (lambda m: m["networks"]["denoiser"]["files"][0].update(bytes=float("inf")), "OverflowError"),
+        (lambda m: m.update(references=float("inf")), "OverflowError"),
+    ],
+)
+def test_manifests_of_impossible_values_are_refused(
+    make_set: MakeSet, change: Callable[[dict], None], reason: str
+) -> None:
+    folder = make_set()
+    edit(folder, change)
+    with pytest.raises(EngineError, match=rf"is not an engine manifest \(.*{reason}.*build the set again"):
+        open_engines(folder)
+
+
+def test_a_manifest_nested_without_end_is_refused(make_set: MakeSet) -> None:
+    folder = make_set()
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(EngineError, match="build the set again"):
+        open_engines(folder)
+
+
+def test_a_version_of_endless_digits_is_refused(make_set: MakeSet) -> None:
+    with pytest.raises(EngineError, match="made for onnxruntime 999"):
+        open_engines(make_set(runtime_version="9" * 6000))
 
 
 def test_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -23,7 +24,6 @@ from dreamactor.export.quality import apply, keep_high, layer_quality, lowered_n
 from dreamactor.export.quantize import FORMATS, Format, calibration_model, layers, prepare, quantize
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
-from dreamactor.export.recipes.int8 import for_processor
 from dreamactor.export.weights import array
 
 Model = Callable[[str], onnx.ModelProto]
@@ -113,14 +113,14 @@ def test_cpu_int8_is_smaller_and_close(tiny_model: Model, tiny_feed: Feed) -> No
     assert worst(run_model(model, feed), run_model(low, feed)) > 30
 
 
-def test_weights_are_unsigned_where_signed_ones_overflow(tiny_model: Model) -> None:
-    model = tiny_model("denoiser")
-    for flags, expected in (({"avx2"}, "uint8"), ({"avx2", "avx512_vnni"}, "int8")):
-        chosen = for_processor(flags)
-        low = quantize_dynamic(prepare(model, chosen), chosen)
-        stored = {i.name: numpy_helper.to_array(i) for i in low.graph.initializer}
-        kinds = {stored[node.input[1]].dtype.name for node in low.graph.node if node.op_type == "MatMulInteger"}
-        assert kinds == {expected}
+@pytest.mark.parametrize(("unsigned", "expected"), [(True, "uint8"), (False, "int8")])
+def test_weights_are_unsigned_or_signed_as_the_recipe_says(tiny_model: Model, unsigned: bool, expected: str) -> None:
+    chosen = replace(recipe("int8", "cpu"), unsigned=unsigned)
+    low = quantize_dynamic(prepare(tiny_model("denoiser"), chosen), chosen)
+    stored = {i.name: numpy_helper.to_array(i) for i in low.graph.initializer}
+    kinds = {stored[node.input[1]].dtype.name for node in low.graph.node if node.op_type == "MatMulInteger"}
+    assert kinds == {expected}
+    assert recipe("int8", "cpu").unsigned  # right everywhere, unless a build knows better
 
 
 def test_products_that_follow_one_another_are_each_quantised() -> None:

@@ -5,8 +5,11 @@ TensorRT builds on a GPU alone: its builder writes a word here, and everything a
 
 from __future__ import annotations
 
+import ctypes
+import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError
 from dreamactor.production import engine_build, make
 from dreamactor.production.gate import Lowered
-from dreamactor.production.report import Row, to_json
+from dreamactor.production.report import Row, table, to_json
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
 from tests.engines.conftest import linear_model, record
@@ -79,6 +82,7 @@ def test_plans_without_weights_are_timed_with_those_of_their_onnx(
             pass
 
     monkeypatch.setattr(tensorrt, "TensorRTSession", Session)
+    monkeypatch.setattr(engine_build, "isolated", lambda work, *values: json.loads(json.dumps(work(*values))))
     monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
     source = tiny_onnx["denoiser"]
     made = stages(tmp_path, BuildOptions(strip=strip))
@@ -88,30 +92,63 @@ def test_plans_without_weights_are_timed_with_those_of_their_onnx(
     assert opened == 2 * [tensorrt.Weights(source.read_bytes(), source) if strip else None]
 
 
+def faults(*values: object) -> dict[str, Any]:
+    ctypes.string_at(0)
+    return {}
+
+
+def finds_the_plugin_faster(*values: object) -> dict[str, Any]:
+    return {"way": PLUGIN, "milliseconds": {NATIVE: 2.0, PLUGIN: 1.0}, "reason": ""}
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_what_cannot_be_opened_is_not_timed(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real sessions, in the process that times them: no TensorRT is there."""
+    monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
+    made = stages(tmp_path, BuildOptions())
+    facts = engine_build.build_fastest(made, "denoiser", tiny_onnx["denoiser"], "fp16", tmp_path)
+    assert facts["attention"] == NATIVE
+    assert "could not be timed: tensorrt is not installed" in facts["no_plugin"]
+    assert facts["retry"]
+
+
+def test_a_plugin_that_was_not_built_is_tried_again(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = engine_build._build
+
+    def fail(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
+        if way == PLUGIN:
+            raise EngineError("the builder's process ended with code -9")
+        return build(stages, network, onnx, output, way, fused_type)
+
+    monkeypatch.setattr(engine_build, "_build", fail)
+    made = stages(tmp_path, BuildOptions())
+    facts = engine_build.build_fastest(made, "denoiser", tiny_onnx["denoiser"], "fp16", tmp_path)
+    assert (facts["attention"], facts["retry"]) == (NATIVE, True)
+    row = Row("denoiser", "fp16", 1, 1, 1, 1.0, 1.0, 60.0, None, True, facts=facts)
+    assert "process ended with code -9; the next build tries again" in table([row])
+
+
 def test_an_engine_that_could_not_be_timed_is_made_again(
     tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes: list[Any] = [EngineError("out of memory"), (PLUGIN, {NATIVE: 2.0, PLUGIN: 1.0}, "")]
-
-    def fastest(*values: object) -> Any:
-        found = outcomes.pop(0)
-        if isinstance(found, EngineError):
-            raise found
-        return found
-
     def lower(folder: Path) -> dict[str, Any]:
         shutil.copy(tiny_onnx["denoiser"], folder)
         return {"fused_type": "fp16"}
 
-    monkeypatch.setattr(engine_build, "fastest", fastest)
+    monkeypatch.setattr(engine_build, "_timed", faults)
     monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
     monkeypatch.setattr("dreamactor.production.stages.runtime_version", lambda runtime: "11.4")
     made = stages(tmp_path, BuildOptions())
     precision, _ = made.store.get("precision", {}, lower)
     first = made.engine("denoiser", precision, {})
-    assert first.facts["no_plugin"] == "the two could not be timed: out of memory"
+    assert "could not be timed: its process was ended by SIGSEGV" in first.facts["no_plugin"]
     assert first.paths[0].read_text() == "a plan with native attention"
     assert made.store.find("engine", made.engine_key("denoiser", {})) is None  # for a plan too
+    monkeypatch.setattr(engine_build, "_timed", finds_the_plugin_faster)
     second, third = (stages(tmp_path, BuildOptions()).engine("denoiser", precision, {}) for _ in range(2))
     assert second.paths[0].read_text() == "a plan with plugin attention"
     assert third == second

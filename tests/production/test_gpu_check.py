@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from dreamactor.engines.gpu import Gpu, local_gpu
 from dreamactor.production import gpu_check
-from dreamactor.production.gpu_check import check, check_engines, isolated
+from dreamactor.production.gpu_check import check, check_engines
 from dreamactor.production.make import REPORT_JSON, Result
 from dreamactor.production.request import Request
 
@@ -81,42 +80,6 @@ def test_a_set_that_was_there_is_measured_again(tiny_engines: Path, monkeypatch:
     monkeypatch.setattr(gpu_check, "make_engines", lambda request: Result(tiny_engines, False, False, ""))
     assert check("tiny", "fp32", "cpu", tiny_engines.parent)["passed"] is False  # its video missed the gate
     assert (tiny_engines / REPORT_JSON).read_bytes() == before
-
-
-def answers(number: int) -> dict[str, int]:
-    print("a warning", file=sys.stderr)
-    return {"number": number, "process": os.getpid()}
-
-
-def crashes(how: str) -> dict[str, int]:
-    os.write(2, b"[TRT] an illegal memory access\n")  # as a library does
-    if how == "segfault":
-        ctypes.string_at(0)
-    if how == "raise":
-        raise RuntimeError("nobody caught this")
-    os._exit(3)
-
-
-def test_work_is_done_in_another_process(capsys: pytest.CaptureFixture[str]) -> None:
-    found = isolated(answers, 7)
-    assert found["number"] == 7
-    assert found["process"] != os.getpid()
-    assert capsys.readouterr().err == "a warning\n"
-
-
-@pytest.mark.parametrize(
-    ("how", "ended", "last"),
-    [
-        ("segfault", "was ended by SIGSEGV: ", "[TRT] an illegal memory access"),
-        ("exit", "was ended with code 3: ", "[TRT] an illegal memory access"),
-        ("raise", "was ended with code 1: ", "RuntimeError: nobody caught this"),
-    ],
-)
-def test_a_crash_is_the_result_of_that_set_alone(how: str, ended: str, last: str) -> None:
-    found = isolated(crashes, how)
-    assert found["passed"] is False
-    assert f"its process {ended}" in found["error"]
-    assert last in found["error"]
 
 
 def test_each_set_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

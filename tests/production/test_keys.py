@@ -41,7 +41,7 @@ def test_every_pattern_of_code_finds_a_file(tmp_path: Path) -> None:
     groups = [value for name, value in vars(keys_module).items() if name.startswith("_") and isinstance(value, tuple)]
     assert len(groups) == 7
     for pattern in (pattern for group in groups for pattern in group):
-        assert list(keys_module.paths.SOURCE.glob(pattern)), pattern
+        assert keys_module.paths.shipped(pattern), pattern
 
 
 def test_engines_that_were_timed_on_one_gpu_are_not_another_ones(

@@ -16,7 +16,7 @@ from dreamactor.cli import main
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.trust import sha256
 from dreamactor.errors import EngineError
-from dreamactor.production.make import make_engines
+from dreamactor.production.make import make_engines, up_to_date
 from dreamactor.production.request import make_request
 from dreamactor.production.verify import verify_set
 
@@ -124,6 +124,14 @@ def test_without_examples_or_a_report_a_set_cannot_be_verified(copied: Path) -> 
     (copied / "report.json").unlink()
     with pytest.raises(EngineError, match=r"no readable report.json"):
         verify_set(copied)
+
+
+@pytest.mark.parametrize("change", [{"bytes": "many"}, {"facts": [1]}, {"latency": 1.0}])
+def test_a_report_that_cannot_be_shown_is_none(copied: Path, change: dict[str, object]) -> None:
+    edit(copied / "report.json", **change)
+    with pytest.raises(EngineError, match=r"no readable report\.json"):
+        verify_set(copied)
+    assert up_to_date(make_request("tiny", "fp32", "cpu", output=copied)) is None
 
 
 def test_the_report_cannot_leave_a_network_out(copied: Path) -> None:
