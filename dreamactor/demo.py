@@ -44,8 +44,8 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
 
     media = default_folder() / "media"
     trained = paths.checkpoint(preset) is not None
-    known = paths.SOURCE / "examples" / "puppet_face.png"
-    reference = reference or (known if trained and known.exists() else media / "astronaut.png")
+    known = paths.shipped("examples/puppet_face.png") if trained else []
+    reference = reference or (known[0] if known else media / "astronaut.png")
     driving = driving or media / "single_face.mp4"
     photo, clip = read_file(reference, "reference"), read_file(driving, "driving clip")
     engines = build_set(preset)  # fp32 on the CPU, which every machine runs

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 SETUP = "rm -f .venv/.ready* && make setup"  # without its stamps the environment is set to rights, not made anew
 PACKAGES = (
-    ("torch", "export, training", "pip install -e '.[export]'"),
-    ("triton", "custom kernels", "pip install -e '.[export]'"),
-    ("onnx", "export", "pip install -e '.[export]'"),
-    ("onnxscript", "export", "pip install -e '.[export]'"),
-    ("tensorrt-rtx-cu13-libs", "TensorRT-RTX engines, cross-built on any machine", "pip install -e '.[rtx]'"),
-    ("nvidia-modelopt", "FP8 and INT8", "pip install -e '.[quantise]'"),
-    ("av", "video", "pip install -e ."),
-    ("ai-edge-litert", "landmarks", "pip install -e ."),
-    ("tritonclient", "the gRPC client", "pip install -e '.[serve]'"),
+    ("torch", "export, training", "pip install 'dreamactor[export]'"),
+    ("triton", "custom kernels", "pip install 'dreamactor[export]'"),
+    ("onnx", "export", "pip install 'dreamactor[export]'"),
+    ("onnxscript", "export", "pip install 'dreamactor[export]'"),
+    ("tensorrt-rtx-cu13-libs", "TensorRT-RTX engines, cross-built on any machine", "pip install 'dreamactor[rtx]'"),
+    ("nvidia-modelopt", "FP8 and INT8", "pip install 'dreamactor[quantise]'"),
+    ("av", "video", "pip install dreamactor"),
+    ("ai-edge-litert", "landmarks", "pip install dreamactor"),
+    ("tritonclient", "the gRPC client", "pip install 'dreamactor[serve]'"),
 )
 
 
@@ -124,4 +124,4 @@ def _sets() -> Finding:
     from dreamactor.paths import ENGINES
 
     sets = sorted(path.parent.name for path in ENGINES.glob("*/manifest.json"))
-    return Finding("engine sets", ", ".join(sets) or "none yet", bool(sets), "" if sets else "make engines")
+    return Finding("engine sets", ", ".join(sets) or "none yet", bool(sets), "" if sets else "dreamactor build (or make engines)")

