@@ -124,4 +124,6 @@ def _sets() -> Finding:
     from dreamactor.paths import ENGINES
 
     sets = sorted(path.parent.name for path in ENGINES.glob("*/manifest.json"))
-    return Finding("engine sets", ", ".join(sets) or "none yet", bool(sets), "" if sets else "dreamactor build (or make engines)")
+    return Finding(
+        "engine sets", ", ".join(sets) or "none yet", bool(sets), "" if sets else "dreamactor build (or make engines)"
+    )

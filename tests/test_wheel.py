@@ -21,8 +21,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that an unpacked wheel of this source lies in."""
     tmp = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, tmp / "source", ignore=NOT_SOURCE)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp / "dist", "."]
-    subprocess.run(build, cwd=tmp / "source", check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", tmp / "dist", "."], cwd=tmp / "source", check=True, capture_output=True)
     (wheel,) = (tmp / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp / "site")
@@ -53,7 +53,7 @@ print(json.dumps({
 }))
 """
     found = json.loads(run(installed, tmp_path, "-c", code))
-    checkpoint = installed / "dreamactor/checkpoints/puppet"
+    checkpoint, name = installed / "dreamactor/checkpoints/puppet", "model.safetensors"
     assert found == {
         "checkpoint": str(checkpoint),
         "other": None,
@@ -61,7 +61,7 @@ print(json.dumps({
         "missing": [],
         "outside": [],
     }
-    assert (checkpoint / "model.safetensors").read_bytes() == (ROOT / "checkpoints/puppet/model.safetensors").read_bytes()
+    assert (checkpoint / name).read_bytes() == (ROOT / "checkpoints/puppet" / name).read_bytes()
     assert list((installed / "dreamactor/examples").glob("*.png"))
 
 

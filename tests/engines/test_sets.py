@@ -1,18 +1,13 @@
-"""Engine sets are written whole, open only when everything about them is as the manifest says, and say why not."""
+"""Engine sets open only when everything about them is as the manifest says, and say why not."""
 
 from __future__ import annotations
 
-import errno
-import json
-import multiprocessing
 import os
 import pickle
 import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +16,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dreamactor.engines import (
-    EngineFiles,
-    Manifest,
-    TensorSpec,
     open_engines,
     read_manifest,
     sets,
     tensorrt,
     trust,
-    write_set,
 )
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA, OnnxRuntimeSession
 from dreamactor.errors import EngineError, InputError
 from dreamactor.presets import preset
 
-from .conftest import linear_model, record
-
-MakeSet = Callable[..., Path]
+from .conftest import MakeSet, edit, linear_model, record
 
 
 def card(architecture: str, name: str = "NVIDIA Nothing 1") -> Gpu:
     return Gpu(name, architecture, 2**34, "13.0")
-
-
-def edit(folder: Path, change: Callable[[dict], None]) -> None:
-    path = folder / "manifest.json"
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 def relist(folder: Path, name: str, content: bytes) -> None:
@@ -245,42 +227,6 @@ def test_an_engine_for_one_card_is_refused_on_another_of_its_architecture(
     assert trust.runs_on(read_manifest(folder).network("denoiser"), card("sm89"))
 
 
-@pytest.mark.parametrize(
-    ("key", "index", "change", "reason"),
-    [
-        (
-            "inputs",
-            7,
-            {"shape": [-1, -1, 64]},
-            r"motion float32\[\?, \?, 64\] in its manifest and motion .*32\] in preset",
-        ),
-        ("inputs", 0, {"shape": [1, 16, -1, -1]}, r"latent float32\[1, 16, \?, \?\] in its manifest"),
-        ("inputs", 0, {"dtype": "float16"}, r"latent float16.* in its manifest and latent float32"),
-        ("inputs", 3, {"name": "mask"}, r"has no known in its manifest"),
-        ("outputs", 1, {"name": "speed"}, r"has speed float32.* in its manifest and no speed in preset tiny"),
-    ],
-)
-def test_a_manifest_of_other_shapes_than_its_preset_s_is_refused_before_a_deserialiser(
-    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch, key: str, index: int, change: dict, reason: str
-) -> None:
-    folder = make_set()
-    open_engines(folder, threads=1).close()
-    edit(folder, lambda m: m["networks"]["denoiser"][key][index].update(change))
-    monkeypatch.setattr(sets, "_open", lambda *values: pytest.fail("it was opened"))
-    with pytest.raises(EngineError, match=f"denoiser .*{reason}"):
-        open_engines(folder)
-
-
-def test_the_shapes_of_a_real_set_are_those_of_its_preset(tiny_engines: Path) -> None:
-    manifest = read_manifest(tiny_engines)
-    for name, found in manifest.networks.items():
-        inputs, outputs = trust.interface(manifest.preset, name)
-        assert found.inputs == inputs  # sizes that the preset leaves open are open in the graph
-        assert found.outputs == outputs
-    wide = replace(manifest.preset, face_encoder=replace(manifest.preset.face_encoder, out_channels=48))
-    assert trust.interface(wide, "face_motion_encoder")[1] == (TensorSpec("motion", "float32", (1, -1, 48)),)
-
-
 def test_an_engine_for_later_cards_says_so() -> None:
     later = record("denoiser", runtime="tensorrt", runtime_version="11.4", architecture="sm80+")
     with pytest.raises(EngineError, match="built for sm80 or later; this machine has sm75"):
@@ -314,165 +260,6 @@ def test_signature_is_wanted_when_a_key_is_given(make_set: MakeSet) -> None:
         open_engines(folder, public_key=public)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "networks": {}}'])
-def test_broken_manifests_are_refused(make_set: MakeSet, text: str) -> None:
-    folder = make_set()
-    (folder / "manifest.json").write_text(text)
-    with pytest.raises(EngineError, match="build the set again"):
-        open_engines(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda m: m["networks"]["denoiser"].update(files=[]), "denoiser has no files"),
-        (lambda m: m["networks"]["denoiser"]["files"][0].update(bytes=float("inf")), "OverflowError"),
-        (lambda m: m.update(references=float("inf")), "OverflowError"),
-    ],
-)
-def test_manifests_of_impossible_values_are_refused(
-    make_set: MakeSet, change: Callable[[dict], None], reason: str
-) -> None:
-    folder = make_set()
-    edit(folder, change)
-    with pytest.raises(EngineError, match=rf"is not an engine manifest \(.*{reason}.*build the set again"):
-        open_engines(folder)
-
-
-def test_a_manifest_nested_without_end_is_refused(make_set: MakeSet) -> None:
-    folder = make_set()
-    (folder / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(EngineError, match="build the set again"):
-        open_engines(folder)
-
-
-def test_a_version_of_endless_digits_is_refused(make_set: MakeSet) -> None:
-    with pytest.raises(EngineError, match="made for onnxruntime 999"):
-        open_engines(make_set(runtime_version="9" * 6000))
-
-
-def test_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="make engines"):
-        open_engines(tmp_path)
-
-
-def test_rewriting_a_set_replaces_it_and_a_failed_write_leaves_it(make_set: MakeSet, tmp_path: Path) -> None:
-    folder = make_set("denoiser", "vae_decoder")
-    again = make_set("denoiser", scale=3.0)
-    assert again == folder
-    assert list(read_manifest(folder).networks) == ["denoiser"]
-    assert sorted(path.name for path in folder.iterdir()) == ["denoiser.onnx", "manifest.json"]
-    before = (folder / "manifest.json").read_bytes()
-    with pytest.raises(EngineError, match="cannot be written"):
-        write_set(folder, preset("tiny"), "fp32", "cpu", [EngineFiles(record("denoiser"), (tmp_path / "gone.onnx",))])
-    assert (folder / "manifest.json").read_bytes() == before
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-def rewrite(folder: Path, complete: Callable[[Path, Manifest], None] = lambda folder, manifest: None) -> None:
-    """Writes a set of one linear model to `folder`, which may be there."""
-    path = linear_model(folder.parent / "denoiser.onnx", 4.0)
-    files = [EngineFiles(record("denoiser"), (path,))]
-    write_set(folder, preset("tiny"), "fp32", "cpu", files, complete=complete)
-
-
-def hidden(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
-def test_a_set_is_completed_before_it_takes_its_place(make_set: MakeSet) -> None:
-    folder = make_set("denoiser", "vae_decoder")
-
-    def verify(fresh: Path, manifest: Manifest) -> None:
-        assert list(read_manifest(folder).networks) == ["denoiser", "vae_decoder"]  # still the one before
-        assert list(manifest.networks) == ["denoiser"]
-        open_engines(fresh, threads=1).close()
-        (fresh / "report.json").write_text("{}")
-
-    rewrite(folder, verify)
-    assert sorted(path.name for path in folder.iterdir()) == ["denoiser.onnx", "manifest.json", "report.json"]
-
-    def fail(fresh: Path, manifest: Manifest) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(EngineError, match=r"cannot be written to .*: No space left on device"):
-        rewrite(folder, fail)
-    assert (folder / "report.json").exists()
-    assert hidden(folder.parent) == []
-
-
-@pytest.mark.parametrize("interrupted", [1, 2])
-def test_interrupted_between_the_two_renames_the_old_set_comes_back(
-    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch, interrupted: int
-) -> None:
-    folder, rename = make_set("denoiser", "vae_decoder"), Path.rename
-    calls: list[Path] = []
-
-    def stopped(path: Path, target: Path) -> Path:
-        calls.append(path)
-        if len(calls) == interrupted:
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        rewrite(folder)
-    assert list(read_manifest(folder).networks) == ["denoiser", "vae_decoder"]
-    assert hidden(folder.parent) == []
-
-
-def test_what_a_killed_writer_left_is_tidied_up_by_the_next(make_set: MakeSet) -> None:
-    folder = make_set("denoiser", "vae_decoder")
-    code = (
-        "import sys; from pathlib import Path; from dreamactor.engines import write_set\n"
-        "from dreamactor.presets import preset\n"
-        "def wait(folder, manifest): print('writing', flush=True); sys.stdin.read()\n"
-        "write_set(sys.argv[1], preset('tiny'), 'fp32', 'cpu', [], complete=wait)\n"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "writing\n"
-    make_set("denoiser", folder="other")
-    assert len(hidden(folder.parent)) == 1  # its writer lives
-    child.kill()
-    child.communicate()
-    left = folder.with_name(f".set.old.{child.pid}-0123abcd")  # as if it had died between its two renames
-    folder.rename(left)
-    mine = folder.with_name(".set.new.txt")
-    mine.write_text("mine")
-    make_set("denoiser", folder="another")
-    assert hidden(folder.parent) == [mine.name]
-    assert list(read_manifest(folder).networks) == ["denoiser", "vae_decoder"]
-
-
-def write_again(folder: str) -> None:
-    for _ in range(20):
-        write_set(folder, preset("tiny"), "fp32", "cpu", [])
-
-
-def test_writers_at_once_do_not_clash(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_again, args=(str(tmp_path / "set"),)) for _ in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(120)
-        assert writer.exitcode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-    assert read_manifest(tmp_path / "set").networks == {}
-
-
-def test_a_folder_that_is_no_set_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("years")
-    path = linear_model(tmp_path / "m.onnx")
-    with pytest.raises(EngineError, match="not an engine set"):
-        write_set(tmp_path / "mine", preset("tiny"), "fp32", "cpu", [EngineFiles(record("denoiser"), (path,))])
-    assert (tmp_path / "mine/thesis.txt").read_text() == "years"
-
-
 def test_opening_a_set_imports_neither_torch_nor_onnx(make_set: MakeSet) -> None:
     code = (
         "import sys; from dreamactor.engines import open_engines; open_engines(sys.argv[1], 1);"
@@ -480,30 +267,3 @@ def test_opening_a_set_imports_neither_torch_nor_onnx(make_set: MakeSet) -> None
     )
     result = subprocess.run([sys.executable, "-c", code, str(make_set())], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-
-
-def test_another_projects_manifest_is_no_set(
-    make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app = tmp_path / "web app"
-    app.mkdir()
-    (app / "manifest.json").write_text('{"name": "app", "icons": []}')
-    monkeypatch.chdir(app)
-    for folder in (app, Path()):
-        with pytest.raises(EngineError, match="is not an engine set"):
-            write_set(folder, preset("tiny"), "fp32", "cpu", [])
-    assert [path.name for path in app.iterdir()] == ["manifest.json"]
-
-
-def test_networks_of_other_names_are_refused(make_set: MakeSet) -> None:
-    folder = make_set("denoiser")
-    edit(folder, lambda m: m["networks"].update({"/tmp/elsewhere": m["networks"]["denoiser"]}))
-    with pytest.raises(EngineError, match="no network is called '/tmp/elsewhere'"):
-        read_manifest(folder)
-
-
-def test_the_most_references_are_recorded(tmp_path: Path) -> None:
-    write_set(tmp_path / "set", preset("tiny"), "fp32", "sm89", [], references=4)
-    assert read_manifest(tmp_path / "set").references == 4
-    edit(tmp_path / "set", lambda m: m.pop("references"))  # as sets made before have it
-    assert read_manifest(tmp_path / "set").references == 8
