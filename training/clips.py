@@ -81,6 +81,7 @@ class Clips:
         self.store, self.device = store, device or torch.device("cpu")
         self.pictures = Shelf({name: getattr(store, name) for name in PICTURES}, self.device, room)
         self.latents: Shelf | None = None
+        self.vae = ""  # names the one that made them
         self.sampled: Shelf | None = None
         self._loader: ThreadPoolExecutor | None = None
         self._loading: Future[None] | None = None

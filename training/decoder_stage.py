@@ -100,7 +100,7 @@ def sampled_loss(networks: Networks, latent: Tensor, video: Tensor, weight: Tens
     """The loss of a batch of sampled latents, and what to log."""
     decoded = networks.vae.decode(latent).float()[:, :, -video.shape[2] :]
     loss, psnr = reconstruction_loss(decoded, video, weight)
-    return loss, {"loss": loss.detach(), "psnr": psnr, "kl": torch.zeros(())}
+    return loss, {"loss": loss.detach(), "psnr": psnr}
 
 
 def _fingerprint(networks: Networks) -> str:

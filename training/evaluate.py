@@ -198,6 +198,7 @@ def evaluate(
     if settings.clips < 1:
         raise InputError(f"An evaluation needs at least one clip of each framing, not {settings.clips}.")
     evaluation = Evaluation(load(checkpoint, preset), mocap or mocap_folder(), settings)
+    out.mkdir(parents=True, exist_ok=True)  # before the minutes of work
     began = time.monotonic()
     latents = evaluation.preset.latent_frames
     rows: dict[str, list[dict[str, float]]] = {}
@@ -211,26 +212,36 @@ def evaluate(
                 pictures.append(_row(case.clip, made))
             say(f"{framing} {seed}: psnr {figures['psnr']:.2f} (vae {figures['psnr_vae']:.2f})")
     drifts = {f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in FRAMINGS}
-    every = [row for group in rows.values() for row in group]
-    report: dict[str, Any] = _over_clips(np.mean, every)
-    report["drift_db"] = (
-        float(np.mean([d for group in drifts.values() for d in group])) if settings.drift_clips else None
-    )
-    report["by_framing"] = {
-        f: {**_over_clips(np.mean, group), "drift_db": float(np.mean(drifts[f])) if drifts[f] else None}
-        for f, group in rows.items()
-    }
-    report["standard_error"] = _over_clips(standard_error, every)
-    report["settings"] = {
-        **asdict(replace(settings, steps=evaluation.steps, guidance=evaluation.guidance)),
-        "preset": evaluation.preset.name, "size": [evaluation.preset.height, evaluation.preset.width],
-        "frames": video_frames(latents), "seconds": round(time.monotonic() - began, 1),
-    }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    report = _report(evaluation, rows, drifts, round(time.monotonic() - began, 1))
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (out / "report.md").write_text(f"{goals.table(report)}\n{goals.goals(report)}")
-    cv2.imwrite(str(out / "contact_sheet.png"), np.concatenate(pictures)[..., ::-1])
+    _, sheet = cv2.imencode(".png", np.concatenate(pictures)[..., ::-1])
+    (out / "contact_sheet.png").write_bytes(sheet.tobytes())
     return report
+
+
+def _report(
+    evaluation: Evaluation, rows: dict[str, list[dict[str, float]]], drifts: dict[str, list[float]], seconds: float
+) -> dict[str, Any]:
+    """Of each framing's clips, a row of figures each, and drifts."""
+
+    def means(figures: list[dict[str, float]], drift: list[float]) -> dict[str, Any]:
+        return {**_over_clips(np.mean, figures), "drift_db": float(np.mean(drift)) if drift else None}
+
+    every = [row for group in rows.values() for row in group]
+    preset = evaluation.preset
+    return {
+        **means(every, [drift for group in drifts.values() for drift in group]),
+        "by_framing": {framing: means(group, drifts[framing]) for framing, group in rows.items()},
+        "standard_error": _over_clips(standard_error, every),
+        "settings": {
+            **asdict(replace(evaluation.settings, steps=evaluation.steps, guidance=evaluation.guidance)),
+            "preset": preset.name,
+            "size": [preset.height, preset.width],
+            "frames": preset.segment_frames,
+            "seconds": seconds,
+        },
+    }
 
 
 def standard_error(values: list[float]) -> float:

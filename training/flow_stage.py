@@ -18,10 +18,10 @@ from dreamactor.training.faces import draw_look, plain_look, see
 from dreamactor.training.latents import SINGLES
 from dreamactor.training.recipe import Stage
 from dreamactor.training.sample import walk
+from dreamactor.training.vae_stage import HEAD_WEIGHT, MOUTH_WEIGHT
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
 CARRIED_NOISE = 0.06  # what a carried latent is off in use
-HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 16.0
 
 
 @dataclass(frozen=True)

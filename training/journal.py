@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreamactor.errors import DreamActorError
+
 Values = dict[str, float | str | Tensor]
+Plain = dict[str, float | str]
 
 
 class Journal:
-    """Rows by table, written into a folder as `<table>.csv` by `flush`."""
+    """Rows by table, written into a folder as `<table>.csv` by `flush`. A row may have figures that others have not."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,24 +25,56 @@ class Journal:
         """Adds a row; tensors of one number stay on their device till then."""
         self.rows.setdefault(table, []).append(values)
 
-    def flush(self) -> dict[str, dict[str, float | str]]:
-        """Writes what was added; returns the last row of each table."""
+    def flush(self) -> dict[str, Plain]:
+        """Writes what was added; returns the last row of each table. Raises DreamActorError when the disk is full."""
         last = {}
         for table, rows in self.rows.items():
-            path = self.folder / f"{table}.csv"
-            new = not path.is_file()
             plain = _plain(rows)
-            with path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(plain[0]))
-                if new:
-                    writer.writeheader()
-                writer.writerows(plain)
+            _append(self._path(table), plain)
             last[table] = plain[-1]
         self.rows = {}
         return last
 
+    def rewind(self, table: str, step: int) -> None:
+        """Forgets the rows of a table from a step on, and one that a full disk cut off."""
+        path = self._path(table)
+        rows = [row for row in _read(path) if None not in row.values() and int(row["step"]) < step]
+        path.unlink(missing_ok=True)
+        if rows:
+            _append(path, rows)
 
-def _plain(rows: list[Values]) -> list[dict[str, float | str]]:
+    def _path(self, table: str) -> Path:
+        return self.folder / f"{table}.csv"
+
+
+def _append(path: Path, rows: list[Plain]) -> None:
+    """Adds rows to a table; where they have figures that it had not, it is written anew."""
+    before = _read(path)
+    known = list(before[0]) if before else []
+    columns = list(dict.fromkeys([*known, *(name for row in rows for name in row)]))
+    new = columns != known
+    try:
+        with path.open("w" if new else "a", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            if new:
+                writer.writeheader()
+                writer.writerows(before)
+            writer.writerows(rows)
+    except OSError as error:
+        raise DreamActorError(
+            f"{path} could not be written ({error.strerror}); the last good state is kept. "
+            "Make room and start the same command again: it goes on from there."
+        ) from error
+
+
+def _read(path: Path) -> list[Plain]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _plain(rows: list[Values]) -> list[Plain]:
     """Each tensor as its number; all of a device's are fetched at once."""
     tensors = [value for row in rows for value in row.values() if isinstance(value, Tensor)]
     groups: dict[torch.device, list[Tensor]] = {}

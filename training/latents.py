@@ -67,7 +67,7 @@ def encode_clips(networks: Networks, clips: Clips, tag: str, bf16: bool, process
     latents. `tag` names the VAE: latents of another one are made anew."""
     folder = clips.store.folder / FOLDER
     marker = folder / "vae.txt"
-    if clips.latents is None or marker.read_text() != tag:
+    if clips.latents is None or clips.vae != tag:  # not by the marker: process 0 may have changed it already
         if processes.rank == 0:
             if not marker.is_file() or marker.read_text() != tag:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -75,10 +75,11 @@ def encode_clips(networks: Networks, clips: Clips, tag: str, bf16: bool, process
                 marker.write_text(tag)
             LatentStore(clips.store, "r+")  # at its full size, before the others open it
         processes.wait()
-        clips.latents = LatentStore(clips.store).shelf(clips.device, room)
+        clips.latents, clips.vae = LatentStore(clips.store).shelf(clips.device, room), tag
     latents, made = LatentStore(clips.store, "r+"), clips.latents
     rows = np.setdiff1d(clips.pictures.ready, made.ready)
     missing = rows[~latents.there[rows]]
+    processes.wait()  # all have found the same missing before one writes
     together = TOGETHER if clips.device.type == "cuda" else 1
     with torch.autocast(clips.device.type, torch.bfloat16, enabled=bf16):
         for first in range(processes.rank * together, len(missing), processes.count * together):

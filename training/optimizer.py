@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
             alike.setdefault(tuple(sorted(matrix.shape)), []).append(index)
         for (_, longer), members in alike.items():
             stack = torch.stack([_wide(ahead[index]) for index in members])
-            directions = self.processes.divide(orthogonal, stack, _working_type(stack.device)).to(stack.dtype)
+            directions = self.processes.divide(orthogonal, stack.to(_working_type(stack.device))).to(stack.dtype)
             chosen = [parameters[index] for index in members]
             updates = [
                 (direction if direction.shape == ahead[index].shape else direction.mT).reshape(parameters[index].shape)
@@ -104,11 +104,11 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix's singular value decomposition [...,a,b], by Newton-Schulz iterations; bfloat16
-    where the device has it."""
+    """About U V^T of each matrix's singular value decomposition [...,a,b], by Newton-Schulz iterations in the matrices'
+    own type, of which bfloat16 is fine enough."""
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = (matrices if wide else matrices.mT).to(_working_type(matrices.device))
+    x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
@@ -117,6 +117,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _working_type(device: torch.device) -> torch.dtype:
+    """Of the iterations."""
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 

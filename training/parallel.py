@@ -43,11 +43,11 @@ class Processes:
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def divide(self, work: Callable[[Tensor], Tensor], items: Tensor, dtype: torch.dtype) -> Tensor:
-        """`work` of a stack of items [N,...], each process doing a part of them; as large as `items`, as `dtype`."""
+    def divide(self, work: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+        """`work` of a stack of items [N,...], each process doing a part of them; it keeps their shape and type."""
         if self.count == 1:
             return work(items)
-        results = torch.zeros_like(items, dtype=dtype)
+        results = torch.zeros_like(items)
         if self.rank < len(items):
             results[self.rank :: self.count] = work(items[self.rank :: self.count])
         dist.all_reduce(results)

@@ -111,9 +111,11 @@ class Recipe:
 
     def lasting(self, seconds: float) -> Recipe:
         """The same recipe with its timed stages made longer or shorter: so long in all. Raises InputError where there
-        are none."""
+        are none, and for no time at all."""
         if not self.timed:
             raise InputError("All of this recipe's stages have their steps; none can be fitted to a time.")
+        if not 0 < seconds < float("inf"):
+            raise InputError(f"The timed stages need a time above zero, not {seconds:g} s.")
         share = seconds / sum(stage.seconds for stage in self.timed)
         return replace(self, stages=tuple(replace(s, seconds=s.seconds * share) for s in self.stages))
 

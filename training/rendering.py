@@ -15,10 +15,14 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,9 +59,11 @@ class Order:
     def open(self) -> ClipStore:
         """The store at its full size, rendered or not.
 
-        Raises InputError where the folder holds clips of another split, size or rate, MissingDependency without motion
-        data, DreamActorError where the disk is too small.
+        Raises InputError where the folder holds clips of another split, size or rate or where no clip is wanted,
+        MissingDependency without motion data, DreamActorError where the disk is too small.
         """
+        if self.count < 1:
+            raise InputError(f"A training set has at least one clip of each split, not {self.count}.")
         known = read_about(self.folder)
         had = known.pop("count", 0)
         if known not in ({}, self._about()) or (not known and (self.folder / MARKER).is_file()):
@@ -81,7 +87,9 @@ class Order:
         return ClipStore(self.folder, count=self.count)
 
     def _mark(self, count: int) -> None:
-        (self.folder / MARKER).write_text(json.dumps({**self._about(), "count": count}))
+        beside = self.folder / f".{MARKER}.{os.getpid()}"
+        beside.write_text(json.dumps({**self._about(), "count": count}))
+        os.replace(beside, self.folder / MARKER)
 
     def _about(self) -> dict[str, Any]:
         height, width = self.size
@@ -100,7 +108,12 @@ def orders(folder: Path, preset: Preset, recipe: Recipe, mocap: Path) -> tuple[O
 
 
 def prepare(order: Order, workers: int) -> ClipStore:
-    """Renders the clips that are not there yet; waits where another process is at it. Raises as `Order.open` does."""
+    """Renders the clips that are not there yet; waits where another process is at it.
+
+    Raises as `Order.open` does, InputError for no workers, and DreamActorError when one has failed.
+    """
+    if workers < 1:
+        raise InputError(f"Clips are rendered by at least one worker, not by {workers}.")
     store = order.open()
     if not store.there.all():
         lock = _lock(order.folder, wait=True)
@@ -109,10 +122,7 @@ def prepare(order: Order, workers: int) -> ClipStore:
             if workers == 1:
                 _fill(order, _missing(store))
             else:
-                processes = _start(order, _missing(store), workers)
-                for process in processes:
-                    process.join()
-                _check(processes)
+                _join(_start(order, _missing(store), workers))
     return order.finish()
 
 
@@ -139,10 +149,7 @@ class Background:
 
     def stop(self) -> None:
         """Ends the workers; the clips that they are at will be rendered another time."""
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.join()
+        _end(self.processes)
         if self.lock is not None:
             self.lock.close()
         self.processes, self.lock = [], None
@@ -192,6 +199,24 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _join(processes: list[BaseProcess]) -> None:
+    """Returns when all are done. When one has failed, or this process is interrupted, the others are ended."""
+    try:
+        while running := [process.sentinel for process in processes if process.exitcode is None]:
+            wait(running)
+            _check(processes)
+        _check(processes)
+    finally:
+        _end(processes)
+
+
+def _end(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
 def _check(processes: list[BaseProcess]) -> None:
     if any(process.exitcode not in (None, 0) for process in processes):
         raise DreamActorError(
@@ -201,9 +226,19 @@ def _check(processes: list[BaseProcess]) -> None:
 
 
 def _work(order: Order, indices: list[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's; the parent ends its workers
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.nice(NICE)
     cv2.setNumThreads(1)
     _fill(order, indices)
+
+
+def _end_with_the_parent() -> None:
+    """However it goes, by SIGKILL too."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _fill(order: Order, indices: list[int]) -> None:
@@ -221,12 +256,13 @@ def _require_room(folder: Path, count: int, height: int, width: int) -> None:
     free = shutil.disk_usage(folder).free + there
     if wanted > free:
         raise DreamActorError(
-            f"The clips need {wanted / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} are free; "
+            f"The clips need {wanted / 1e9:.3g} GB in {folder} and {free / 1e9:.3g} are free; "
             "make room or train in another folder with --output."
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, 1 with a sentence why on stderr, or 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m dreamactor.training.rendering", description=__doc__)
     parser.add_argument("--preset", default="puppet")
     parser.add_argument("--recipe", default="whole", help="default: %(default)s")
@@ -234,11 +270,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, help="training clips (default: the recipe's)")
     parser.add_argument("--workers", type=int, default=automatic_workers(), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    wanted = recipe(options.preset, options.recipe)
-    train, validation = orders(options.output, preset(options.preset), wanted, mocap_folder())
-    prepare(validation, options.workers)
-    prepare(train if options.clips is None else Order(**{**vars(train), "count": options.clips}), options.workers)
+    try:
+        wanted = recipe(options.preset, options.recipe)
+        train, validation = orders(options.output, preset(options.preset), wanted, mocap_folder())
+        prepare(validation, options.workers)
+        prepare(train if options.clips is None else replace(train, count=options.clips), options.workers)
+    except (DreamActorError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

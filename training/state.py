@@ -40,14 +40,10 @@ class MovingAverage:
         self.values = {name: value.detach().clone() for name, value in networks.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, networks: Networks, step: int, prefixes: tuple[str, ...]) -> None:
-        """Moves towards the current weights; early steps move further."""
+    def update(self, networks: Networks, step: int) -> None:
+        """Moves towards the current values of the weights that are trained; early steps move further."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = [
-            (self.values[name], value)
-            for name, value in networks.named_parameters()
-            if any(prefix in name for prefix in prefixes)
-        ]
+        pairs = [(self.values[name], value) for name, value in networks.named_parameters() if value.requires_grad]
         torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
 
     def copy_to(self, networks: Networks, prefix: str = "") -> None:
@@ -71,7 +67,13 @@ def save_state(
     position: Position,
     about: dict[str, Any],
 ) -> None:
-    """Writes the state. When the disk is full the last good state stays, and a DreamActorError says so."""
+    """Writes the state. The last good one stays, and a DreamActorError says so, when the disk is full and when the
+    training has diverged: of weights that are no numbers nothing comes any more."""
+    if not all(bool(value.isfinite().all()) for value in average.values.values()):
+        raise DreamActorError(
+            "The training has diverged: some weights are no numbers any more. The last good state is kept in "
+            f"{folder}; the same command goes on from there, with a lower learning rate in its recipe perhaps further."
+        )
     tensors = {f"net.{k}": v for k, v in networks.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in average.values.items()}
     tensors |= {f"opt.{k}": v for k, v in moments.items()}
@@ -94,48 +96,36 @@ def load_state(
 ) -> tuple[Position, dict[str, Tensor]] | None:
     """Restores a state into `networks` and `average`; returns where it was and the optimiser's moments, or None.
 
-    Raises InputError when the state is of another preset or seed, or cannot be read.
+    Raises InputError when the state is of another preset or seed, or of a recipe whose stages up to there were others,
+    or cannot be read.
     """
     path = folder / STATE
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        found, position = json.loads(metadata["about"]), Position(**json.loads(metadata["position"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it to begin anew.") from error
-    found = json.loads(metadata["about"])
     if _essential(found) != _essential(json.loads(json.dumps(about))):
         raise InputError(
             f"{path} is of another run ({found['preset']['name']}, seed {found['seed']}); "
             "name another folder, or delete it to begin anew."
         )
+    begun = found.get("stages", [])[: position.stage + 1]  # older states do not say
+    if begun != about["stages"][: len(begun)]:
+        raise InputError(
+            f"{path} is of another recipe: its stages began with {', '.join(begun)}, not with "
+            f"{', '.join(about['stages'][: len(begun)])}; name another folder, or delete it to begin anew."
+        )
     networks.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
     average.values = {k[4:]: v.to(average.values[k[4:]].device) for k, v in tensors.items() if k.startswith("ema.")}
-    moments = {k[4:]: v for k, v in tensors.items() if k.startswith("opt.")}
-    return Position(**json.loads(metadata["position"])), moments
+    return position, {k[4:]: v for k, v in tensors.items() if k.startswith("opt.")}
 
 
 def _essential(about: dict[str, Any]) -> dict[str, Any]:
     """What must agree: the seed and the networks' sizes, not how they are sampled."""
-    sampled = ("steps", "guidance_scale", "timestep_shift")
+    sampled = ("steps", "guidance_scale", "timestep_shift", "solver")
     return {"seed": about["seed"], **{k: v for k, v in about["preset"].items() if k not in sampled}}
-
-
-def optimizer_moments(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimiser's moments by parameter name: `<name>.exp_avg` and so on; empty before the first step."""
-    states = optimizer.state_dict()["state"]
-    return {f"{names[i]}.{key}": value for i, state in states.items() for key, value in state.items()}
-
-
-def restore_moments(optimizer: torch.optim.Optimizer, names: list[str], moments: dict[str, Tensor]) -> None:
-    """Inverse of `optimizer_moments`."""
-    if not moments:
-        return
-    state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(names))}
-    index_of = {name: index for index, name in enumerate(names)}
-    for key, value in moments.items():
-        name, _, moment = key.rpartition(".")
-        state[index_of[name]][moment] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -82,7 +82,8 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     """Networks in float32 from a checkpoint folder, of the sizes that its own description gives.
 
     Raises InputError when a file is missing or unreadable, when `preset` is given and the checkpoint's has another
-    name, or when tensors are missing, unexpected or of another shape, which it names.
+    name, when no networks have the sizes that are described, or when tensors are missing, unexpected or of another
+    shape, which it names.
     """
     folder = Path(folder)
     found = read_preset(folder)
@@ -92,7 +93,10 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read as safetensors: {error}.") from error
-    networks = build_meta(found)
+    try:
+        networks = build_meta(found)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / CONFIG} describes networks that cannot be made: {error}.") from error
     _check_keys(folder, networks, state)
     networks.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return networks.eval()

@@ -51,6 +51,16 @@ def test_another_presets_checkpoint_is_refused(tmp_path: Path) -> None:
         load(tmp_path, preset("puppet"))
 
 
+@pytest.mark.parametrize(("part", "sizes"), [("vae", {"patch": 3}), ("transformer", {"num_heads": 0, "dim": -64})])
+def test_sizes_that_no_networks_have_are_refused(tmp_path: Path, part: str, sizes: dict[str, int]) -> None:
+    save(build(TINY), tmp_path)
+    described = TINY.to_dict()
+    described[part] |= sizes
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"config\.json describes networks that cannot be made"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "absent", "no config", "config not JSON", "not a preset"])
 def test_unreadable_checkpoints(tmp_path: Path, damage: str) -> None:
     save(build(TINY), tmp_path)

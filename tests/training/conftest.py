@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.recipe import TINY, Recipe
 from dreamactor.training.rendering import Order, prepare
 from dreamactor.training.scene import Stage
+from dreamactor.training.train import train
 
 QUICK = replace(TINY, clips=3, validation_clips=1, save_seconds=1e9, sheet_seconds=1e9)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are ten times slower where torch's threads wait for cores that other tests have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +47,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         order = Order(folder / f"clips_{split}", split, count, mocap_folder(), (tiny.height, tiny.width), tiny.fps)
         prepare(order, 1)
     return folder
+
+
+@pytest.fixture(scope="package")
+def legs(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One run through all stages as it was after some of them, by the last one's name; not to be written to."""
+    folder, found = tmp_path_factory.mktemp("legs") / "run", {}
+    shutil.copytree(clips, folder)
+    names = [stage.name for stage in QUICK.stages]
+    for name in ("guidance", "rollout", "decoder"):
+        train("tiny", folder, replace(QUICK, stages=QUICK.stages[: names.index(name) + 1]), say=lambda _: None)
+        found[name] = Path(shutil.copytree(folder, folder.with_name(name)))
+    return found
 
 
 @pytest.fixture

@@ -93,6 +93,15 @@ def test_no_checkpoint_is_an_input_error(tmp_path: Path) -> None:
         evaluate(tmp_path, tmp_path / "eval")
 
 
+def test_a_folder_that_cannot_be_written_is_told_of_before_the_work(tmp_path: Path) -> None:
+    save(build(preset("tiny"), 0), tmp_path / "checkpoint")
+    (tmp_path / "file").touch()
+    said: list[str] = []
+    with pytest.raises(FileExistsError):
+        evaluate(tmp_path / "checkpoint", tmp_path / "file", Settings(clips=1), say=said.append)
+    assert said == []
+
+
 def test_goals_are_met_or_missed_by_the_figures() -> None:
     good = {
         "psnr": 24.0, "psnr_copy_reference": 17.5, "psnr_vae": 27.0, "joint_error": 0.03, "joint_error_no_pose": 0.09,

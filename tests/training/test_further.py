@@ -22,12 +22,13 @@ from dreamactor.training.clips import Clips, Shelf
 from dreamactor.training.decoder_stage import sampled_batch
 from dreamactor.training.expression_stage import expression_batch
 from dreamactor.training.flow_stage import flow_batch, whole_batch
+from dreamactor.training.optimisation import schedule
 from dreamactor.training.parallel import Processes
 from dreamactor.training.recipe import TINY_FURTHER, Recipe, Stage, recipe
 from dreamactor.training.rendering import Background, Order, prepare
 from dreamactor.training.state import STATE
 from dreamactor.training.store import ClipStore
-from dreamactor.training.train import CHECKPOINT, Run, schedule, train
+from dreamactor.training.train import CHECKPOINT, Run, train
 from dreamactor.training.vae_stage import vae_batch
 from tests.training.helpers import CPU, encoded, named
 
@@ -98,7 +99,7 @@ def test_training_begins_before_all_clips_are_there(
 ) -> None:
     """Of five clips three are there; the others come while it trains, and are encoded and drawn then."""
     folder, seen = new_run("rendered"), []
-    monkeypatch.setattr("dreamactor.training.train.ENCODED", 1)
+    monkeypatch.setattr("dreamactor.training.supply.ENCODED", 1)
     monkeypatch.setattr("dreamactor.training.train.SAID", 1)
     flow = replace(named(further, "all"), seconds=1000.0)
     wanted = replace(further, stages=(flow,), clips=5, start_clips=3, workers=2)
@@ -112,7 +113,7 @@ def test_training_begins_before_all_clips_are_there(
 
     monkeypatch.setattr(Stage, "progress", until_all)
     run.go(float("inf"))
-    run.close()
+    run.supply.close()
 
     assert seen[0] == [0, 1, 2]
     assert seen[-1] == [0, 1, 2, 3, 4]
@@ -122,8 +123,10 @@ def test_training_begins_before_all_clips_are_there(
 def test_clips_rendered_meanwhile_are_those_of_their_seeds(new_run: NewRun) -> None:
     folder, whole = new_run("background"), new_run("whole")
     background = Background(order(folder, 5), 2)
-    while background.go_on() < 5:
-        pass
+    background.go_on()
+    for process in background.processes:
+        process.join()
+    assert background.go_on() == 5
     background.stop()
     expected = prepare(order(whole, 5), 1)
     assert np.array_equal(background.store.frames, expected.frames)
@@ -158,14 +161,22 @@ def test_several_processes_render_first(new_run: NewRun, further: Recipe, monkey
     folder = new_run("several")
     monkeypatch.setattr("dreamactor.training.parallel.start", lambda: Processes(0, 2, CPU))
     with pytest.raises(InputError, match="render them first"):
-        Run(TINY, folder, replace(further, start_clips=1), mocap_folder(), lambda _: None)
+        Run(TINY, folder, replace(further, clips=4, start_clips=1), mocap_folder(), lambda _: None)
 
 
-def test_clips_are_rendered_by_a_command_of_its_own(new_run: NewRun) -> None:
+def test_nothing_is_rendered_beside_where_all_clips_are_there(new_run: NewRun, further: Recipe) -> None:
+    run = Run(TINY, new_run("there"), replace(further, start_clips=1), mocap_folder(), lambda _: None)
+    assert run.supply.background is None
+    assert run.clips.pictures.ready.tolist() == [0, 1, 2]
+
+
+def test_clips_are_rendered_by_a_command_of_its_own(new_run: NewRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder = new_run("command")
-    rendering.main(
-        ["--preset", "tiny", "--recipe", "further", "--output", str(folder), "--clips", "4", "--workers", "1"]
-    )
+    options = ["--preset", "tiny", "--recipe", "further", "--output", str(folder)]
+    for wrong in (["--workers", "0"], ["--clips", "0", "--workers", "1"]):
+        assert rendering.main([*options, *wrong]) == 1
+        assert "at least one" in capsys.readouterr().err
+    assert rendering.main([*options, "--clips", "4", "--workers", "1"]) == 0
     assert ClipStore(folder / "clips_train").count == 4
     assert ClipStore(folder / "clips_val").count == TINY_FURTHER.validation_clips
 
@@ -209,6 +220,9 @@ def test_the_learning_rate_falls_with_the_share_of_a_stage_s_time() -> None:
 def test_timed_stages_are_fitted_to_a_time() -> None:
     fitted = recipe("puppet", "further").lasting(100)
     assert sum(stage.seconds for stage in fitted.stages) == pytest.approx(100)
+    for seconds in (0.0, -5.0, float("nan")):
+        with pytest.raises(InputError, match="a time above zero"):
+            recipe("puppet", "further").lasting(seconds)
     with pytest.raises(InputError, match="none can be fitted"):
         recipe("puppet").lasting(100)
     with pytest.raises(InputError, match="whole, further"):

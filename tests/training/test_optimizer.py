@@ -73,4 +73,17 @@ def test_updates_take_the_type_that_the_processor_multiplies(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert multiplies_bfloat16(torch.device("cpu")) is fast
     assert multiplies_bfloat16(torch.device("cuda"))
-    assert orthogonal(torch.eye(3, 5)).dtype == (torch.bfloat16 if fast else torch.float32)
+    gradient = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    parameter = torch.nn.Parameter(torch.zeros(4, 9))
+    parameter.grad = gradient
+    optimizer = Muon([{"params": [parameter], "matrix": True}], 1.0, parallel.start(), momentum=0.0)
+    optimizer.step()
+    for kind in (torch.float32, torch.bfloat16):
+        wanted = torch.zeros(4, 9).add(orthogonal(gradient[None].to(kind))[0].float(), alpha=-MATCH * 3)
+        assert torch.equal(parameter.detach(), wanted) is ((kind == torch.bfloat16) is fast)
+
+
+def test_orthogonal_updates_have_singular_values_near_one() -> None:
+    for shape in ((12, 40), (40, 12)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert 0.5 < float(values.min()) <= float(values.max()) < 1.4

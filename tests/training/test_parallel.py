@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,10 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.recipe import TINY
+from dreamactor.training.recipe import recipe
 from dreamactor.training.train import Run
 
-recipe = replace(TINY, clips=3, validation_clips=1)
+recipe = replace(recipe("tiny", sys.argv[2]), clips=3, validation_clips=1)
 run = Run(preset("tiny"), Path(sys.argv[1]), recipe, mocap_folder(), lambda line: None)
 run.go(float("inf"))
 digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in run.networks.state_dict().values())).hexdigest()
@@ -34,17 +35,20 @@ print(f"rank={run.processes.rank} of={run.processes.count} weights={digest}\\n",
 
 
 @pytest.mark.slow
-def test_two_processes_keep_the_same_weights(new_run: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["whole", "further"])
+def test_two_processes_keep_the_same_weights(new_run: Callable[[str], Path], tmp_path: Path, recipe: str) -> None:
     script, folder = tmp_path / "both.py", new_run("run")
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, env=environment, timeout=280)
+    done = subprocess.run([*command, str(folder), recipe], capture_output=True, text=True, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     found = re.findall(r"rank=(\d) of=2 weights=(\w{64})", done.stdout)
     assert {rank for rank, _ in found} == {"0", "1"}
     assert len({weights for _, weights in found}) == 1
     assert load(folder / "checkpoint").preset.name == "tiny"
+    for split in ("clips_train", "clips_val"):
+        assert np.fromfile(folder / split / "latents" / "there.bin", bool).all()  # each clip by one of the two
 
 
 def test_each_process_takes_its_rows() -> None:

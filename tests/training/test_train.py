@@ -1,34 +1,22 @@
-"""Training: losses fall, a run goes on bit for bit, bad input and a full disk do no harm."""
+"""A run: every stage is trained, one that was interrupted goes on bit for bit, its log and its sheets."""
 
 from __future__ import annotations
 
 import csv
-import resource
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreamactor.errors import DreamActorError, InputError
-from dreamactor.networks import build, load, save
+from dreamactor.networks import build, load
 from dreamactor.presets import preset
-from dreamactor.training import parallel
-from dreamactor.training.expression_stage import expression_batch, expression_loss
-from dreamactor.training.flow_stage import CARRIED_NOISE, Guidance, conditions, flow_batch, flow_loss, latent_weight
-from dreamactor.training.optimizer import Muon, orthogonal
-from dreamactor.training.recipe import Recipe, recipe
-from dreamactor.training.sample import sample
+from dreamactor.training.recipe import Recipe
 from dreamactor.training.state import STATE
-from dreamactor.training.store import EXPRESSIONS, ClipStore
 from dreamactor.training.train import CHECKPOINT, TEACHER, train
-from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
-from tests.training.helpers import encoded, named, train_clips
+from tests.training.helpers import named
 
 NewRun = Callable[[str], Path]
 
@@ -38,11 +26,9 @@ def losses(folder: Path, stage: str) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("run")
-    lines: list[str] = []
-    checkpoint = train("tiny", folder, quick, say=lines.append)
-    trained, fresh = load(checkpoint, preset("tiny")), build(preset("tiny"), quick.seed)
+def test_a_run_trains_every_stage_and_leaves_a_checkpoint(legs: dict[str, Path], quick: Recipe) -> None:
+    folder = legs["decoder"]
+    trained, fresh = load(folder / CHECKPOINT, preset("tiny")), build(preset("tiny"), quick.seed)
     for part in ("vae", "pose_encoder", "face_encoder", "transformer"):
         old, new = (dict(getattr(n, part).named_parameters()) for n in (fresh, trained))
         assert any(not torch.equal(old[name].half(), new[name].half()) for name in old), part
@@ -50,12 +36,10 @@ def test_a_run_trains_every_stage_and_leaves_a_checkpoint(new_run: NewRun, quick
         assert len(losses(folder, stage.name)) == stage.steps
     assert (folder / "sheet_final.png").stat().st_size > 1000
     assert (folder / "curves.png").is_file()
-    assert any("all 0/" in line for line in lines)
 
 
-def test_latents_stay_when_only_the_decoder_changed(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("latents")
-    train("tiny", folder, quick, say=lambda _: None)
+def test_latents_stay_when_only_the_decoder_changed(legs: dict[str, Path], tmp_path: Path, quick: Recipe) -> None:
+    folder = shutil.copytree(legs["decoder"], tmp_path / "latents")
     latents = folder / "clips_train" / "latents" / "vae.txt"  # written when they are made
     made = latents.stat().st_mtime_ns
 
@@ -66,182 +50,27 @@ def test_latents_stay_when_only_the_decoder_changed(new_run: NewRun, quick: Reci
     assert latents.stat().st_mtime_ns == made
 
 
-def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, quick: Recipe) -> None:
-    clips, networks = encoded(new_run("dropout"))
-    stage = replace(named(quick, "all"), dropout=0.5)
-    keeps = np.concatenate([flow_batch(clips, np.random.default_rng(k), stage, 1, 8).keep.numpy() for k in range(40)])
-    together = 1 - 0.5 * (1 - 0.5 * 0.6)  # all at once, or each alone
-    assert 1 - keeps.mean(0) == pytest.approx([together] * 3, abs=0.08)
-
-    batch = flow_batch(clips, np.random.default_rng(0), stage, 2, 3)
-    batch = replace(batch, keep=torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]))
-    found = conditions(networks, batch)
-    for row, names in enumerate((["pose_latent"], ["motion"], ["reference_latent", "reference_pose"])):
-        assert {name for name in found if not found[name][row].any()} == set(names)
-
-
-def test_a_carried_frame_is_clean_and_not_judged(new_run: NewRun, quick: Recipe) -> None:
-    clips, networks = encoded(new_run("carried"))
-    batch = flow_batch(clips, np.random.default_rng(0), replace(named(quick, "all"), carried=1.0), 2, 3)
-    assert batch.known.all()
-    seen: dict[str, torch.Tensor] = {}
-
-    def loss(first: float) -> float:
-        """Where the network says `first` of the carried frame and nothing of the others."""
-
-        def transformer(noisy: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
-            seen.update(noisy=noisy, timestep=timestep)
-            velocity = torch.zeros_like(noisy)
-            velocity[:, :, 0] = first
-            return velocity
-
-        networks.transformer.forward = transformer
-        return float(flow_loss(networks, batch, torch.Generator().manual_seed(0))[0])
-
-    assert loss(0.0) == loss(1e3)
-    assert not seen["timestep"][:, 0].any()
-    assert seen["timestep"][:, 1].all()
-    off = (seen["noisy"] - batch.latent)[:, :, 0]
-    assert float(off.std()) == pytest.approx(CARRIED_NOISE, rel=0.2)
-
-
 def test_every_sheet_comes_with_a_validation_loss(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("checked")
-    steps = {"vae": 0, "expression": 0, "body": 2, "face": 0, "all": 2}
+    folder, lines = new_run("checked"), []
+    steps = {stage.name: 0 for stage in quick.stages} | {"body": 2, "all": 2}
 
-    train("tiny", folder, replace(quick, sheet_seconds=0.0).with_steps(steps), say=lambda _: None)
+    train("tiny", folder, replace(quick, sheet_seconds=0.0).with_steps(steps), say=lines.append)
 
     for stage in ("body", "all"):
         with (folder / f"validation_{stage}.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [int(row["step"]) for row in rows] == [1, 2]
         assert all(0 < float(row["loss"]) < 10 and row["loss"] != row["training"] for row in rows)
+        assert (folder / f"sheet_{stage}.png").is_file()
+        assert any(f"{stage} 0/2 frames" in line for line in lines)
 
 
-def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
-    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
-    parameters = list(networks.vae.parameters())
-    groups = [
-        {"params": [p for p in parameters if (p.ndim == 4) == matrix], "matrix": matrix} for matrix in (True, False)
-    ]
-    optimizer = Muon(groups, 3e-3, parallel.start())
-    values = []
-    for step in range(25):
-        rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
-        loss, _ = vae_loss(networks, *vae_batch(drawn, rng, 1, 4), rng, generator)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        values.append(float(loss.detach()))
-    assert np.mean(values[-5:]) < 0.7 * np.mean(values[:3])
-
-
-def test_the_face_encoder_learns_the_expression(clips: Path) -> None:
-    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
-    optimizer = torch.optim.Adam(networks.face_encoder.parameters(), 3e-3)
-    values = []
-    for step in range(60):
-        batch = expression_batch(drawn, np.random.default_rng([0, step]), 4, 3)
-        loss, _ = expression_loss(networks, *batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        values.append(float(loss.detach()))
-    assert np.mean(values[-10:]) < 0.7 * np.mean(values[:5])
-
-
-def test_a_face_turned_away_teaches_no_expression(clips: Path) -> None:
-    networks, faces = build(preset("tiny"), 0), torch.rand(1, 3, 3, 224, 224)
-    expressions = torch.randn(1, 3, EXPRESSIONS)
-    expressions[:, 2] = torch.nan
-    loss, _ = expression_loss(networks, faces, expressions)
-    alone, _ = expression_loss(networks, faces[:, :2], expressions[:, :2])
-    torch.testing.assert_close(loss, alone)
-
-
-def test_mouth_and_head_weigh_more() -> None:
-    heads, mouths = torch.tensor([[[32.0, 24.0, 12.0]]]), torch.tensor([[[32.0, 30.0, 4.0]]])
-    mask, cells = face_mask(heads, mouths, 64, 64)[0, 0, 0], latent_weight(heads, mouths, 64, 64)[0, 0, 0]
-    for weights, at in ((mask, 1), (cells, 8)):
-        assert weights[30 // at, 32 // at] > weights[16 // at, 32 // at] > weights[60 // at, 4 // at] == 1
-    hidden = face_mask(heads, mouths * torch.tensor([1.0, 1.0, 0.0]), 64, 64)[0, 0, 0]
-    assert hidden[30, 32] == mask[16, 32]
-
-
-def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None:
-    clips, _ = encoded(new_run("run"))
-    whole, *halves = (
-        flow_batch(clips, np.random.default_rng(1), named(quick, "all"), 2, 4, share)
-        for share in (slice(None), slice(0, 2), slice(2, 4))
-    )
-    for name, value in vars(whole).items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
-
-
-def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: Recipe) -> None:
-    """Beside the sampler's own arithmetic, in one step; what is left out of the conditions moves nothing."""
-    clips, networks = encoded(new_run("guidance"))
-    batch = flow_batch(clips, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
-
-    def given(face: float = 1.0, others: float = 1.0) -> dict[str, torch.Tensor]:
-        keep = torch.tensor([[others, face, others]] * 3)
-        return {name: value.detach() for name, value in conditions(networks, replace(batch, keep=keep)).items()}
-
-    def shift(scale: float, face_scale: float, given: dict[str, torch.Tensor]) -> torch.Tensor:
-        """By how much the target is moved."""
-        velocities = (
-            Guidance(networks.transformer, *scales).velocity(noise, torch.ones(3, 2), given)
-            for scales in ((scale, face_scale), (1.0, 1.0))
-        )
-        return next(velocities) - next(velocities)
-
-    def sampled(guidance: float) -> torch.Tensor:
-        return sample(networks, given(), tuple(noise.shape), 1, guidance, torch.Generator().manual_seed(1))
-
-    noise = torch.randn(batch.latent.shape, generator=torch.Generator().manual_seed(1))
-    guided = shift(2.5, 1.0, given())
-    assert float(guided.abs().mean()) > 1e-3
-    assert torch.allclose(sampled(1.0) - sampled(2.5), guided, atol=1e-5)
-    assert torch.allclose(shift(1.0, 3.0, given()), 2 * shift(1.0, 2.0, given()), atol=1e-5)
-    assert float(shift(1.0, 2.0, given()).abs().mean()) > 1e-4
-    assert not shift(1.0, 3.0, given(face=0.0)).any()
-    assert not shift(3.0, 3.0, given(face=0.0, others=0.0)).any()
-
-
-def test_a_guided_stage_learns_from_its_teacher(new_run: NewRun, quick: Recipe) -> None:
-    clips, networks = encoded(new_run("guidance"))
-    batch = flow_batch(clips, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
-
-    def loss(guidance: Guidance | None) -> float:
-        return flow_loss(networks, batch, torch.Generator().manual_seed(0), guidance)[1]["loss"].item()
-
-    assert loss(None) > 0.1
-    assert loss(Guidance(networks.transformer, 1.0, 1.0)) < 1e-10
-    assert loss(Guidance(networks.transformer, 3.0, 1.0)) == pytest.approx(
-        4 * loss(Guidance(networks.transformer, 2.0, 1.0)), rel=1e-3
-    )
-    assert loss(Guidance(networks.transformer, 2.0, 1.0)) > 1e-6
-
-
-def test_a_guided_stage_leaves_all_but_the_transformer(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("guidance")
-    last = quick.stages.index(named(quick, "guidance"))
-    train("tiny", folder, replace(quick, stages=quick.stages[: last + 1]), say=lambda _: None)
+def test_a_guided_stage_leaves_all_but_the_transformer(legs: dict[str, Path]) -> None:
+    folder = legs["guidance"]
     before, after = load(folder / TEACHER).state_dict(), load_file(folder / STATE)
     changed = {name for name in before if not torch.equal(before[name], after[f"net.{name}"])}
     assert changed
     assert all(name.startswith("transformer.") for name in changed)
-
-
-def test_a_guided_stage_that_would_move_its_teacher_s_conditions_is_refused(quick: Recipe) -> None:
-    with pytest.raises(InputError, match="both read the same conditions"):
-        replace(named(quick, "guidance"), trains=("pose_encoder.", "transformer."))
-
-
-def test_a_guided_stage_with_a_rollout_is_refused(quick: Recipe) -> None:
-    with pytest.raises(InputError, match="Make two stages of it"):
-        replace(named(quick, "guidance"), rollout=2)
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
@@ -258,24 +87,23 @@ def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) 
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_what_comes_next_stands_on_what_the_checkpoint_has(new_run: NewRun, quick: Recipe) -> None:
+def test_steps_that_are_taken_again_are_logged_once(new_run: NewRun, quick: Recipe) -> None:
+    """Killed after it had logged what it had not saved: two stops, then the state of the first."""
     folder = new_run("run")
-    train("tiny", folder, quick, say=lambda _: None)
-    state = load_file(folder / STATE)
+    train("tiny", folder, quick, minutes=1e-6, say=lambda _: None)
+    saved = (folder / STATE).read_bytes()
+    train("tiny", folder, quick, minutes=1e-6, say=lambda _: None)
+    (folder / STATE).write_bytes(saved)
+    train("tiny", folder, quick, minutes=1e-6, say=lambda _: None)
+    with (folder / "log_vae.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 1]
+
+
+def test_what_comes_next_stands_on_what_the_checkpoint_has(legs: dict[str, Path]) -> None:
+    state = load_file(legs["decoder"] / STATE)
     for name in state:
         if name.startswith(("net.vae.", "net.face_encoder.")):
             assert torch.equal(state[name], state[name.replace("net.", "ema.", 1)]), name
-
-
-def test_a_folder_of_another_run_is_refused_with_its_clips(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("run")
-    train("tiny", folder, quick, minutes=1e-6)
-    with pytest.raises(InputError, match="another run"):
-        train("puppet", folder, minutes=1e-6)
-    (folder / STATE).unlink()
-    with pytest.raises(InputError, match="holds other clips"):
-        train("puppet", folder, minutes=1e-6)
-    assert ClipStore(folder / "clips_train").height == preset("tiny").height
 
 
 def test_a_time_limit_stops_with_everything_saved(new_run: NewRun, quick: Recipe) -> None:
@@ -285,75 +113,3 @@ def test_a_time_limit_stops_with_everything_saved(new_run: NewRun, quick: Recipe
     assert (folder / STATE).is_file()
     assert "the same command goes on" in lines[-1]
     assert load(folder / CHECKPOINT).preset.name == "tiny"
-
-
-def test_a_state_of_another_run_is_refused(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("run")
-    train("tiny", folder, quick, minutes=1e-6)
-    with pytest.raises(InputError, match="seed 0"):
-        train("tiny", folder, replace(quick, seed=1), minutes=1e-6)
-    (folder / STATE).write_bytes(b"nothing")
-    with pytest.raises(InputError, match="delete it"):
-        train("tiny", folder, quick, minutes=1e-6)
-
-
-def test_presets_without_a_recipe_and_unknown_stages_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="puppet, tiny"):
-        train("m1", tmp_path)
-    with pytest.raises(InputError, match="vae, expression, body, face, all"):
-        recipe("tiny").with_steps({"voice": 3})
-
-
-def test_a_checkpoint_of_another_preset_is_refused(tmp_path: Path) -> None:
-    save(build(preset("tiny"), 0), tmp_path)
-    with pytest.raises(InputError, match="'tiny' checkpoint, not 'puppet'"):
-        load(tmp_path, preset("puppet"))
-
-
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """Writes beyond `limit` bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_keeps_the_last_good_state(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("run")
-    train("tiny", folder, quick, minutes=1e-6)
-    good, weights = (folder / STATE).read_bytes(), (folder / CHECKPOINT / "model.safetensors").read_bytes()
-    with full_disk(100_000), pytest.raises(DreamActorError, match="last good one is kept"):
-        train("tiny", folder, quick, minutes=1e-6)
-    assert (folder / STATE).read_bytes() == good
-    assert (folder / CHECKPOINT / "model.safetensors").read_bytes() == weights
-    assert not list(folder.glob(".state*"))
-    train("tiny", folder, quick, minutes=1e-6)
-
-
-def test_clips_that_do_not_fit_the_disk_are_refused_before_any_is_rendered(tmp_path: Path) -> None:
-    with pytest.raises(DreamActorError, match="The clips need"):
-        train("puppet", tmp_path, replace(recipe("puppet"), clips=2_000_000_000))
-
-    assert not list(tmp_path.rglob("*.bin"))
-
-
-def test_clips_that_are_there_outlive_a_refusal(new_run: NewRun, quick: Recipe) -> None:
-    folder = new_run("refused")
-
-    with pytest.raises(DreamActorError, match="The clips need"):
-        train("tiny", folder, replace(quick, clips=2_000_000_000))
-
-    assert ClipStore(folder / "clips_train").count == quick.clips
-
-
-def test_orthogonal_updates_have_singular_values_near_one() -> None:
-    for shape in ((12, 40), (40, 12)):
-        values = torch.linalg.svdvals(
-            orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
-        )
-        assert 0.5 < float(values.min()) <= float(values.max()) < 1.4

@@ -1,0 +1,181 @@
+"""What each stage learns: batches, what is left out of them, what is judged, and the guided targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dreamactor.errors import InputError
+from dreamactor.networks import build
+from dreamactor.presets import preset
+from dreamactor.training import parallel
+from dreamactor.training.expression_stage import expression_batch, expression_loss
+from dreamactor.training.flow_stage import CARRIED_NOISE, Guidance, conditions, flow_batch, flow_loss, latent_weight
+from dreamactor.training.optimizer import Muon
+from dreamactor.training.recipe import Recipe
+from dreamactor.training.sample import sample
+from dreamactor.training.store import EXPRESSIONS
+from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
+from tests.training.helpers import encoded, named, train_clips
+
+NewRun = Callable[[str], Path]
+
+
+def test_conditions_are_left_out_as_often_as_the_stage_says(new_run: NewRun, quick: Recipe) -> None:
+    clips, networks = encoded(new_run("dropout"))
+    stage = replace(named(quick, "all"), dropout=0.5)
+    keeps = np.concatenate([flow_batch(clips, np.random.default_rng(k), stage, 1, 8).keep.numpy() for k in range(40)])
+    together = 1 - 0.5 * (1 - 0.5 * 0.6)  # all at once, or each alone
+    assert 1 - keeps.mean(0) == pytest.approx([together] * 3, abs=0.08)
+
+    batch = flow_batch(clips, np.random.default_rng(0), stage, 2, 3)
+    batch = replace(batch, keep=torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+    found = conditions(networks, batch)
+    for row, names in enumerate((["pose_latent"], ["motion"], ["reference_latent", "reference_pose"])):
+        assert {name for name in found if not found[name][row].any()} == set(names)
+
+
+def test_a_carried_frame_is_clean_and_not_judged(new_run: NewRun, quick: Recipe) -> None:
+    clips, networks = encoded(new_run("carried"))
+    batch = flow_batch(clips, np.random.default_rng(0), replace(named(quick, "all"), carried=1.0), 2, 3)
+    assert batch.known.all()
+    seen: dict[str, torch.Tensor] = {}
+
+    def loss(first: float) -> float:
+        """Where the network says `first` of the carried frame and nothing of the others."""
+
+        def transformer(noisy: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+            seen.update(noisy=noisy, timestep=timestep)
+            velocity = torch.zeros_like(noisy)
+            velocity[:, :, 0] = first
+            return velocity
+
+        networks.transformer.forward = transformer
+        return float(flow_loss(networks, batch, torch.Generator().manual_seed(0))[0])
+
+    assert loss(0.0) == loss(1e3)
+    assert not seen["timestep"][:, 0].any()
+    assert seen["timestep"][:, 1].all()
+    off = (seen["noisy"] - batch.latent)[:, :, 0]
+    assert float(off.std()) == pytest.approx(CARRIED_NOISE, rel=0.2)
+
+
+def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
+    parameters = list(networks.vae.parameters())
+    groups = [
+        {"params": [p for p in parameters if (p.ndim == 4) == matrix], "matrix": matrix} for matrix in (True, False)
+    ]
+    optimizer = Muon(groups, 3e-3, parallel.start())
+    values = []
+    for step in range(25):
+        rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
+        loss, _ = vae_loss(networks, *vae_batch(drawn, rng, 1, 4), rng, generator)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values.append(float(loss.detach()))
+    assert np.mean(values[-5:]) < 0.7 * np.mean(values[:3])
+
+
+def test_the_face_encoder_learns_the_expression(clips: Path) -> None:
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
+    optimizer = torch.optim.Adam(networks.face_encoder.parameters(), 3e-3)
+    values = []
+    for step in range(60):
+        batch = expression_batch(drawn, np.random.default_rng([0, step]), 4, 3)
+        loss, _ = expression_loss(networks, *batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values.append(float(loss.detach()))
+    assert np.mean(values[-10:]) < 0.7 * np.mean(values[:5])
+
+
+def test_a_face_turned_away_teaches_no_expression(clips: Path) -> None:
+    networks, faces = build(preset("tiny"), 0), torch.rand(1, 3, 3, 224, 224)
+    expressions = torch.randn(1, 3, EXPRESSIONS)
+    expressions[:, 2] = torch.nan
+    loss, _ = expression_loss(networks, faces, expressions)
+    alone, _ = expression_loss(networks, faces[:, :2], expressions[:, :2])
+    torch.testing.assert_close(loss, alone)
+
+
+def test_mouth_and_head_weigh_more() -> None:
+    heads, mouths = torch.tensor([[[32.0, 24.0, 12.0]]]), torch.tensor([[[32.0, 30.0, 4.0]]])
+    mask, cells = face_mask(heads, mouths, 64, 64)[0, 0, 0], latent_weight(heads, mouths, 64, 64)[0, 0, 0]
+    for weights, at in ((mask, 1), (cells, 8)):
+        assert weights[30 // at, 32 // at] > weights[16 // at, 32 // at] > weights[60 // at, 4 // at] == 1
+    hidden = face_mask(heads, mouths * torch.tensor([1.0, 1.0, 0.0]), 64, 64)[0, 0, 0]
+    assert hidden[30, 32] == mask[16, 32]
+
+
+def test_shares_of_a_batch_are_the_whole(new_run: NewRun, quick: Recipe) -> None:
+    clips, _ = encoded(new_run("run"))
+    whole, *halves = (
+        flow_batch(clips, np.random.default_rng(1), named(quick, "all"), 2, 4, share)
+        for share in (slice(None), slice(0, 2), slice(2, 4))
+    )
+    for name, value in vars(whole).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
+
+
+def test_guidance_in_the_target_is_what_a_sampler_adds(new_run: NewRun, quick: Recipe) -> None:
+    """Beside the sampler's own arithmetic, in one step; what is left out of the conditions moves nothing."""
+    clips, networks = encoded(new_run("guidance"))
+    batch = flow_batch(clips, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
+
+    def given(face: float = 1.0, others: float = 1.0) -> dict[str, torch.Tensor]:
+        keep = torch.tensor([[others, face, others]] * 3)
+        return {name: value.detach() for name, value in conditions(networks, replace(batch, keep=keep)).items()}
+
+    def shift(scale: float, face_scale: float, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        """By how much the target is moved."""
+        velocities = (
+            Guidance(networks.transformer, *scales).velocity(noise, torch.ones(3, 2), given)
+            for scales in ((scale, face_scale), (1.0, 1.0))
+        )
+        return next(velocities) - next(velocities)
+
+    def sampled(guidance: float) -> torch.Tensor:
+        return sample(networks, given(), tuple(noise.shape), 1, guidance, torch.Generator().manual_seed(1))
+
+    noise = torch.randn(batch.latent.shape, generator=torch.Generator().manual_seed(1))
+    guided = shift(2.5, 1.0, given())
+    assert float(guided.abs().mean()) > 1e-3
+    assert torch.allclose(sampled(1.0) - sampled(2.5), guided, atol=1e-5)
+    assert torch.allclose(shift(1.0, 3.0, given()), 2 * shift(1.0, 2.0, given()), atol=1e-5)
+    assert float(shift(1.0, 2.0, given()).abs().mean()) > 1e-4
+    assert not shift(1.0, 3.0, given(face=0.0)).any()
+    assert not shift(3.0, 3.0, given(face=0.0, others=0.0)).any()
+
+
+def test_a_guided_stage_learns_from_its_teacher(new_run: NewRun, quick: Recipe) -> None:
+    clips, networks = encoded(new_run("guidance"))
+    batch = flow_batch(clips, np.random.default_rng(0), named(quick, "guidance"), 2, 3)
+
+    def loss(guidance: Guidance | None) -> float:
+        return flow_loss(networks, batch, torch.Generator().manual_seed(0), guidance)[1]["loss"].item()
+
+    assert loss(None) > 0.1
+    assert loss(Guidance(networks.transformer, 1.0, 1.0)) < 1e-10
+    assert loss(Guidance(networks.transformer, 3.0, 1.0)) == pytest.approx(
+        4 * loss(Guidance(networks.transformer, 2.0, 1.0)), rel=1e-3
+    )
+    assert loss(Guidance(networks.transformer, 2.0, 1.0)) > 1e-6
+
+
+def test_a_guided_stage_that_would_move_its_teacher_s_conditions_is_refused(quick: Recipe) -> None:
+    with pytest.raises(InputError, match="both read the same conditions"):
+        replace(named(quick, "guidance"), trains=("pose_encoder.", "transformer."))
+
+
+def test_a_guided_stage_with_a_rollout_is_refused(quick: Recipe) -> None:
+    with pytest.raises(InputError, match="Make two stages of it"):
+        replace(named(quick, "guidance"), rollout=2)
