@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES,
+        "--minutes", type=_above_zero, default=MINUTES,
         help="begin no section after so many minutes, building not counted (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
@@ -36,10 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="two reports, or two engine sets measured in turn: faster, slower, no difference",
     )  # fmt: skip
     compare = actions.add_parser("compare")
-    compare.add_argument("before", type=Path, metavar="A", help="report.json or the folder of an engine set")
+    compare.add_argument("before", type=Path, metavar="A", help="a report or its folder, or that of an engine set")
     compare.add_argument("after", type=Path, metavar="B", help="the same of the later one")
     compare.add_argument(
-        "--threshold", type=float, default=5.0, metavar="PERCENT",
+        "--threshold", type=_above_zero, default=5.0, metavar="PERCENT",
         help="a slowdown beyond this ends with status 1 (default: %(default)s)",
     )  # fmt: skip
     compare.set_defaults(run=_compare)
@@ -59,14 +59,21 @@ def _run(options: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
+    return number
+
+
 def _rates(text: str) -> tuple[float, ...]:
     try:
-        rates = tuple(map(float, text.split(",")))
-    except ValueError:
-        rates = (0.0,)
-    if not all(0 < rate < math.inf for rate in rates):
-        raise argparse.ArgumentTypeError(f"'{text}' are no rates; give numbers above 0, such as 0.5,1,2")
-    return rates
+        return tuple(map(_above_zero, text.split(",")))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' are no rates: {error}; give some such as 0.5,1,2") from error
 
 
 def _compare(options: argparse.Namespace) -> int:

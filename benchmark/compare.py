@@ -22,6 +22,7 @@ from typing import Any
 from dreamactor.benchmark.schema import SCHEMA, is_ours
 from dreamactor.benchmark.statistics import LEVEL, Interval, block_ratio, percentile, ratio
 from dreamactor.benchmark.timing import Timing
+from dreamactor.engines.manifest import FILE_NAME
 from dreamactor.errors import InputError
 
 THRESHOLD = 0.05
@@ -46,7 +47,8 @@ class Difference:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report; raises InputError when it is none, of another schema or not whole."""
+    """A report, or the one in the folder `path`; raises InputError when it is none, of another schema or not whole."""
+    path = path / "report.json" if path.is_dir() else path
     try:
         report: dict[str, Any] = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -102,7 +104,10 @@ def verdict(views: Sequence[Interval], threshold: float) -> str:
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What makes the comparison less than fair, in sentences."""
     a, b = before["environment"], after["environment"]
-    found = [f"{key} differs: {a.get(key)} and {b.get(key)}." for key in _ENVIRONMENT if _name(a, key) != _name(b, key)]
+    found = ["The two are one and the same report."] if before == after else []
+    found += [
+        f"{key} differs: {a.get(key)} and {b.get(key)}." for key in _ENVIRONMENT if _name(a, key) != _name(b, key)
+    ]
     if before.get("settings", {}).get("preset") != after.get("settings", {}).get("preset"):
         found.append("The presets differ: these are not the same networks.")
     for name, report in (("first", before), ("second", after)):
@@ -165,7 +170,7 @@ def format_differences(rows: list[Difference], notes: list[str]) -> str:
 def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
     """Prints the comparison of two reports, or of two engine sets that are measured in turn for it; 1 when anything of
     ours became slower by more than `threshold` or broke, else 0."""
-    if before.is_dir() and after.is_dir():
+    if (before / FILE_NAME).is_file() and (after / FILE_NAME).is_file():
         from dreamactor.benchmark.compare_sets import compare_sets
 
         rows, notes, broke = compare_sets(before, after, threshold), [], {}

@@ -49,9 +49,10 @@ class Work:
         return {**self.__dict__, "operations": self.operations, "intensity": self.intensity}
 
 
-def count(model: Path, inputs: Mapping[str, Array]) -> Work:
+def count(model: Path, inputs: Mapping[str, Array], float_bytes: int = 4) -> Work:
     """The work of one run of `model` on inputs of these shapes.
 
+    Its float32 tensors count as `float_bytes` bytes an element: 2 where the engine was built from it in a half type.
     Raises MissingDependency without `onnx` or `onnxruntime`, ValueError when a heavy node's shape stays unknown.
     """
     try:
@@ -59,7 +60,7 @@ def count(model: Path, inputs: Mapping[str, Array]) -> Work:
     except ImportError as error:
         raise MissingDependency("Counting operations needs onnx: pip install 'dreamactor[export]'.") from error
     graph = _inferred(_static(model, inputs)).graph
-    shapes = _shapes(graph)
+    shapes = _shapes(graph, float_bytes)
     totals = dict.fromkeys(("matmul", "convolution", "attention", "elementwise", "moved"), 0)
     for node in graph.node:
         kind, operations = _operations(node, shapes)
@@ -120,10 +121,12 @@ def _inferred(model: Any) -> Any:
             model.graph.value_info.append(found)
 
 
-def _shapes(graph: Any) -> dict[str, tuple[tuple[int, ...], int]]:
-    from onnx import helper
+def _shapes(graph: Any, float_bytes: int = 4) -> dict[str, tuple[tuple[int, ...], int]]:
+    from onnx import TensorProto, helper
 
     def width(kind: int) -> int:
+        if kind == TensorProto.FLOAT:
+            return float_bytes
         return int(np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize)
 
     found = {value.name: (tuple(value.dims), width(value.data_type)) for value in graph.initializer}

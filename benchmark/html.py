@@ -11,6 +11,7 @@ from dreamactor.benchmark.table import exponents, interval, peer_rows
 from dreamactor.benchmark.table import title as table_title
 
 Report = Mapping[str, Any]
+Table = tuple[str, Sequence[str], list[Sequence[object]]]  # heading, columns, rows
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#22262b;background:#fff;max-width:920px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.2rem}p{margin:.3rem 0 .8rem;color:#555}
@@ -80,7 +81,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[object]]]]:
+def _tables(report: Report) -> Iterator[Table]:
     if report["limits"]:
         head = ("network", "Gop", "MB moved", "ms", "floor, ms", "Gop/s", "of peak")
         yield "Operations and limits", head, [
@@ -89,12 +90,25 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
             for name, row in report["limits"]["networks"].items()
         ]  # fmt: skip
     if report["trace"]:
-        yield (
-            "Bytes handed on by a stage",
-            ("stage", "MB"),
-            [(name, f"{size / 1e6:.3f}") for name, size in report["trace"]["handed_on_bytes"].items()],
-        )
-    shares = report["service"].get("statistics", [])
+        rows = [(name, f"{size / 1e6:.3f}") for name, size in report["trace"]["handed_on_bytes"].items()]
+        yield "Bytes handed on by a stage", ("stage", "MB"), [*rows]
+    yield from _of_service(report["service"])
+    yield from _of_peers(report["peers"])
+    step = _twice(report)
+    if step:
+        yield "A step of the denoiser, measured twice", ("where", "p50, ms"), step
+    yield from _of_scaling(report["scaling"])
+    if report["conditions"]:
+        moments = ("before", "load", "processor, MHz", "processor, °C", "GPU clock", "GPU, °C")
+        yield "The machine while it ran", moments, [*map(_moment, report["conditions"])]
+    if report["failed"]:
+        yield "FAILED", ("what", "error"), list(report["failed"].items())
+    if report["not_run"]:
+        yield "Not run", ("what", "why"), list(report["not_run"].items())
+
+
+def _of_service(service: Mapping[str, Any]) -> Iterator[Table]:
+    shares, loads = service.get("statistics", []), service.get("loads", [])
     if shares:
         phases = ("queue", "compute_input", "compute_infer", "compute_output", "overhead", "success")
         yield "Triton's own statistics of whole clips, mean ms of a request", ("model", "requests", *phases), [
@@ -102,30 +116,32 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
              *(f"{share['seconds'][phase] * 1e3:.2f}" if phase in share["seconds"] else "-" for phase in phases))
             for share in shares
         ]  # fmt: skip
-    loads = report["service"].get("loads", [])
     if loads:
-        yield "Loads", ("loop", "offered", "answered/s", "p50, s", "p90, s", "p99, s", "failed"), [
-            (load["kind"], f"{load['offered']:.2g}", f"{load['throughput']:.2f}",
+        head = ("loop", "callers, or requests/s", "requests", "answered/s", "p50, s", "p90, s", "p99, s", "failed")
+        yield "Loads", head, [
+            (load["kind"], f"{load['offered']:.2g}", load["requests"], f"{load['throughput']:.2f}",
              *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"])
             for load in loads
         ]  # fmt: skip
-    if report["service"].get("failed_requests"):
-        yield "Failed under load", ("load",), [(line,) for line in report["service"]["failed_requests"]]
-    peers = [*peer_rows(report["peers"])]
-    if peers:
-        yield "Peers and other precisions", ("what", "found"), [*peers]
-    agreed = {name: peer["agreement"] for name, peer in report["peers"].items() if "agreement" in peer}
+    if service.get("failed_requests"):
+        yield "Failed under load", ("load",), [(line,) for line in service["failed_requests"]]
+
+
+def _of_peers(peers: Mapping[str, Any]) -> Iterator[Table]:
+    rows = [*peer_rows(peers)]
+    if rows:
+        yield "Peers and other precisions", ("what", "found"), [*rows]
+    agreed = {name: peer["agreement"] for name, peer in peers.items() if "agreement" in peer}
     if agreed:
         heading = "How far PyTorch's outputs are from the engines', relatively, a video in levels of 255"
         networks = zip(*agreed.values(), strict=True)
-        yield heading, ("network", *agreed), [(rows[0]["network"], *map(_difference, rows)) for rows in networks]
-    step = _twice(report)
-    if step:
-        yield "A step of the denoiser, measured twice", ("where", "p50, ms"), step
-    powers = exponents(report["scaling"])
+        yield heading, ("network", *agreed), [(row[0]["network"], *map(_difference, row)) for row in networks]
+
+
+def _of_scaling(scaling: Mapping[str, Any]) -> Iterator[Table]:
+    powers, peaks = exponents(scaling), scaling.get("peaks", [])
     if powers:
         yield "Fitted exponents", ("what", "power, 95 % interval"), [*powers]
-    peaks = report["scaling"].get("peaks", [])
     if peaks:
         sizes = {
             "idle": "engines open, idle", "peak": "most", "device_idle": "whole GPU, idle",
@@ -134,15 +150,19 @@ def _tables(report: Report) -> Iterator[tuple[str, Sequence[str], list[Sequence[
         yield "Peak memory of a clip, MB", ("frames", *sizes.values()), [
             (peak["frames"], *(_megabytes(peak[key]) for key in sizes)) for peak in peaks
         ]  # fmt: skip
-    if report["scaling"].get("longest_clip"):
-        longest = report["scaling"]["longest_clip"]
+    if scaling.get("longest_clip"):
+        longest = scaling["longest_clip"]
         yield "The longest clip that fits", ("bound", "frames"), [
             ("memory of this machine", longest["frames_by_memory"]), ("cap on input", longest["frames_by_cap"]),
         ]  # fmt: skip
-    if report["failed"]:
-        yield "FAILED", ("what", "error"), list(report["failed"].items())
-    if report["not_run"]:
-        yield "Not run", ("what", "why"), list(report["not_run"].items())
+
+
+def _moment(conditions: Mapping[str, Any]) -> Sequence[object]:
+    """A row of what the system told between two sections; "-" for what it did not."""
+    load, gpu = conditions["load"] or [None], conditions["gpu"] or {}
+    processor = (load[0], conditions["clock_mhz"], conditions["temperature_c"])
+    told = ["-" if value is None else f"{value:.{digits}f}" for value, digits in zip(processor, (1, 0, 0), strict=True)]
+    return (conditions["before"], *told, *(gpu.get(key, "-") for key in ("clocks.sm", "temperature.gpu")))
 
 
 def _megabytes(size: int | None) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamactor.benchmark.count import Work
 from dreamactor.benchmark.environment import cores
+from dreamactor.errors import EngineError, MissingDependency
 
 COPY_BYTES = 256 << 20
 PRODUCT_SIZE = 1536
@@ -19,7 +20,8 @@ PRODUCT_SIZE = 1536
 
 @dataclass(frozen=True)
 class Peaks:
-    """Measured ceilings: operations a second of a large float32 product, bytes a second read plus written by a copy."""
+    """Measured ceilings: operations a second of a large product, bytes a second read plus written by a copy; `how` says
+    which product and copy."""
 
     operations: float
     bytes: float
@@ -30,10 +32,6 @@ class Peaks:
         """Operations a byte from which on arithmetic is the limit."""
         return self.operations / self.bytes
 
-    def attainable(self, intensity: float) -> float:
-        """Operations a second that the roof allows at this intensity."""
-        return min(self.operations, self.bytes * intensity)
-
     def floor(self, work: Work) -> float:
         """Seconds below which no implementation of this work gets on this machine."""
         return max(work.operations / self.operations, work.compulsory / self.bytes)
@@ -43,12 +41,39 @@ class Peaks:
 
 
 def measure_peaks(rounds: int = 5) -> Peaks:
-    """The best of `rounds`: a ceiling is what the machine once did, not what it did at the median."""
+    """The processor's: the best of `rounds`: a ceiling is what the machine once did, not what it did at the median."""
     threads = cores()
     product, library = _product(threads)
     operations = 2 * PRODUCT_SIZE**3 / min(_time(product) for _ in range(rounds))
     copied = 2 * COPY_BYTES / min(_time(_copy(threads)) for _ in range(rounds))
     return Peaks(operations, copied, f"{PRODUCT_SIZE}^3 float32 product by {library}; copy of {COPY_BYTES >> 20} MiB")
+
+
+def measure_gpu_peaks(precision: str) -> Peaks:
+    """The GPU's, by PyTorch at the median: a product in E4M3 for a set in 8 bits where the GPU has it, else in bf16.
+
+    Raises MissingDependency without a PyTorch that runs there, EngineError where its memory does not do.
+    """
+    try:
+        import torch
+
+        from dreamactor.benchmark import gpu_timing
+    except ImportError as error:
+        raise MissingDependency("A GPU's peaks are measured with torch and triton: install them for CUDA.") from error
+    if not torch.cuda.is_available():
+        raise MissingDependency(f"A GPU's peaks need a PyTorch for CUDA; this one ({torch.__version__}) is not.")
+    try:
+        found = gpu_timing.peaks()
+    except torch.OutOfMemoryError as error:
+        raise EngineError(
+            "The GPU has too little free memory for its peaks to be measured: 5 GiB are needed."
+        ) from error
+    product = "fp8" if precision in ("fp8", "int8") and found["fp8_tflops"] else "bf16"
+    operations, copied = found[f"{product}_tflops"], found["copy_gbps"]
+    assert operations is not None
+    assert copied is not None
+    how = f"{gpu_timing.PEAK_SIDE}^3 {product} product and copy of {gpu_timing.COPY_BYTES >> 20} MiB by PyTorch"
+    return Peaks(1e12 * operations, 1e9 * copied, how)
 
 
 def placed(work: Work, seconds: float, peaks: Peaks) -> dict[str, Any]:

@@ -188,10 +188,9 @@ def _weights(preset: Preset, checkpoint: Path | None) -> str:
 
 def plain() -> AbstractContextManager[None]:
     """Inside, the networks in PyTorch run none of our kernels on a GPU: what one has without this project."""
-    from dreamactor.benchmark import gpu_denoiser
+    from dreamactor.benchmark import gpu_ways
 
-    context: AbstractContextManager[None] = gpu_denoiser.plain()
-    return context
+    return gpu_ways.plain()
 
 
 def compile_for(engines: Engines) -> float:

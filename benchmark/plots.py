@@ -10,6 +10,7 @@ from typing import Any
 from dreamactor.benchmark import charts
 from dreamactor.benchmark.drawing import COLOURS, Drawing
 from dreamactor.benchmark.profiles import PARTS
+from dreamactor.benchmark.table import interval
 
 Report = Mapping[str, Any]
 _BARS = (
@@ -18,6 +19,7 @@ _BARS = (
     ("service", "Whole clip, in process and served"),
     ("stage", "Stages of a clip"),
     ("engine", "Engines: one segment"),
+    ("device", "Engines by the GPU's own clock, without copies to it and back"),
     ("peer", "Networks, against PyTorch"),
 )
 _KINDS = ("onnxruntime", "eager", "compile", "triton", "plain gRPC", "fp16", "bf16", "int8", "fp8")
@@ -39,7 +41,9 @@ def report_charts(report: Report) -> Iterator[Chart]:
     for group, title in _BARS:
         rows = latency_bars(report, group)
         if rows:
-            caption = "Median; the dark line is its 95 % interval, the ticks are p90 and p99."
+            caption = (
+                f"Median; the dark line is its 95 % interval, the ticks are p90 and p99 of {_runs(report, group)} runs."
+            )
             yield Chart(group, title, caption, charts.bars(rows))
     if report["trace"]:
         caption = "A clip of two segments: the pipeline's stages, and the engine calls within them."
@@ -50,13 +54,19 @@ def report_charts(report: Report) -> Iterator[Chart]:
         drawing = charts.stacked(parts, (*PARTS, "scheduling"))
         yield Chart("parts", "Where a network's time goes", caption, drawing)
     if report["limits"]:
-        caption = f"Share of the roof, which was measured in the same run: {report['limits']['peaks']['how']}."
+        by = "the GPU's own time" if report["limits"]["clock"] == "device" else "the time of whole runs"
+        how = report["limits"]["peaks"]["how"]
+        caption = f"Share of the roof, which was measured in the same run: {how}; by {by}."
         yield Chart("roofline", "How far from the limit", caption, roofline(report))
     yield from _curves(report["scaling"].get("curves", {}))
     if report["scaling"].get("memory"):
         yield Chart("memory", "Memory against length", *memory(report["scaling"]))
     if report["service"].get("loads"):
-        caption = "At the points: callers of the closed loop, requests a second offered to the open one."
+        most = max(load["requests"] for load in report["service"]["loads"])
+        caption = (
+            "At the points: callers of the closed loop, requests a second offered to the open one. "
+            f"Of {most} requests or fewer p99 is about the slowest."
+        )
         yield Chart("load", "Under load", caption, load_curve(report))
 
 
@@ -77,6 +87,11 @@ def latency_bars(report: Report, group: str) -> list[charts.Bar]:
         )  # fmt: skip
     order = list(dict.fromkeys(row.group for row in rows))
     return sorted(rows, key=lambda row: order.index(row.group))
+
+
+def _runs(report: Report, group: str) -> str:
+    counts = {timing["runs"] for name, timing in report["timings"].items() if name.startswith(f"{group}/")}
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def waterfall(report: Report) -> Drawing:
@@ -123,7 +138,7 @@ def memory(scaling: Mapping[str, Any]) -> tuple[str, Drawing]:
         for x in (fit["from"] + (last - fit["from"]) * i / 40 for i in range(41))
     )
     series = [
-        charts.Series("fit", curve, f"(n^{fit['exponent']['value']:.2f})", dots=False, colour=COLOURS[1]),
+        charts.Series("fit", curve, _fit(fit), dots=False, colour=COLOURS[1]),
         charts.Series("peak of a clip", points, joined=False, colour=COLOURS[0]),
         charts.Series("engines open, idle", tuple((float(p["frames"]), p["idle"] / 1e6) for p in peaks),
                       colour=COLOURS[7]),
@@ -148,13 +163,14 @@ def _curves(curves: Mapping[str, Mapping[str, Any]]) -> Iterator[Chart]:
             for name, curve in curves.items() if curve["axis"] == axis
         ]  # fmt: skip
         wide = max(max(curve["sizes"]) / min(curve["sizes"]) for curve in curves.values() if curve["axis"] == axis) > 4
-        caption = f"{'Both axes logarithmic' if wide else 'Both axes from zero'}; beside the name the fitted exponent."
+        axes = "Both axes logarithmic" if wide else "Both axes from zero"
+        caption = f"{axes}; beside the name the fitted exponent and its 95 % interval."
         yield Chart(f"time_{axis}", f"Time against {axis}", caption, charts.lines(chosen, axis, "seconds", wide))
 
 
 def _fit(curve: Mapping[str, Any]) -> str:
     fit = curve["exponent"]
-    return f"(n^{fit['value']:.2f})" if fit else ""
+    return f"n^{fit['value']:.2f} {interval(fit, '{:.2f}')}" if fit else ""
 
 
 def _colour(label: str) -> str:

@@ -6,7 +6,7 @@ Engines are set against PyTorch on the same device only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -68,6 +68,13 @@ def compare_peers(bench: Bench) -> None:
             name: partial(run_networks, engines, given, options) for name, engines in everyone.items()
         }
         networks = _keep(bench, "networks", interleave(between, clips))
+    _speedups(bench, groups, pipelines, networks)
+
+
+def _speedups(
+    bench: Bench, groups: Sequence[Group], pipelines: Mapping[str, Timing], networks: Mapping[str, Timing]
+) -> None:
+    """How many times as fast as each peer the engines on its device are, above 1 where they are faster."""
     for group in groups:
         for rival in group.rivals:
             for name, engines in group.ours.items():

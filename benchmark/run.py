@@ -4,7 +4,7 @@
 
 A section that cannot run here (no torch, no server environment) is noted in `not_run` with its reason, one that breaks
 in `failed`; others go on. report.json is written after every section, so that a run that is ended early leaves what it
-had measured.
+had measured; an interrupt leaves the page and the plots of it too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,18 @@ def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
     Raises InputError or EngineError when there is nothing to measure, or nowhere to write to.
     """
     _prepare(settings.output)
-    report = run(settings, say or _say, partial(write_json, folder=settings.output))
+    kept: dict[str, Any] = {}
+
+    def keep(report: dict[str, Any]) -> None:
+        kept.update(report)
+        write_json(report, settings.output)
+
+    try:
+        report = run(settings, say or _say, keep)
+    except KeyboardInterrupt:
+        if kept:
+            write(kept, settings.output)
+        raise
     from dreamactor.benchmark.table import print_table
 
     write(report, settings.output)

@@ -15,7 +15,8 @@ KEYS = {
     "timings": "name -> percentiles with intervals, raw samples, the yardstick beside each, its block; seconds",
     "trace": "one clip, stage by stage and call by call",
     "profiles": "network -> seconds by part of the network and by operator",
-    "limits": "measured peaks, and network -> operations, bytes, share of the peak",
+    "limits": "measured peaks, the clock (engine: whole runs, device: the GPU alone), network -> operations, bytes, "
+    "share of the peak",
     "peers": "agreement and speed of what one would use instead",
     "service": "loads on the server, its own statistics, the plain gRPC server beside it",
     "scaling": "curves with fitted exponents, peak memory and its fit, the longest clip that fits, memory against "

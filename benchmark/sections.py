@@ -6,13 +6,14 @@ Engines are measured in three blocks spread over the run, so that a busy minute 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from dreamactor.benchmark import inputs, scaling
 from dreamactor.benchmark.count import count
+from dreamactor.benchmark.device_clock import DeviceClock
 from dreamactor.benchmark.engine_sets import on_gpu
-from dreamactor.benchmark.limits import measure_peaks, placed
+from dreamactor.benchmark.limits import Peaks, measure_gpu_peaks, measure_peaks, placed
 from dreamactor.benchmark.profiles import profile
 from dreamactor.benchmark.rivals import compare_peers
 from dreamactor.benchmark.run import Bench
@@ -21,13 +22,17 @@ from dreamactor.benchmark.tensorrt_profiles import profile_engine, source_model
 from dreamactor.benchmark.timing import Case, Sample, Timing, Yardstick, interleave
 from dreamactor.benchmark.trace import STAGES, Trace, traced
 from dreamactor.engines.onnxruntime import session_options
-from dreamactor.engines.session import Array
+from dreamactor.engines.session import Array, Session
+from dreamactor.engines.tensorrt import TensorRTSession
+from dreamactor.errors import DreamActorError, EngineError
+from dreamactor.export.recipes import recipe
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Animator, Options
 
 
 def engines(bench: Bench, block: int) -> None:
-    """Every network of every set at the size of one segment, in turn, on inputs drawn fresh each round."""
+    """Every network of every set at the size of one segment, in turn, on inputs drawn fresh each round; of TensorRT's
+    also what the same runs took on the GPU alone."""
     given: dict[str, Mapping[str, Array]] = {}
     size = inputs.Size.of(bench.main.preset)
 
@@ -35,46 +40,70 @@ def engines(bench: Bench, block: int) -> None:
         for network in bench.main.sessions:
             given[network] = inputs.network_inputs(bench.main.preset, network, size, 1000 * block + round_)
 
-    fresh(-1 % 997)
+    fresh(999)  # for the warm-up
     cases: dict[str, Case] = {}
-    for name, opened in bench.sets.items():
-        for network, session in opened.sessions.items():
-            cases[f"engine/{network}/{name}"] = partial(_run, session, given, network)
-    for timing in interleave(cases, bench.settings.rounds, block=block, fresh=fresh).values():
-        bench.add(timing)
+    clocks: dict[str, DeviceClock] = {}
+    with ExitStack() as closing:
+        for name, opened in bench.sets.items():
+            for network, session in opened.sessions.items():
+                case = f"{network}/{name}"
+                cases[case] = partial(_run, session, given, network)
+                if isinstance(session, TensorRTSession):
+                    clocks[case] = DeviceClock(session)
+                    closing.callback(clocks[case].close)
+                    cases[case] = clocks[case].around(cases[case])
+        timings = interleave(cases, bench.settings.rounds, block=block, fresh=fresh)
+    for case, timing in timings.items():
+        bench.add(Timing(f"engine/{case}", timing.samples))
+    for case, clock in clocks.items():
+        bench.add(clock.timing(f"device/{case}", timings[case]))
 
 
 def limits(bench: Bench) -> None:
-    """Where the time of every network of the main set goes; on the CPU also its work and the machine's peaks."""
-    preset, folder, opened = bench.main.preset, bench.main_folder, bench.main
-    size = inputs.Size.of(preset)
-    if on_gpu(opened.manifest):
-        reason = "the set runs on the GPU, and the peaks measured here are the processor's: make gpu-check"
-        bench.report["not_run"]["operations and limits"] = reason
-    if opened.manifest.target == "cuda":
+    """Where the time of every network of the main set goes, its work, and how far it is from the machine's limit."""
+    try:
+        _profiles(bench)
+    except EngineError as error:  # of a stripped plan, above all
+        bench.report["not_run"]["profiles"] = str(error)
+    try:
+        manifest = bench.main.manifest
+        peaks = measure_gpu_peaks(manifest.precision) if on_gpu(manifest) else measure_peaks()
+    except DreamActorError as error:
+        bench.report["not_run"]["operations and limits"] = str(error)
+        return
+    _roofs(bench, peaks)
+
+
+def _profiles(bench: Bench) -> None:
+    preset, folder, manifest = bench.main.preset, bench.main_folder, bench.main.manifest
+    if manifest.target == "cuda":
         reason = "ONNX Runtime tells when it started a GPU's kernels, not how long they took"
         bench.report["not_run"]["profiles"] = reason
         return
-    for network in opened.sessions:
-        record, given = opened.manifest.network(network), inputs.network_inputs(preset, network, size, 3)
-        if on_gpu(opened.manifest):
+    for network in bench.main.sessions:
+        record, given = manifest.network(network), inputs.network_inputs(preset, network, inputs.Size.of(preset), 3)
+        if on_gpu(manifest):
             found = profile_engine(folder, record, given, source_model(folder, record))
         else:
             found = profile(folder / record.files[0].path, network, session_options, given)
         bench.report["profiles"][network] = found.to_dict()
-    if not on_gpu(opened.manifest):
-        _roofs(bench, size)
 
 
-def _roofs(bench: Bench, size: inputs.Size) -> None:
-    """Peaks of the machine, and every network of the main set under them."""
-    peaks, rows, name = measure_peaks(), {}, next(iter(bench.sets))
+def _roofs(bench: Bench, peaks: Peaks) -> None:
+    """Every network of the main set under `peaks`, by the GPU's own time where that was taken."""
+    manifest, folder, rows, name = bench.main.manifest, bench.main_folder, {}, next(iter(bench.sets))
+    preset, size = bench.main.preset, inputs.Size.of(bench.main.preset)
+    clock = "device" if f"device/denoiser/{name}" in bench.timings else "engine"
+    half = on_gpu(manifest) and recipe(manifest.precision, manifest.target).high != "fp32"
     for network in bench.main.sessions:
-        path = bench.main_folder / bench.main.manifest.network(network).files[0].path
-        seconds = bench.timings[f"engine/{network}/{name}"].median().value
-        work = count(path, inputs.network_inputs(bench.main.preset, network, size, 3))
-        rows[network] = placed(work, seconds, peaks)
-    bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "networks": rows}
+        record = manifest.network(network)
+        model = source_model(folder, record) if on_gpu(manifest) else folder / record.files[0].path
+        if model is None:
+            bench.report["not_run"][f"limit of {network}"] = "the ONNX it was built from is in no store here"
+            continue
+        work = count(model, inputs.network_inputs(preset, network, size, 3), float_bytes=2 if half else 4)
+        rows[network] = placed(work, bench.timings[f"{clock}/{network}/{name}"].median().value, peaks)
+    bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "clock": clock, "networks": rows}
 
 
 def stages(bench: Bench) -> None:
@@ -138,7 +167,7 @@ def outside(bench: Bench) -> None:
     bench.report["peers"]["WanAnimateTransformer3DModel"] = compare_with_wan(bench.main, bench.settings.rounds)
 
 
-def _run(session: Any, given: Mapping[str, Mapping[str, Array]], network: str) -> object:
+def _run(session: Session, given: Mapping[str, Mapping[str, Array]], network: str) -> object:
     return session.run(given[network])
 
 

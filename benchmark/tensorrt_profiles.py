@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dreamactor import paths
 from dreamactor.benchmark.profiles import NodeTime, Profile, Scopes, graph_nodes, part_of
 from dreamactor.engines.manifest import NetworkRecord
 from dreamactor.engines.runtimes import load_tensorrt
@@ -59,8 +60,13 @@ def profile_engine(
 
 
 def source_model(folder: Path, record: NetworkRecord) -> Path | None:
-    """The ONNX a network of the set in `folder` was built from, where the store beside the set still has it."""
-    candidates = sorted(folder.parent.glob(f"store/*/*/{record.name}.onnx"))
+    """The ONNX a network of the set in `folder` was built from, as it was exported, where the store beside the set or
+    the default one still has it."""
+    candidates = [
+        path
+        for shelf in dict.fromkeys((folder.parent, paths.ENGINES))
+        for path in sorted(shelf.glob(f"store/onnx/*/{record.name}.onnx"))
+    ]
     return next((path for path in candidates if _onnx_hash(path) == record.source_sha256), None)
 
 

@@ -103,13 +103,12 @@ def interleave(
     warmup: int = 1,
     block: int = 0,
     fresh: Callable[[int], None] | None = None,
-    yardstick: Yardstick | None = None,
 ) -> dict[str, Timing]:
     """Runs every case `warmup` times unmeasured, then `rounds` times in rotating order.
 
     `fresh(round)` draws new inputs before a round, outside the clock. Garbage is collected between rounds, not in runs.
     """
-    yardstick = yardstick or Yardstick()
+    yardstick = Yardstick()
     names = list(cases)
     for _ in range(warmup):
         for name in names:

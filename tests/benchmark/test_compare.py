@@ -85,6 +85,25 @@ def test_the_command_ends_with_one_past_the_threshold(tmp_path: Path, capsys: py
     assert cli.main(["bench", "compare", a, slow]) == 1
     assert "slower         pipeline/onnxruntime" in capsys.readouterr().out
     assert cli.main(["bench", "compare", a, slow, "--threshold", "20"]) == 0
+    for nothing in ("nan", "-5", "0", "x"):  # with which no change would ever be too much
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["bench", "compare", a, slow, "--threshold", nothing])
+
+
+def test_a_report_is_named_by_its_folder_too_and_the_same_one_twice_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / name for name in ("old", "new")]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "report.json").write_text(json.dumps(report(seed)))
+    old, new = map(str, folders)
+    assert cli.main(["bench", "compare", old, new]) == 0
+    assert "one and the same" not in capsys.readouterr().out
+    assert cli.main(["bench", "compare", old, f"{old}/report.json"]) == 0
+    assert "note: The two are one and the same report." in capsys.readouterr().out
+    assert cli.main(["bench", "compare", old, str(tmp_path)]) == 2
+    assert f"{tmp_path}/report.json cannot be read" in capsys.readouterr().err
 
 
 def test_it_says_how_fine_it_sees_and_when_the_machine_was_busy() -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from dreamactor import cli, paths
 from dreamactor.benchmark import engine_sets
@@ -90,7 +91,10 @@ def test_names_tell_the_runtime_and_the_target(tiny_engines: Path) -> None:
     assert (label(card), runtime_name(card)) == ("fp8-sm89", "tensorrt-rtx")
 
 
-def test_a_set_that_runs_on_a_gpu_gets_no_limit_of_the_processor(tiny_engines: Path) -> None:
+def test_a_set_that_runs_on_a_gpu_gets_no_limit_of_the_processor(
+    tiny_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     engines = open_engines(tiny_engines, 1)
     cuda = dataclasses.replace(engines, manifest=dataclasses.replace(engines.manifest, target="cuda"))
     bench = Bench(Settings(engines=tiny_engines), {"fp32-cuda": tiny_engines}, {"fp32-cuda": cuda})
@@ -99,7 +103,7 @@ def test_a_set_that_runs_on_a_gpu_gets_no_limit_of_the_processor(tiny_engines: P
 
     assert bench.report["limits"] == {}
     assert bench.report["profiles"] == {}
-    assert "make gpu-check" in bench.report["not_run"]["operations and limits"]
+    assert "PyTorch for CUDA" in bench.report["not_run"]["operations and limits"]
 
 
 def test_options_that_would_be_ignored_are_refused(tiny_engines: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from dreamactor.benchmark import gpu_check, gpu_denoiser
-from dreamactor.benchmark.gpu_denoiser import ROUNDS, Grid, extrapolated, judged, measure, operations, to_fp8
+from dreamactor.benchmark import gpu_check, gpu_denoiser, gpu_ways
+from dreamactor.benchmark.gpu_denoiser import ROUNDS, extrapolated, judged, measure
+from dreamactor.benchmark.gpu_ways import Grid, operations, to_fp8
 from dreamactor.presets import TransformerConfig
 
 CONFIG = TransformerConfig(dim=64, depth=5, num_heads=2)
@@ -55,20 +56,20 @@ def test_a_way_that_breaks_has_its_reason_and_no_figure_and_eager_breaks_all(mon
     def broken(*given: object) -> torch.Tensor:
         raise ValueError("no such tile")
 
-    monkeypatch.setattr(gpu_denoiser.kernels, "face_attention", broken)
+    monkeypatch.setattr(gpu_ways.kernels, "face_attention", broken)
     result = measure(CONFIG, GRID, (1, 2), "cpu", torch.float32, timer, ("eager", "kernels"))
     assert result["ways"]["kernels"]["problem"] == "ValueError: no such tile"
     assert "step_ms" not in result["ways"]["kernels"]
     assert "step_ms" in result["ways"]["eager"]
 
-    monkeypatch.setattr(gpu_denoiser.PLAIN, "face_attention", broken)
+    monkeypatch.setattr(gpu_ways.PLAIN, "face_attention", broken)
     with pytest.raises(ValueError, match="no such tile"):
         measure(CONFIG, GRID, (1, 2), "cpu", torch.float32, timer, ("eager", "kernels"))
 
 
 def test_a_way_that_is_off_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = gpu_denoiser.kernels.two_segment_attention
-    monkeypatch.setattr(gpu_denoiser.kernels, "two_segment_attention", lambda *given: exact(*given) * math.nan)
+    exact = gpu_ways.kernels.two_segment_attention
+    monkeypatch.setattr(gpu_ways.kernels, "two_segment_attention", lambda *given: exact(*given) * math.nan)
 
     result = measure(CONFIG, GRID, (1, 2), "cpu", torch.float32, timer, ("eager", "kernels"))
 
@@ -87,7 +88,7 @@ def test_operations_grow_by_equal_blocks() -> None:
 
 
 def test_fp8_replaces_the_blocks_products_only() -> None:
-    network = gpu_denoiser.model(CONFIG, 2, "cpu", torch.float32)
+    network = gpu_ways.model(CONFIG, 2, "cpu", torch.float32)
     to_fp8(network)
     kinds = {name: type(layer).__name__ for name, layer in network.named_modules()}
     assert kinds["blocks.1.ffn.2"] == kinds["blocks.0.attention.qkv"] == "Fp8Linear"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dreamactor.benchmark import memory
+from dreamactor.benchmark import memory, scaling
 from dreamactor.benchmark.environment import gpu
 from dreamactor.benchmark.memory import Peak, device_used, probe
 from dreamactor.benchmark.scaling import clip_scaling
 from dreamactor.errors import DreamActorError
+from dreamactor.motion.limits import Limits
 from dreamactor.presets import preset
 
 TINY = preset("tiny")
@@ -78,12 +79,18 @@ def test_lengths_that_fail_leave_the_others(monkeypatch: pytest.MonkeyPatch) -> 
     def probed(engines: Path, frames: int, steps: int) -> Peak:
         if frames > 150:
             raise DreamActorError("killed")
-        return Peak(frames, 400_000_000, 420_000_000 + 1_000_000 * frames, 0.1 * frames)
+        working = 480_000_000  # of a segment; more than a short clip's frames
+        return Peak(frames, 400_000_000, max(working, 420_000_000 + 1_000_000 * frames), 0.1 * frames)
 
     monkeypatch.setattr(memory, "probe", probed)
     clips, failed = clip_scaling(Path(), TINY, quick=False)
     assert [peak.frames for peak in clips.peaks] == [9, 17, 33, 97, 121, 145]
     assert failed == {f"memory of a clip of {frames} frames": "killed" for frames in (177, 225)}
     assert clips.memory().exponent.value == pytest.approx(1, abs=0.01)
+    monkeypatch.setattr(scaling, "available_memory", lambda: 1_565_000_000)
+    assert clips.longest(fps=12.0) == {
+        "bytes_per_frame": 1e6, "frames_by_memory": 145 + 1000,
+        "frames_by_cap": min(Limits().clip_frames, 12 * Limits().clip_seconds),
+    }  # fmt: skip
     with pytest.raises(DreamActorError, match="killed"):
         clip_scaling(Path(), TINY, quick=True)  # of its three long lengths two are left

@@ -139,6 +139,19 @@ def test_what_one_would_use_instead_is_on_the_page() -> None:
     assert "<b>+2.4%</b>by a plain gRPC server, over in process<br>[−∞, +12.5%]" in page
 
 
+def test_the_machine_while_it_ran_is_on_the_page() -> None:
+    gpu = {"clocks.sm": "1980 MHz", "temperature.gpu": "61"}
+    told = {"load": [1.26, 1.0, 0.9], "clock_mhz": 2445.4, "temperature_c": 58.0, "available_bytes": 1, "gpu": gpu}
+    silent = dict.fromkeys(told)
+    page = write_html(reported(conditions=[{"before": "stages", **told}, {"before": "end", **silent}]))
+
+    def row(*cells: str) -> str:
+        return "".join(f'<td class="n">{cell}</td>' for cell in cells)
+
+    assert f"<td>stages</td>{row('1.3', '2445', '58', '1980 MHz', '61')}" in page
+    assert f"<td>end</td>{row('-', '-', '-', '-', '-')}" in page
+
+
 def test_an_interval_whose_ends_are_not_known_is_drawn_and_written() -> None:
     timing = measure("x", lambda: None, 2).to_dict()
     timing["p50"] |= {"low": -math.inf, "high": math.inf}

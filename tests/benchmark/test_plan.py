@@ -83,6 +83,7 @@ def test_an_interrupted_run_leaves_the_sections_done_so_far(
         bench.add(measure("second", lambda: None, 2))
         raise KeyboardInterrupt
 
+    (tmp_path / "report.html").write_text("of an earlier run")
     plan = (("engine", "the first", first), ("engine", "the second", second), ("engine", "the third", first))
     monkeypatch.setattr(sections, "PLAN", plan)
     with pytest.raises(KeyboardInterrupt):
@@ -93,6 +94,9 @@ def test_an_interrupted_run_leaves_the_sections_done_so_far(
     assert report["not_run"] == dict.fromkeys(("the second", "the third"), UNFINISHED)
     assert [moment["before"] for moment in report["conditions"]] == ["the first", "the second"]
     assert report["settings"]["seconds"] > 0
+    page = (tmp_path / "report.html").read_text()
+    assert UNFINISHED in page
+    assert "of an earlier run" not in page
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_measuring(

@@ -15,6 +15,7 @@ from dreamactor import networks
 from dreamactor.benchmark import peers, rivals
 from dreamactor.benchmark.inputs import Size, media, network_inputs
 from dreamactor.benchmark.run import Bench, Settings
+from dreamactor.benchmark.timing import Sample, Timing
 from dreamactor.engines import Engines, Manifest, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError, MissingDependency
@@ -171,6 +172,28 @@ def test_engines_are_grouped_with_the_peers_of_their_device(
         groups = rivals._groups(found, {"onnxruntime": engines, "fp16-cuda": on_gpu}, inside)
     assert [list(group.ours) for group in groups] == [["onnxruntime"], ["fp16-cuda"]]
     assert asked == [engines, on_gpu]
+
+
+def test_a_speedup_is_the_peers_time_over_ours(tiny_engines: Path) -> None:
+    found = bench(tiny_engines)
+    groups = [rivals.Group({"onnxruntime": found.main, "int8": found.sets["int8"]}, {"eager": found.main})]
+    found.report["peers"]["eager"] = {}
+
+    def took(**seconds: float) -> dict[str, Timing]:
+        """Seven rounds on a machine that slows down."""
+        return {
+            name: Timing(name, tuple(Sample(each * (1 + turn), 0.0, 1.0) for turn in range(7)))
+            for name, each in seconds.items()
+        }
+
+    rivals._speedups(found, groups, took(onnxruntime=2, int8=1, eager=3), took(onnxruntime=1, int8=0.5, eager=2))
+
+    summary = found.report["summary"]
+    assert summary["pipeline_speedup_over_eager"]["value"] == pytest.approx(1.5)
+    assert summary["pipeline_speedup_over_eager_int8"]["low"] == pytest.approx(3)
+    assert summary["pipeline_speedup_over_compile"] is None
+    alone = found.report["peers"]["eager"]
+    assert [alone[key]["value"] for key in ("networks_speedup", "networks_speedup_int8")] == pytest.approx([2, 4])
 
 
 def test_a_peer_that_breaks_leaves_the_other(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:

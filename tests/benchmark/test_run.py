@@ -124,6 +124,8 @@ def test_a_trace_covers_the_clip(engines: Engines) -> None:
     calls = [span for span in trace.spans if span.kind == "engine"]
     assert {span.name for span in calls} == set(engines.sessions)
     assert all(span.bytes > 0 for span in calls)
+    (decoded,) = [span.bytes for span in calls if span.name == "vae_decoder"]
+    assert decoded == trace.handed_on["denoise"] + 9 * 3 * TINY.height * TINY.width  # in and out
     assert trace.handed_on["denoise"] < trace.handed_on["encode"] < trace.handed_on["motion"]
 
 

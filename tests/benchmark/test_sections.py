@@ -60,6 +60,30 @@ class UpToSize:
         return outputs
 
 
+class Seen:
+    """A session that keeps what it was given."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.latents = inner, list[bytes]()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self.latents.append(inputs["latent"].tobytes())
+        outputs: dict[str, Array] = self.inner.run(inputs)
+        return outputs
+
+
+def test_engines_are_given_new_numbers_in_every_run(bench: Bench) -> None:
+    seen = Seen(bench.main.session("denoiser"))
+    alone = dataclasses.replace(bench.main, sessions={"denoiser": seen})
+    run_twice = Bench(bench.settings, bench.folders, {"fp32": alone})
+    for block in range(2):
+        sections.engines(run_twice, block)
+    measured = len(run_twice.timings["engine/denoiser/fp32"].samples)
+    assert measured == 2 * bench.settings.rounds
+    assert len(seen.latents) == measured + 2  # a warm-up for each block
+    assert len(set(seen.latents)) >= measured
+
+
 def test_curves_of_the_engines(engines: Engines) -> None:
     curves, refused = engine_curves(engines, rounds=2, quick=True)
     assert [curve.title for curve in curves] == [

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from dreamactor.benchmark import service
 from dreamactor.benchmark.inputs import media
+from dreamactor.benchmark.run import Bench, Settings
 from dreamactor.benchmark.server_statistics import Snapshot, snapshot
 from dreamactor.benchmark.service import SHORT, Loads
+from dreamactor.benchmark.timing import Sample, Timing
 from dreamactor.errors import DreamActorError
 
 PHASES = {"queue": 20, "compute_input": 1, "compute_infer": 30, "compute_output": 2, "success": 60}
@@ -42,9 +45,9 @@ class Service:
 
 
 def test_every_load_has_the_servers_statistics_of_it_alone() -> None:
-    service, report = Service(), dict[str, Any]()
-    service()
-    loads = Loads(service, service.look, report)
+    server, report = Service(), dict[str, Any]()
+    server()
+    loads = Loads(server, server.look, report)
 
     loads.closed_loops(quick=True)
     loads.open_loops(quick=True, rates=(500.0, 1000.0))
@@ -61,9 +64,22 @@ def test_every_load_has_the_servers_statistics_of_it_alone() -> None:
         assert row["seconds"]["overhead"] == pytest.approx(0.060 - 0.020 - 0.033)
 
 
+def test_an_overhead_is_what_serving_adds_to_the_time_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = {"in process": 2.0, "triton": 2.1, "plain gRPC": 1.9}
+    timings = {name: Timing(name, 7 * (Sample(each, 0.0, 1.0),)) for name, each in took.items()}
+    monkeypatch.setattr(service, "interleave", lambda cases, rounds: timings)
+    bench = Bench(Settings(quick=True), {}, {})
+
+    service._whole_clips(bench, {}, Service().look)
+
+    assert bench.report["summary"]["served_overhead"]["value"] == pytest.approx(0.05)
+    assert bench.report["service"]["plain_grpc_overhead"]["high"] == pytest.approx(-0.05)
+    assert set(bench.timings) == {f"service/{name}" for name in took}
+
+
 def test_rates_that_are_not_given_are_shares_of_the_capacity() -> None:
-    service, report = Service(), dict[str, Any]()
-    loads = Loads(service, service.look, report)
+    server, report = Service(), dict[str, Any]()
+    loads = Loads(server, server.look, report)
     loads.closed_loops(quick=True)
     loads.open_loops(quick=True)
     offered = [load["offered"] for load in report["loads"] if load["kind"] == "open"]
@@ -71,8 +87,8 @@ def test_rates_that_are_not_given_are_shares_of_the_capacity() -> None:
 
 
 def test_requests_that_fail_are_told() -> None:
-    service, report = Service(fails=lambda number: number in (7, 9)), dict[str, Any]()
-    loads = Loads(service, service.look, report)
+    server, report = Service(fails=lambda number: number in (7, 9)), dict[str, Any]()
+    loads = Loads(server, server.look, report)
     loads.closed_loops(quick=True)
     assert [load["failed"] for load in report["loads"]] == [0, 2, 0]
     (told,) = report["failed_requests"]
@@ -81,8 +97,8 @@ def test_requests_that_fail_are_told() -> None:
 
 @pytest.mark.parametrize(("last", "failed"), [(0, [6]), (10, [0, 2, 12])])
 def test_a_service_that_stops_ends_the_loads_with_the_reason(last: int, failed: list[int]) -> None:
-    service, report = Service(fails=lambda number: number > last), dict[str, Any]()
-    loads = Loads(service, service.look, report)
+    server, report = Service(fails=lambda number: number > last), dict[str, Any]()
+    loads = Loads(server, server.look, report)
     with pytest.raises(DreamActorError, match=rf"{failed[-1]} of {failed[-1]} requests .* request \d+ fell over"):
         loads.closed_loops(quick=True)
     assert [load["failed"] for load in report["loads"]] == failed

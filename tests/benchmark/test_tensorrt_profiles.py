@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dreamactor import paths
 from dreamactor.benchmark.profiles import PARTS, graph_nodes
 from dreamactor.benchmark.tensorrt_profiles import _recorder, fold_layers, source_model
 from dreamactor.engines.manifest import NetworkRecord
@@ -112,7 +113,7 @@ def test_its_names_are_tensorrts(trt: ModuleType) -> None:
     assert hasattr(trt.LayerInformationFormat, "JSON")
 
 
-def test_an_engines_onnx_is_found_by_its_hash(tmp_path: Path) -> None:
+def test_an_engines_onnx_is_found_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("old", "new"):
         (tmp_path / "store" / "onnx" / key).mkdir(parents=True)
         (tmp_path / "store" / "onnx" / key / "denoiser.onnx").write_text(key)
@@ -123,3 +124,7 @@ def test_an_engines_onnx_is_found_by_its_hash(tmp_path: Path) -> None:
 
     assert source_model(tmp_path / "m1-fp16-sm90", record(sha256(wanted))) == wanted
     assert source_model(tmp_path / "m1-fp16-sm90", record("0" * 64)) is None
+    elsewhere = tmp_path / "gpu-check" / "m1-fp16-sm90"  # a set of `make gpu-check`: what it is made from is not there
+    assert source_model(elsewhere, record(sha256(wanted))) is None
+    monkeypatch.setattr(paths, "ENGINES", tmp_path)
+    assert source_model(elsewhere, record(sha256(wanted))) == wanted
