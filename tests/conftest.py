@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / ".assets"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # OpenMP's threads wait busily, and the other worker waits for them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
