@@ -15,10 +15,12 @@ from typing import Any
 
 from dreamactor.engines.session import Array
 from dreamactor.errors import Cancelled, DreamActorError, InputError, MissingDependency
+from dreamactor.motion.limits import megabytes
 from dreamactor.pipeline import Event, Options
 from dreamactor.pipeline.events import OnProgress, ignore
 from dreamactor.serving.wire import ENSEMBLE, REQUEST, RESPONSE, Request, unpack_bytes
 
+_MESSAGE_BYTES = (1 << 31) - (1 << 16)  # gRPC's own limit of 2 GiB, less what goes round the media
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _STATUS = re.compile(r"\b(INVALID_ARGUMENT|CANCELLED|RESOURCE_EXHAUSTED|INTERNAL): (.*)", re.DOTALL)
@@ -35,10 +37,16 @@ def animate(
     """The video that the server at `server` (HOST:PORT of its gRPC door) makes, as MP4.
 
     `cancel` is asked ten times a second, `on_progress` may raise; either way, and at Ctrl-C, the server stops working.
-    Raises InputError for what the server refuses, Cancelled, and DreamActorError for a server that is not there, is of
-    another version or fails.
+    Raises InputError for what the server refuses or no message holds, Cancelled when `cancel` says so, and
+    DreamActorError for a server that is not there, is of another version, fails or is stopped.
     """
     on_progress, video = on_progress or ignore, b""
+    size = len(driving) + sum(map(len, references))
+    if size > _MESSAGE_BYTES:
+        raise InputError(
+            f"Too large: photos and clip have {megabytes(size)} together; a server takes {megabytes(_MESSAGE_BYTES)} "
+            "at once."
+        )
     request = Request(tuple(references), driving, options or Options())
     with Connection(server) as connection:
         connection.check_version()
@@ -145,8 +153,8 @@ class Connection:
             status, message = found.groups()
         if status == "INVALID_ARGUMENT":
             return InputError(message)
-        if status == "CANCELLED":
-            return Cancelled(message)
+        if status == "CANCELLED":  # not by us, who would not have waited for an answer
+            return DreamActorError(f"The server at {self.server} was stopped before the video was done.")
         if status == "RESOURCE_EXHAUSTED":
             return DreamActorError(f"The server at {self.server} is busy: {message}")
         if status == "UNAVAILABLE":
@@ -162,7 +170,7 @@ class Connection:
 
 def _is_address(server: str) -> bool:
     host, separator, port = server.rpartition(":")
-    return bool(host and separator and port.isdigit() and 0 < int(port) < 65536)
+    return bool(host and "/" not in host and separator and port.isdigit() and 0 < int(port) < 65536)
 
 
 def _arrays(result: Any) -> dict[str, Array]:

@@ -1,8 +1,9 @@
 """Whether a job is still wanted: a file per running job, in a folder that the server's processes share.
 
 An ensemble does not tell its running step that the caller has gone; only the step after it learns that, at the next
-response. So `denoise` opens a job, `finish` calls it off by removing its file, and `denoise` looks before every step.
-The file means "wanted", so nothing that happens late can leave one behind.
+response. So `denoise` opens a job, `finish` calls it off by writing into its file, and `denoise` looks before every
+step. An empty file means "wanted", any other "called off and not ended yet"; only who opened the job makes its file and
+removes it, so nothing that happens late can leave one behind.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WATCH_SECONDS = 0.05
@@ -44,20 +45,25 @@ class Jobs:
 
     def wanted(self, token: str) -> bool:
         """False, too, for what never was a token."""
-        return token.isalnum() and (self._folder / token).exists()
+        try:
+            return token.isalnum() and (self._folder / token).stat().st_size == 0
+        except FileNotFoundError:
+            return False
 
     def count(self) -> int:
+        """How many have not ended, wanted or not."""
         return sum(1 for _ in self._folder.iterdir())
 
     def call_off(self, token: str) -> None:
         """Safe at any time, also for a job that has ended or what never was a token."""
         if token.isalnum():
-            (self._folder / token).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.truncate(self._folder / token, 1)
 
     def clear(self) -> None:
         """Calls every job off."""
         for path in self._folder.iterdir():
-            path.unlink(missing_ok=True)
+            self.call_off(path.name)
 
     @contextmanager
     def watching(self, token: str, is_cancelled: Callable[[], bool]) -> Iterator[None]:

@@ -27,6 +27,7 @@ from dreamactor.serving.process import Listen, TritonProcess
 from dreamactor.serving.repository import write_repository
 
 _POLL_SECONDS = 0.05
+_QUIET_POLLS = 4  # without a job, from which on none is thought to follow
 _WATCH_SECONDS = 1.0
 
 
@@ -117,13 +118,13 @@ class Server:
             self._folder.remove()
 
     def _call_jobs_off(self, deadline: float) -> None:
-        """Before the server is told to exit: from then on an ensemble's steps cannot reach each other any more."""
-        with contextlib.suppress(FileNotFoundError):  # it never came so far as to have any
-            while self.process.poll() is None and any(self.process.jobs_folder.iterdir()):
-                Jobs(self.process.jobs_folder).clear()
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(_POLL_SECONDS)
+        """Before the server is told to exit: from then on an ensemble's steps cannot reach each other any more. Between
+        two stages, and before its first, a request has no job for a moment."""
+        jobs, quiet = Jobs(self.process.jobs_folder), 0
+        while quiet < _QUIET_POLLS and self.process.poll() is None and time.monotonic() < deadline:
+            jobs.clear()
+            quiet = 0 if jobs.count() else quiet + 1
+            time.sleep(_POLL_SECONDS)
 
     def __enter__(self) -> Server:
         return self
@@ -202,9 +203,12 @@ def _check_runtimes(environment: ServerEnvironment, manifest: Manifest) -> None:
 
 
 def _claim(listen: Listen) -> Listen:
-    """Free ports for those given as 0; raises InputError for one that is taken or a host that is not ours."""
+    """The host as an address, which is all that Triton understands, and free ports for those given as 0; raises
+    InputError for one that is taken, or wanted twice, or a host that is not ours."""
+    if not listen.host:
+        raise InputError("--host is empty; give an address of this machine, or 0.0.0.0 for all of them.")
+    address, ports = listen.host, {}
     with contextlib.ExitStack() as held:
-        ports = {}
         for name in ("grpc_port", "http_port", "metrics_port"):
             port = getattr(listen, name)
             candidate = held.enter_context(socket.socket())
@@ -212,6 +216,7 @@ def _claim(listen: Listen) -> Listen:
             option = f"--{name.replace('_', '-')}"
             try:
                 candidate.bind((listen.host, port))
+                candidate.listen()
             except OverflowError as error:
                 raise InputError(f"{option} is {port}; a port is from 0 to 65535.") from error
             except OSError as error:
@@ -219,12 +224,12 @@ def _claim(listen: Listen) -> Listen:
                 raise InputError(
                     f"The server cannot listen on {listen.host}:{port} ({error.strerror}); give another {option}."
                 ) from error
-            ports[name] = candidate.getsockname()[1]
-    return replace(listen, **ports)
+            address, ports[name] = candidate.getsockname()
+    return replace(listen, host=address, **ports)
 
 
 def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+    return "127.0.0.1" if host == "0.0.0.0" else host
 
 
 def _answers(url: str) -> bool:

@@ -69,6 +69,7 @@ def test_same_seed_same_file(tmp_path: Path, tiny_engines: Path) -> None:
         ({"guidance": 1000}, "guidance_scale"),
         ({"seed": -1}, "seed"),
         ({"server": "127.0.0.1:9", "max-clip-mb": 1}, "the caps on input are the server's"),
+        ({"server": "127.0.0.1:9"}, "the engines are the server's"),
         ({"max-frames": 1}, "max_frames"),
         ({"max-clip-mb": 0.1}, "clip"),
         ({"max-image-megapixels": 0.1}, "pixels"),
@@ -81,6 +82,26 @@ def test_bad_input_is_named_and_leaves_nothing(
     assert main(animate(tmp_path, tiny_engines, **changes)) == 2
     assert part in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_of_no_name_is_none_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As from a variable that was not set."""
+    command = animate(tmp_path, tmp_path, server="")
+    at = command.index("--engines")
+    assert main([*command[:at], *command[at + 2 :]]) == 2
+    assert "HOST:PORT, not ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["reference", "driving"])
+def test_an_input_is_not_overwritten(
+    name: str, tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"the only copy")
+    (tmp_path / "link").symlink_to(mine)
+    assert main(animate(tmp_path, tiny_engines, **{name: mine, "output": tmp_path / "link"})) == 2
+    assert "give another file name" in capsys.readouterr().err
+    assert mine.read_bytes() == b"the only copy"
 
 
 def test_a_folder_that_is_no_engine_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +139,8 @@ def test_every_folder_of_code_is_packaged() -> None:
         for package, folder in setuptools["package-dir"].items()
         for path in (ROOT / folder).rglob("*.py")
     }
-    assert found == set(setuptools["packages"])
+    data = {package for package in setuptools["packages"] if package in setuptools["package-data"]}
+    assert found == set(setuptools["packages"]) - data
 
 
 def test_every_command_explains_itself() -> None:
@@ -334,6 +356,14 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     write_whole(link, b"video")
     assert link.is_symlink()
     assert target.read_bytes() == b"video"
+
+
+def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> None:
+    from dreamactor.commands.common import write_whole
+
+    path = tmp_path / ("v" * 251 + ".mp4")
+    write_whole(path, b"video")
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [(path.name, b"video")]
 
 
 def test_a_longer_clip_may_have_more_frames() -> None:

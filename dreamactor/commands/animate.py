@@ -49,24 +49,28 @@ def run(options: argparse.Namespace) -> int:
         steps=options.steps, guidance_scale=options.guidance, seed=options.seed, max_frames=options.max_frames,
         scale=options.scale, solver=options.solver, pseudo_references=options.pseudo_references,
     )  # fmt: skip
-    limits = limits_of(options)
-    if options.server and limits != Limits():
+    limits, public_key = limits_of(options), read_key(options)  # before the minutes of a build
+    served = options.server is not None
+    if served and limits != Limits():
         raise InputError("With --server the caps on input are the server's: give them to `dreamactor serve`.")
-    if options.server and options.public_key:
-        raise InputError("With --server the engines are the server's: give --public-key to `dreamactor serve`.")
+    if served and (options.engines or public_key):
+        raise InputError("With --server the engines are the server's: --engines and --public-key are for its command.")
     references = [read_file(path, "reference") for path in options.reference]
     driving = read_file(options.driving, "driving clip")
     check_output(options.output)
-    engines = Path() if options.server else engines_of(options)
+    for path in (*options.reference, options.driving):
+        if options.output.exists() and options.output.samefile(path):
+            raise InputError(f"The output {options.output} is the input {path}: give another file name.")
+    engines = Path() if served else engines_of(options)
     with ProgressBar(options.output.name) as progress:
-        if options.server:
+        if served:
             from dreamactor.serving.client import animate
 
             video = animate(options.server, references, driving, chosen, progress)
         else:
             from dreamactor.pipeline import Animator
 
-            with Animator.open(engines, limits=limits, public_key=read_key(options)) as animator:
+            with Animator.open(engines, limits=limits, public_key=public_key) as animator:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)
     print(f"{options.output}: {len(video) / 1e6:.1f} MB")

@@ -107,7 +107,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes the file whole or not at all; to a device or a pipe, straight."""
     straight = _is_special(path)
     path = path if straight else path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as names get
     try:
         if straight:
             path.write_bytes(content)

@@ -172,10 +172,11 @@ def _most_frames(limits: Limits, fps: float) -> int:
 
 def _duration(container: av.container.InputContainer, stream: VideoStream) -> tuple[float, bool]:
     """Announced seconds (0 when the container does not say), and whether they are the picture's: Matroska and FLV
-    announce only how long their longest stream is."""
+    announce only when their last stream ends, and that counted from 0, where the first may begin later."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), True
-    return container.duration / av.time_base if container.duration else 0.0, len(container.streams) == 1
+    alone = len(container.streams) == 1 and not container.start_time
+    return container.duration / av.time_base if container.duration else 0.0, alone
 
 
 class _Decoder:
@@ -196,6 +197,7 @@ class _Decoder:
         self._container, self._stream = container, stream
         self._announced, self._of_picture = _duration(container, stream)
         self._lead = 0.0  # seconds before the first frame that cannot be decoded: a stream that was cut
+        self._clock = (container.start_time or 0) / av.time_base
         self._reached = 0.0  # seconds at which the last packet of any stream ends
         self._target: tuple[int, int] | None = None
         self._shown = (0, 0)
@@ -243,13 +245,13 @@ class _Decoder:
 
     def check_whole(self) -> None:
         """Raises InputError when the file ends long before the duration it announces."""
-        there = self._lead + self._decoded
+        there, announced = self._lead + self._decoded, self._announced
         if not self._of_picture:
-            there = max(there, self._reached)
-        if self._announced and there < WHOLE * self._announced - 1 / self.rate:
+            there, announced = max(there, self._reached), announced - self._clock
+        if there < WHOLE * announced - 1 / self.rate:
             reason = f" ({self._error})" if self._error else ""
             raise InputError(
-                f"Truncated or damaged: {self.name} announces {self._announced:.1f} s and only {there:.1f} s "
+                f"Truncated or damaged: {self.name} announces {announced:.1f} s and only {there:.1f} s "
                 f"can be decoded{reason}."
             )
         if self._error:
@@ -268,7 +270,7 @@ class _Decoder:
                 return
             if packet.pts is not None and packet.time_base:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                self._reached = max(self._reached, end - (self._container.start_time or 0) / av.time_base)
+                self._reached = max(self._reached, end - self._clock)
             if packet.stream is not self._stream:
                 continue
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 
 import numpy as np
@@ -61,10 +62,12 @@ def read_text(data: bytes, key: str) -> str | None:
 
 def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
     Image.init()
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice this much by itself, before anybody's cap is asked
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.image_pixels)
     try:
         return Image.open(io.BytesIO(data), formats=[known for known in FORMATS if known in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels(name, str(error).split(",")[0], limits) from error
+        raise _too_many_pixels(name, f"{re.findall('[0-9]+', str(error))[0]} pixels", limits) from error
     except Exception as error:
         raise InputError(f"Not a picture: {name} is in no format this system reads ({', '.join(FORMATS)}).") from error
 

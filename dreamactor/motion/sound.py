@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TypeAlias
@@ -34,20 +35,18 @@ class Sound:
 
     def __init__(self, data: bytes) -> None:
         self.available = False
-        self._media = open_media(data, "the driving clip")
+        self._media = contextlib.ExitStack()
         try:
-            self._container = self._media.__enter__()
+            self._container = self._media.enter_context(open_media(data, "the driving clip"))
         except InputError:
             return
-        if not self._container.streams.audio:
-            self.close()
+        source = _played(self._container)
+        if source is None:
             return
-        self._source: AudioStream = self._container.streams.audio[0]
+        self._source: AudioStream = source
         self._start = first_shown(data, "the driving clip")
         self._ahead = next((packet for packet in self._read() if packet.size), None)  # it may be announced and empty
-        known = self._source.codec_context is not None and self._source.sample_rate > 0
-        self.available = known and self._ahead is not None
-        self._open = True
+        self.available = self._ahead is not None
 
     def attach(self, output: av.container.OutputContainer) -> None:
         """Adds the audio stream to `output`: the same codec where MP4 can hold it, else AAC."""
@@ -70,9 +69,7 @@ class Sound:
 
     def close(self) -> None:
         """Frees the source; may be called twice."""
-        if getattr(self, "_open", True):
-            self._open = False
-            self._media.__exit__(None, None, None)
+        self._media.close()
 
     def _copied(self) -> Iterator[tuple[float, AudioPacket]]:
         base = self._source.time_base or Fraction(1, 48000)
@@ -147,6 +144,14 @@ class Sound:
                 yield next(packets)
             except (StopIteration, av.FFmpegError, ValueError, OSError):
                 return
+
+
+def _played(container: av.container.InputContainer) -> AudioStream | None:
+    """The track that a player would play; where it cannot be read, the first that can."""
+    for track in (container.streams.best("audio"), *container.streams.audio):
+        if isinstance(track, AudioStream) and track.codec_context is not None and track.sample_rate > 0:
+            return track
+    return None
 
 
 def _converted(resampler: AudioResampler, frame: av.AudioFrame | None) -> list[av.AudioFrame]:

@@ -1,15 +1,11 @@
-"""Video out: frames to an MP4 (H.264, 4:2:0) with the driving clip's sound, whole or not at all."""
+"""Video out: frames to an MP4 (H.264, 4:2:0) with the driving clip's sound."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-import weakref
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
-from types import TracebackType
 
 import av
 import cv2
@@ -30,31 +26,24 @@ BT709 = {
 
 
 class VideoWriter:
-    """Writes frames to `path`, or collects them when it is None; `close` finishes the file and returns its bytes.
+    """Encodes frames as they come; `close` finishes the file and returns its bytes.
 
     `size` is (height, width), both even; other frames are resized to it. `audio_from` is an encoded clip whose sound
     is copied (or encoded to AAC where MP4 cannot hold its codec), cut to the frames' length. The same frames give the
-    same bytes. Nothing is at `path` before `close` has returned; leaving a `with` block by an error drops the file.
-    Raises DreamActorError when the disk is full or refuses the file.
+    same bytes. Meanwhile the file lies, without a name, in the temporary folder: however the process ends, nothing is
+    left. Raises DreamActorError when that folder is full or refuses the file.
     """
 
-    def __init__(
-        self, path: Path | str | None, fps: float, size: tuple[int, int], audio_from: bytes | None = None
-    ) -> None:
+    def __init__(self, fps: float, size: tuple[int, int], audio_from: bytes | None = None) -> None:
         if size[0] % 2 or size[1] % 2 or min(size) < 2:
             raise ValueError(f"size is {size}; height and width must be even and positive")
         self.frames = 0
-        self._path = Path(path) if path is not None else None
         self._size, self._rate = size, Fraction(fps).limit_denominator(1001)
         self._sound: Sound | None = None
-        folder = self._path.parent if self._path else None
-        with self._disk():
-            handle, temporary = tempfile.mkstemp(prefix=".dreamactor-", suffix=".mp4", dir=folder)
-        os.close(handle)
-        self._temporary = Path(temporary)
-        weakref.finalize(self, self._temporary.unlink, missing_ok=True)  # for a writer nobody closed
+        with _disk():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            with self._disk():
+            with _disk():
                 self._open(audio_from)
         except BaseException:
             self.abort()
@@ -63,7 +52,8 @@ class VideoWriter:
     def _open(self, audio_from: bytes | None) -> None:
         # bitexact: no dates, no library version; faststart: players begin before the whole file has arrived
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
-        self._output = av.open(str(self._temporary), "w", format="mp4", options=options)
+        # a path, not the file itself: for faststart FFmpeg opens what it has written once more
+        self._output = av.open(f"/proc/self/fd/{self._file.fileno()}", "w", format="mp4", options=options)
         self._video = self._output.add_stream("libx264", rate=self._rate, options=X264)
         context = self._video.codec_context
         self._video.height, self._video.width = self._size
@@ -89,26 +79,22 @@ class VideoWriter:
         picture = picture.reformat(format="yuv420p", **BT709)
         picture.pts, picture.time_base = self.frames, 1 / self._rate
         self.frames += 1
-        with self._disk():
+        with _disk():
             for packet in self._video.encode(picture):
                 self._output.mux(packet)
             self._mux_sound()
 
     def close(self) -> bytes:
-        """Finishes the file, puts it at `path` if there is one, and returns its bytes."""
+        """Finishes the file and returns its bytes."""
         try:
-            with self._disk():
+            with _disk():
                 for packet in self._video.encode(None):
                     self._output.mux(packet)
                 self._mux_sound()
                 self._output.close()
-                content = self._temporary.read_bytes()
-                if self._path:
-                    os.chmod(self._temporary, 0o666 & ~_umask())
-                    os.replace(self._temporary, self._path)
+                return self._file.read()
         finally:
             self.abort()
-        return content
 
     def abort(self) -> None:
         """Drops the unfinished file; does nothing after `close`."""
@@ -117,29 +103,7 @@ class VideoWriter:
             self._sound = None
         with contextlib.suppress(av.FFmpegError, AttributeError, ValueError):
             self._output.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.abort()
-        elif self._temporary.exists():
-            self.close()
-
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Turns what the disk refuses into a sentence."""
-        try:
-            yield
-        except OSError as error:
-            place = f"'{self._path}'" if self._path else "the temporary folder, which TMPDIR names"
-            raise DreamActorError(
-                f"The video cannot be written to {place}: {error.strerror or error}. Make room there or choose another."
-            ) from error
+        self._file.close()
 
     def _mux_sound(self) -> None:
         if self._sound:
@@ -147,7 +111,13 @@ class VideoWriter:
                 self._output.mux(packet)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    """Turns what the disk refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise DreamActorError(
+            f"The video cannot be written to the temporary folder, which TMPDIR names: {error.strerror or error}. "
+            "Make room there or choose another."
+        ) from error

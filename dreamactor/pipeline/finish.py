@@ -19,7 +19,7 @@ class Finisher:
     def __init__(self, vae_decoder: Session, framing: Framing, driving: bytes) -> None:
         self._decoder = vae_decoder
         self._framing = framing
-        self._writer = VideoWriter(None, framing.fps, framing.output_size, audio_from=driving)
+        self._writer = VideoWriter(framing.fps, framing.output_size, audio_from=driving)
         self._past: Float | None = None
         self._written = 0
 

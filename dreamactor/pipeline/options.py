@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib  # shows what a stranger sent: of any length, and no text at times
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,11 +39,11 @@ class Options:
         _whole("pseudo_references", self.pseudo_references, 0, MAX_PSEUDO_REFERENCES)
         guidance = self.guidance_scale
         if guidance is not None and not (_is_number(guidance) and 0 <= guidance <= 100):
-            raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {guidance!r}.")
+            raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {reprlib.repr(guidance)}.")
         if self.scale is not None and self.scale not in SCALES:
-            raise InputError(f"Option scale must be one of {', '.join(SCALES)}, not {self.scale!r}.")
+            raise InputError(f"Option scale must be one of {', '.join(SCALES)}, not {reprlib.repr(self.scale)}.")
         if self.solver is not None and self.solver not in SOLVERS:
-            raise InputError(f"Option solver must be one of {', '.join(SOLVERS)}, not {self.solver!r}.")
+            raise InputError(f"Option solver must be one of {', '.join(SOLVERS)}, not {reprlib.repr(self.solver)}.")
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Options:
@@ -58,7 +59,7 @@ class Options:
         known = [field.name for field in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise InputError(f"Unknown option {', '.join(unknown)}; these exist: {', '.join(known)}.")
+            raise InputError(f"Unknown option {reprlib.repr(unknown)[1:-1]}; these exist: {', '.join(known)}.")
         return cls(**values)
 
     def to_json(self) -> str:
@@ -83,4 +84,4 @@ def _whole(name: str, value: Any, low: int, high: int) -> None:
     if value is None and name in ("steps", "max_frames"):
         return
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"Option {name} must be a whole number from {low} to {high}, not {value!r}.")
+        raise InputError(f"Option {name} must be a whole number from {low} to {high}, not {reprlib.repr(value)}.")

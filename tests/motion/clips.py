@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 
 def make_clip(
@@ -76,6 +77,41 @@ def make_vorbis() -> bytes:
         add_picture(output, 5)
         for frame in [*clicks(5.0, audio), None]:
             output.mux(audio.encode(frame))
+    return buffer.getvalue()
+
+
+def shifted(data: bytes, seconds: float) -> bytes:
+    """The same packets in Matroska, `seconds` later: a recording that was cut, with the clock it had."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="matroska") as output:
+        streams = [output.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                late = round(seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts + late, packet.dts + late
+                packet.stream = streams[packet.stream_index]
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+def with_second_track(data: bytes, later: float, default: int) -> bytes:
+    """Matroska with the sound twice, the second time `later` seconds late; `default` is the track that is marked so."""
+    buffer = io.BytesIO()
+    options = {"default_mode": "passthrough"}
+    with (
+        av.open(io.BytesIO(data)) as source,
+        av.open(io.BytesIO(shifted(data, later))) as late,
+        av.open(buffer, "w", format="matroska", options=options) as output,
+    ):
+        picture = output.add_stream_from_template(source.streams.video[0])
+        tracks = [output.add_stream_from_template(clip.streams.audio[0]) for clip in (source, late)]
+        for index, track in enumerate(tracks):
+            track.disposition = Disposition.default if index == default else Disposition(0)
+        for clip, wanted in ((source, {0: picture, 1: tracks[0]}), (late, {1: tracks[1]})):
+            for packet in clip.demux():
+                if packet.dts is not None and packet.stream_index in wanted:
+                    packet.stream = wanted[packet.stream_index]
+                    output.mux(packet)
     return buffer.getvalue()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dreamactor.errors import InputError
 from dreamactor.motion.media import Limits, decode_clip
-from tests.motion.clips import make_clip
+from tests.motion.clips import make_clip, shifted
 
 
 def indices(frames: np.ndarray) -> list[int]:
@@ -171,6 +171,17 @@ def test_a_short_clip_keeps_its_size_and_knows_its_length(container: str) -> Non
     assert clip.frames.shape[1:3] == (720, 1280)
     assert told[-1][0] == 20
     assert told[-1][1] <= 21
+
+
+@pytest.mark.parametrize("sound", ["aac", None])
+def test_a_clip_may_begin_later_than_its_clock(sound: str | None) -> None:
+    """Matroska announces when a clip ends, not how long it is."""
+    pictures = np.random.default_rng(1).integers(0, 256, (20, 64, 96, 3), np.uint8)
+    late = shifted(make_clip([k / 10 for k in range(20)], sound=sound, pictures=list(pictures)), 70)
+
+    assert len(decode_clip(late, 10).frames) == 20
+    with pytest.raises(InputError, match="Truncated or damaged"):
+        decode_clip(late[: len(late) // 2], 10)
 
 
 def test_a_codec_without_a_decoder_is_named() -> None:

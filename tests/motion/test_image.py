@@ -105,8 +105,16 @@ def png_of(width: int, height: int) -> bytes:
 
 def test_bombs_are_refused_from_the_header() -> None:
     for width, height in ((20_000, 20_000), (9_400, 9_400), (200_000, 500)):
-        with pytest.raises(InputError, match=r"Too many pixels: photo 2 has .*; the limit is 80000000 pixels"):
+        found = rf"({width}x{height}|{width * height}) pixels"
+        with pytest.raises(InputError, match=rf"photo 2 has {found}; the limit is 80000000 pixels\. Shrink it"):
             decode_image(png_of(width, height), name="photo 2")
+
+
+def test_a_higher_cap_holds_where_pillow_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # refuses more than twice as many
+    assert decode_image(encoded(two_halves()), Limits(image_pixels=2400)).shape == (40, 60, 3)
+    with pytest.raises(InputError, match="60x40 pixels; the limit is 1000 pixels"):
+        decode_image(encoded(two_halves()), Limits(image_pixels=1000))
 
 
 @pytest.mark.parametrize(

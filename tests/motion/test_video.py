@@ -1,6 +1,5 @@
-"""The output file: its sound in time, the same bytes each time, whole or not at all."""
+"""The output file: its sound in time, the same bytes each time, nothing left in the temporary folder."""
 
-import gc
 import io
 import resource
 import signal
@@ -15,7 +14,7 @@ import pytest
 
 from dreamactor.errors import DreamActorError
 from dreamactor.motion.media import VideoWriter, decode_clip
-from tests.motion.clips import heard, make_broadcast, make_clip, make_vorbis
+from tests.motion.clips import heard, make_broadcast, make_clip, make_vorbis, with_second_track
 
 
 def noise(count: int, height: int = 192, width: int = 320) -> np.ndarray:
@@ -25,16 +24,10 @@ def noise(count: int, height: int = 192, width: int = 320) -> np.ndarray:
 
 
 def write(frames: np.ndarray, fps: float = 10, audio_from: bytes | None = None) -> bytes:
-    writer = VideoWriter(None, fps, frames.shape[1:3], audio_from)
+    writer = VideoWriter(fps, frames.shape[1:3], audio_from)
     for frame in frames:
         writer.write(frame)
     return writer.close()
-
-
-def write_file(path: Path | None, frames: np.ndarray) -> None:
-    with VideoWriter(path, 10, frames.shape[1:3]) as writer:
-        for frame in frames:
-            writer.write(frame)
 
 
 def streams(data: bytes) -> dict[str, tuple[str, float]]:
@@ -101,6 +94,16 @@ def test_no_sound_and_unreadable_sound_are_no_hindrance() -> None:
     assert set(streams(write(noise(3), audio_from=b"nothing"))) == {"video"}
 
 
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_track_that_a_player_would_play_is_taken(default: int) -> None:
+    """Two languages: the second clicks half a second after the first."""
+    source = make_clip([k / 10 for k in range(30)], container="matroska", sound="aac", duration=3.0)
+    clip = with_second_track(source, later=0.5, default=default)
+    assert heard(write(noise(28, 64, 96), audio_from=clip)) == pytest.approx(
+        [default * 0.5 + second for second in range(3)], abs=0.03
+    )
+
+
 def test_sound_that_mp4_cannot_hold_is_encoded() -> None:
     clip = make_clip([k / 10 for k in range(20)], container="avi", sound="libmp3lame", sound_rate=11025)
 
@@ -125,18 +128,24 @@ def test_sound_follows_the_first_picture_of_a_cut_stream() -> None:
     )
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    target = tmp_path / "out.mp4"
-    with VideoWriter(target, 10, (192, 320)) as writer:
-        for frame in noise(3):
-            writer.write(frame)
-        assert not target.exists()
-    assert len(decode_clip(target.read_bytes(), 10).frames) == 3
-    before = target.read_bytes()
-    with pytest.raises(ValueError, match="uint8"), VideoWriter(target, 10, (192, 320)) as writer:
-        writer.write(noise(1)[0].astype(str))
-    assert target.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_unfinished_file_has_no_name_that_a_killed_process_could_leave(temporary: Path) -> None:
+    writer = VideoWriter(10, (192, 320))
+    for frame in noise(30):
+        writer.write(frame)
+        assert list(temporary.iterdir()) == []
+    assert len(decode_clip(writer.close(), 10).frames) == 30
+    assert list(temporary.iterdir()) == []
+
+
+def test_players_may_begin_before_the_whole_file_has_arrived() -> None:
+    data = write(noise(5))
+    assert data.index(b"moov") < data.index(b"mdat")
 
 
 @contextmanager
@@ -152,31 +161,18 @@ def full_disk(limit: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("name", ["out.mp4", None])
-def test_a_full_disk_is_said_and_nothing_is_left(
-    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_a_full_disk_is_said_and_nothing_is_left(temporary: Path) -> None:
     with full_disk(100_000), pytest.raises(DreamActorError, match=r"cannot be written to .*Make room"):
-        write_file(tmp_path / name if name else None, noise(40))
-    assert list(tmp_path.iterdir()) == []
+        write(noise(40))
+    assert list(temporary.iterdir()) == []
 
 
 def test_sizes() -> None:
-    writer = VideoWriter(None, 23.976, (48, 64))
+    writer = VideoWriter(23.976, (48, 64))
     for frame in noise(4, 96, 128):
         writer.write(frame)
     clip = decode_clip(writer.close(), 12)
     assert clip.source_size == (48, 64)
     assert clip.source_fps == pytest.approx(23.976, abs=0.001)
     with pytest.raises(ValueError, match="must be even"):
-        VideoWriter(None, 10, (63, 64))
-
-
-def test_a_writer_nobody_closed_leaves_no_file(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "out.mp4", 10, (64, 96))
-    writer.write(noise(1, 64, 96)[0])
-    assert len(list(tmp_path.iterdir())) == 1
-    del writer
-    gc.collect()
-    assert list(tmp_path.iterdir()) == []
+        VideoWriter(10, (63, 64))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def test_options_defaults_come_from_the_preset() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("{", "not valid JSON"), ("[1]", "must be a JSON object"), ('{"stepz": 3}', "Unknown option stepz"),
+        ("{", "not valid JSON"), ("[1]", "must be a JSON object"), ('{"stepz": 3}', "Unknown option 'stepz'"),
         ('{"steps": 0}', "1 to 200"), ('{"steps": true}', "whole number"), ('{"steps": 2.5}', "whole number"),
         ('{"seed": -1}', "seed"), ('{"seed": null}', "seed"), ('{"scale": "big"}', "face, half, full"),
         ('{"guidance_scale": "x"}', "0 to 100"), ('{"solver": "rk4"}', "euler, multistep"), ('{"max_frames": 1}', "2"),
@@ -83,3 +85,12 @@ def test_options_defaults_come_from_the_preset() -> None:
 def test_bad_options_are_named(text: str | bytes, part: str) -> None:
     with pytest.raises(InputError, match=part):
         Options.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "values", [{"x" * 100_000: 1}, {"scale": "x" * 100_000}, {f"x{n}": 1 for n in range(10_000)}, {"\ud800": 1}]
+)
+def test_what_a_stranger_sent_is_shown_shortened_and_as_text(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as refused:
+        Options.from_json(json.dumps(values))
+    assert len(str(refused.value).encode()) < 250

@@ -48,10 +48,17 @@ def test_no_server_says_how_to_start_one() -> None:
         animate(gone, [b"photo"], b"clip")
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "localhost:", ":8001", "localhost:port", "localhost:99999"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "localhost:", ":8001", "localhost:port", "localhost:99999", "http://a:8001"]
+)
 def test_address_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="HOST:PORT"):
         animate(address, [b"photo"], b"clip")
+
+
+def test_more_than_a_message_holds_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(InputError, match=r"have 2147\.5 MB together; a server takes 2147\.4 MB"):
+        animate("127.0.0.1:9", [bytes(1 << 20)], bytes((1 << 31) - (1 << 20)))
 
 
 def test_server_of_another_version_is_named_with_its_tensors() -> None:

@@ -17,6 +17,7 @@ def test_job_is_wanted_until_it_is_called_off(tmp_path: Path) -> None:
         assert jobs.count() == 2
         Jobs(tmp_path / "jobs").call_off(first)  # another process's view of the same folder
         assert (jobs.wanted(first), jobs.wanted(second)) == (False, True)
+        assert jobs.count() == 2  # the first has not heard of it yet
     assert not any((tmp_path / "jobs").iterdir())
 
 

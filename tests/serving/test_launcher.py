@@ -28,7 +28,7 @@ from tests.serving.conftest import FREE, OPTIONS
 SERVE = """
 import sys; from pathlib import Path
 from dreamactor.serving.launcher import *
-listen = Listen(grpc_port=int(sys.argv[3]), http_port=0, metrics_port=0)
+listen = Listen("localhost", grpc_port=int(sys.argv[3]), http_port=0, metrics_port=0)
 sys.exit(serve(ServeOptions(Path(sys.argv[1]), listen, Path(sys.argv[2])), lambda line: print(line, flush=True)))
 """
 
@@ -91,7 +91,7 @@ def serving(engines: Path, environment: Path, temporary: Path) -> Iterator[tuple
     )
     try:
         assert process.stdout is not None
-        assert "ready" in process.stdout.readline()
+        assert f"ready: gRPC 127.0.0.1:{port}," in process.stdout.readline()
         yield process, f"127.0.0.1:{port}"
     finally:
         process.kill()
@@ -109,9 +109,20 @@ def test_port_in_use_is_named_with_its_option(tiny_engines: Path) -> None:
             Server.start(ServeOptions(tiny_engines, replace(FREE, http_port=port)))
 
 
+def test_port_wanted_twice_is_named_with_its_option(tiny_engines: Path) -> None:
+    port = free_port()
+    with pytest.raises(InputError, match=f"{port}.*--metrics-port"):
+        Server.start(ServeOptions(tiny_engines, Listen(grpc_port=port, http_port=0, metrics_port=port)))
+
+
 def test_host_of_another_machine_is_refused(tiny_engines: Path) -> None:
     with pytest.raises(InputError, match=r"192\.0\.2\.1"):
         Server.start(ServeOptions(tiny_engines, Listen("192.0.2.1", 0, 0, 0)))
+
+
+def test_no_host_is_not_all_hosts(tiny_engines: Path) -> None:
+    with pytest.raises(InputError, match="--host is empty"):
+        Server.start(ServeOptions(tiny_engines, Listen("", 0, 0, 0)))
 
 
 def test_folder_of_a_killed_server_is_removed_and_of_a_live_one_kept(temporary: Path) -> None:
@@ -207,7 +218,7 @@ def test_running_job_does_not_hold_the_stop_up(
             server.stop()
             took.append(time.monotonic() - start)
 
-    with pytest.raises(DreamActorError):
+    with pytest.raises(DreamActorError, match="was stopped before the video was done"):
         animate(server.address, [portrait], clip, Options(steps=200, max_frames=10), stop)
     assert took[0] < 15
     assert left(temporary) == []

@@ -265,6 +265,7 @@ REFUSED = {
     "options that are no text": ({"options": b"\xff\xfe\x00"}, "options"),
     "options that are no object": ({"options": b"[1]"}, "options"),
     "option that does not exist": ({"options": b'{"stepz": 3}'}, "stepz"),
+    "option that is no text": ({"options": b'{"\\ud800": 3}'}, "ud800"),
     "option out of range": ({"options": b'{"steps": 100000}'}, "steps"),
 }
 # refused before any of our code runs, in Triton's own words
