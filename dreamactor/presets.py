@@ -8,6 +8,8 @@ crops and one motion token a frame.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +119,7 @@ class Preset:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
-        """Inverse of `to_dict`; raises InputError naming unknown or missing keys."""
+        """Inverse of `to_dict`; raises InputError naming unknown or missing keys, and values of no sense."""
         parts = {
             "vae": VAEConfig,
             "pose_encoder": PoseEncoderConfig,
@@ -126,9 +128,34 @@ class Preset:
         }
         try:
             nested = {key: part(**_tuples(values[key])) for key, part in parts.items()}
-            return cls(**{**values, **nested})
-        except (KeyError, TypeError) as error:
+            described = cls(**{**values, **nested})
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"Preset description does not fit this version: {error}.") from error
+        for part in (described, *nested.values()):
+            _check_values(part)
+        height, width, frames = described.height, described.width, described.segment_frames
+        if height % 16 or width % 16 or frames % TEMPORAL_STRIDE != 1:
+            raise InputError(
+                f"Preset description has {height}x{width} and segments of {frames} frames: sizes are multiples of 16, "
+                "and frames one more than a multiple of 4."
+            )
+        return described
+
+
+def _check_values(part: Any) -> None:
+    """Raises InputError for a field that is of another type than its own, negative or endless."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.type in _FITS and not _FITS[field.type](value):
+            raise InputError(f"Preset description has {field.name} {value!r}, which is no {field.type} of any use.")
+
+
+_FITS: dict[Any, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": lambda value: type(value) is int and value >= 0,
+    "float": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+    "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(type(n) is int and n > 0 for n in value),
+}
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -111,10 +111,10 @@ def read_preset(folder: Path | str) -> Preset:
         raise InputError(f"{folder} is no checkpoint: it has no {CONFIG}.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except InputError as error:
+        raise InputError(f"{path} does not describe a preset: {error}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}.") from error
-    except AttributeError as error:
-        raise InputError(f"{path} does not describe a preset: {error}.") from error
 
 
 def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]) -> None:

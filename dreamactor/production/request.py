@@ -88,7 +88,7 @@ def _described(checkpoint: Path, name: str) -> Preset:
         raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
     try:
         found = Preset.from_dict(json.loads((checkpoint / CONFIG).read_text()))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, InputError):
         from dreamactor.networks import read_preset  # with torch, which takes seconds: only to say what is wrong
 
         found = read_preset(checkpoint)

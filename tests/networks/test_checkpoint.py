@@ -51,13 +51,17 @@ def test_another_presets_checkpoint_is_refused(tmp_path: Path) -> None:
         load(tmp_path, preset("puppet"))
 
 
-@pytest.mark.parametrize(("part", "sizes"), [("vae", {"patch": 3}), ("transformer", {"num_heads": 0, "dim": -64})])
+@pytest.mark.parametrize(("part", "sizes"), [("vae", {"patch": 3}), ("transformer", {"num_heads": 0})])
 def test_sizes_that_no_networks_have_are_refused(tmp_path: Path, part: str, sizes: dict[str, int]) -> None:
     save(build(TINY), tmp_path)
     described = TINY.to_dict()
     described[part] |= sizes
     (tmp_path / "config.json").write_text(json.dumps(described))
     with pytest.raises(InputError, match=r"config\.json describes networks that cannot be made"):
+        load(tmp_path)
+    described[part] |= dict.fromkeys(sizes, -1)
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"config\.json does not describe a preset: .* -1, which is no int"):
         load(tmp_path)
 
 
@@ -103,3 +107,24 @@ def test_preset_survives_json() -> None:
     with pytest.raises(InputError, match="no solver 'heun'; choose one of euler, multistep"):
         Preset.from_dict({**preset("tiny").to_dict(), "solver": "heun"})
     assert dataclasses.is_dataclass(preset("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "reason"),
+    [
+        ("", {"height": "64"}, "height '64', which is no int"),
+        ("", {"height": -64}, "height -64"),
+        ("", {"height": 72}, "72x64.*multiples of 16"),
+        ("", {"segment_frames": 12}, "segments of 12 frames"),
+        ("", {"steps": True}, "steps True"),
+        ("", {"guidance_scale": float("nan")}, "guidance_scale nan"),
+        ("", {"vae": [1]}, "does not fit"),
+        ("vae", {"channels": [16, 1.5]}, r"channels \(16, 1.5\), which is no tuple"),
+        ("transformer", {"dim": 64.0}, "dim 64.0"),
+    ],
+)
+def test_a_description_of_no_sense_is_refused(part: str, values: dict, reason: str) -> None:
+    described = preset("tiny").to_dict()
+    (described[part] if part else described).update(values)
+    with pytest.raises(InputError, match=reason):
+        Preset.from_dict(described)
