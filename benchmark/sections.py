@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from dreamactor.benchmark import inputs, scaling
 from dreamactor.benchmark.count import count
@@ -61,8 +62,9 @@ def engines(bench: Bench, block: int) -> None:
 
 def limits(bench: Bench) -> None:
     """Where the time of every network of the main set goes, its work, and how far it is from the machine's limit."""
+    sources = _sources(bench)
     try:
-        _profiles(bench)
+        _profiles(bench, sources)
     except EngineError as error:  # of a stripped plan, above all
         bench.report["not_run"]["profiles"] = str(error)
     try:
@@ -71,10 +73,19 @@ def limits(bench: Bench) -> None:
     except DreamActorError as error:
         bench.report["not_run"]["operations and limits"] = str(error)
         return
-    _roofs(bench, peaks)
+    _roofs(bench, peaks, sources)
 
 
-def _profiles(bench: Bench) -> None:
+def _sources(bench: Bench) -> dict[str, Path | None]:
+    """The ONNX to count and to name layers by, of every network of the main set; None where it is in no store here."""
+    manifest, folder = bench.main.manifest, bench.main_folder
+    records = [manifest.network(network) for network in bench.main.sessions]
+    if on_gpu(manifest):
+        return {record.name: source_model(folder, record) for record in records}
+    return {record.name: folder / record.files[0].path for record in records}
+
+
+def _profiles(bench: Bench, sources: Mapping[str, Path | None]) -> None:
     preset, folder, manifest = bench.main.preset, bench.main_folder, bench.main.manifest
     if manifest.target == "cuda":
         reason = "ONNX Runtime tells when it started a GPU's kernels, not how long they took"
@@ -83,21 +94,20 @@ def _profiles(bench: Bench) -> None:
     for network in bench.main.sessions:
         record, given = manifest.network(network), inputs.network_inputs(preset, network, inputs.Size.of(preset), 3)
         if on_gpu(manifest):
-            found = profile_engine(folder, record, given, source_model(folder, record))
+            found = profile_engine(folder, record, given, sources[network])
         else:
             found = profile(folder / record.files[0].path, network, session_options, given)
         bench.report["profiles"][network] = found.to_dict()
 
 
-def _roofs(bench: Bench, peaks: Peaks) -> None:
+def _roofs(bench: Bench, peaks: Peaks, sources: Mapping[str, Path | None]) -> None:
     """Every network of the main set under `peaks`, by the GPU's own time where that was taken."""
-    manifest, folder, rows, name = bench.main.manifest, bench.main_folder, {}, next(iter(bench.sets))
+    manifest, rows, name = bench.main.manifest, {}, next(iter(bench.sets))
     preset, size = bench.main.preset, inputs.Size.of(bench.main.preset)
     clock = "device" if f"device/denoiser/{name}" in bench.timings else "engine"
     half = on_gpu(manifest) and recipe(manifest.precision, manifest.target).high != "fp32"
     for network in bench.main.sessions:
-        record = manifest.network(network)
-        model = source_model(folder, record) if on_gpu(manifest) else folder / record.files[0].path
+        model = sources[network]
         if model is None:
             bench.report["not_run"][f"limit of {network}"] = "the ONNX it was built from is in no store here"
             continue

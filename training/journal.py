@@ -49,10 +49,10 @@ class Journal:
 
 def _append(path: Path, rows: list[Plain]) -> None:
     """Adds rows to a table; where they have figures that it had not, it is written anew."""
-    before = _read(path)
-    known = list(before[0]) if before else []
+    known = _columns(path)
     columns = list(dict.fromkeys([*known, *(name for row in rows for name in row)]))
     new = columns != known
+    before = _read(path) if new else []
     try:
         with path.open("w" if new else "a", newline="") as file:
             writer = csv.DictWriter(file, columns)
@@ -65,6 +65,13 @@ def _append(path: Path, rows: list[Plain]) -> None:
             f"{path} could not be written ({error.strerror}); the last good state is kept. "
             "Make room and start the same command again: it goes on from there."
         ) from error
+
+
+def _columns(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def _read(path: Path) -> list[Plain]:

@@ -215,7 +215,7 @@ def test_networks_are_put_under_the_gpus_roof(
     )
 
     monkeypatch.setattr(paths, "ENGINES", Path("nowhere"))
-    sections._roofs(bench, sections.measure_gpu_peaks("fp8"))
+    sections._roofs(bench, sections.measure_gpu_peaks("fp8"), sections._sources(bench))
     assert bench.report["limits"]["peaks"]["operations"] == 200e12
     assert bench.report["limits"]["networks"] == {}
     assert "in no store" in bench.report["not_run"]["limit of denoiser"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from dreamactor.export.quantize import FORMATS, Format, calibration_model, layer
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
 from dreamactor.export.weights import array
+from tests.disk import full_disk
 
 Model = Callable[[str], onnx.ModelProto]
 Feed = Callable[..., dict[str, np.ndarray]]
@@ -218,12 +218,8 @@ def test_layer_quality_covers_every_layer_of_a_half_precision_network(
 
 def test_a_full_disk_under_samples_is_said(tmp_path: Path, tiny_feed: Feed) -> None:
     def make(folder: Path) -> dict[str, object]:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # writing on is refused, as on a full disk
-        try:
+        with full_disk(4096):
             save_samples(folder, "denoiser", [tiny_feed("denoiser")])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         return {}
 
     with pytest.raises(EngineError, match="cannot be written: File too large"):

@@ -1,11 +1,7 @@
 """The output file: its sound in time, the same bytes each time, nothing left in the temporary folder."""
 
 import io
-import resource
-import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -14,6 +10,7 @@ import pytest
 
 from dreamactor.errors import DreamActorError
 from dreamactor.motion.media import VideoWriter, decode_clip
+from tests.disk import full_disk
 from tests.motion.clips import heard, make_broadcast, make_clip, make_vorbis, with_second_track
 
 
@@ -146,19 +143,6 @@ def test_the_unfinished_file_has_no_name_that_a_killed_process_could_leave(tempo
 def test_players_may_begin_before_the_whole_file_has_arrived() -> None:
     data = write(noise(5))
     assert data.index(b"moov") < data.index(b"mdat")
-
-
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """Files beyond `limit` bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(temporary: Path) -> None:

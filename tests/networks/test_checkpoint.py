@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks import build, load, save
 from dreamactor.presets import Preset, preset
+from tests.disk import full_disk
 
 TINY = preset("tiny")
 
@@ -86,13 +86,9 @@ def test_unreadable_checkpoints(tmp_path: Path, damage: str) -> None:
 def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(tmp_path: Path) -> None:
     save(build(TINY, seed=1), tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # writing on is refused, as on a full disk
-    try:
-        with pytest.raises(DreamActorError, match=r"cannot be written .*: free some space or give another folder"):
-            save(build(TINY, seed=2), tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(DreamActorError, match=r"cannot be written .*: free some space or give another folder")
+    with refused, full_disk(4096):
+        save(build(TINY, seed=2), tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     with pytest.raises(DreamActorError, match=r"/dev/null/x cannot be written"):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,16 +31,3 @@ def encoded(folder: Path, room: int = 0) -> tuple[Clips, Networks]:
     clips, networks = train_clips(folder, room), build(preset("tiny"), 0)
     encode_clips(networks, clips, "new", False, parallel.start(), room)
     return clips, networks
-
-
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """Writes beyond `limit` bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)

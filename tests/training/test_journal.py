@@ -10,7 +10,7 @@ import torch
 
 from dreamactor.errors import DreamActorError
 from dreamactor.training.journal import Journal
-from tests.training.helpers import full_disk
+from tests.disk import full_disk
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

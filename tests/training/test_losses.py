@@ -65,6 +65,18 @@ def test_a_carried_frame_is_clean_and_not_judged(new_run: NewRun, quick: Recipe)
     assert float(off.std()) == pytest.approx(CARRIED_NOISE, rel=0.2)
 
 
+def descend(optimizer: torch.optim.Optimizer, loss: Callable[[int], torch.Tensor], steps: int) -> list[float]:
+    """The loss of each of so many steps."""
+    values = []
+    for step in range(steps):
+        value = loss(step)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values.append(float(value.detach()))
+    return values
+
+
 def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
     drawn, networks = train_clips(clips), build(preset("tiny"), 0)
     parameters = list(networks.vae.parameters())
@@ -72,28 +84,23 @@ def test_a_few_steps_reduce_the_loss(clips: Path) -> None:
         {"params": [p for p in parameters if (p.ndim == 4) == matrix], "matrix": matrix} for matrix in (True, False)
     ]
     optimizer = Muon(groups, 3e-3, parallel.start())
-    values = []
-    for step in range(25):
+
+    def loss(step: int) -> torch.Tensor:
         rng, generator = np.random.default_rng([0, step]), torch.Generator().manual_seed(step)
-        loss, _ = vae_loss(networks, *vae_batch(drawn, rng, 1, 4), rng, generator)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        values.append(float(loss.detach()))
+        return vae_loss(networks, *vae_batch(drawn, rng, 1, 4), rng, generator)[0]
+
+    values = descend(optimizer, loss, 25)
     assert np.mean(values[-5:]) < 0.7 * np.mean(values[:3])
 
 
 def test_the_face_encoder_learns_the_expression(clips: Path) -> None:
     drawn, networks = train_clips(clips), build(preset("tiny"), 0)
     optimizer = torch.optim.Adam(networks.face_encoder.parameters(), 3e-3)
-    values = []
-    for step in range(60):
-        batch = expression_batch(drawn, np.random.default_rng([0, step]), 4, 3)
-        loss, _ = expression_loss(networks, *batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        values.append(float(loss.detach()))
+
+    def loss(step: int) -> torch.Tensor:
+        return expression_loss(networks, *expression_batch(drawn, np.random.default_rng([0, step]), 4, 3))[0]
+
+    values = descend(optimizer, loss, 60)
     assert np.mean(values[-10:]) < 0.7 * np.mean(values[:5])
 
 
