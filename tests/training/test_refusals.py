@@ -20,7 +20,7 @@ from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.state import STATE
 from dreamactor.training.store import ClipStore
 from dreamactor.training.train import CHECKPOINT, Run, train
-from tests.training.helpers import full_disk
+from tests.disk import full_disk
 
 NewRun = Callable[[str], Path]
 

@@ -20,7 +20,7 @@ from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.rendering import Order, prepare
 from dreamactor.training.store import ClipStore
-from tests.training.helpers import full_disk
+from tests.disk import full_disk
 
 TINY = preset("tiny")
 SCRIPT = """
