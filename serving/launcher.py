@@ -111,9 +111,11 @@ class Server:
     def stop(self) -> None:
         """Calls running jobs off, ends every process, removes the private folder and the shared memory."""
         try:
-            if not self.broken():  # a dead process would not hear of it
+            if self.broken():  # what waits for a dead part would wait in vain
+                self.process.kill()
+            else:
                 self._call_jobs_off(time.monotonic() + self._exit_seconds)
-            self.process.stop()
+                self.process.stop()
         finally:
             self._folder.remove()
 

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class TritonProcess:
 
     def parts(self) -> int:
         """How many model processes (python backend stubs) are alive."""
-        return sum(1 for parent, state in _processes() if parent == self.pid and state != "Z")
+        return sum(1 for parent, _ in _processes() if parent == self.pid)
 
     def log_tail(self, lines: int = 20) -> str:
         """The end of what the log says of warnings and errors."""
@@ -101,9 +102,16 @@ class TritonProcess:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_EXIT_SECONDS + _GRACE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends it and its model processes at once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + _GRACE_SECONDS  # the kernel takes a moment to end what it has killed
+        while any(group == self.pid for _, group in _processes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def _command(environment: ServerEnvironment, repository: Path, listen: Listen) -> list[str]:
@@ -162,11 +170,12 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _processes() -> list[tuple[int, str]]:
-    """Parent and state of every process on the machine."""
+def _processes() -> list[tuple[int, int]]:
+    """Parent and group of every process on the machine that has not ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            found.append((int(parent), state))
+            state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
+            if state != "Z":
+                found.append((int(parent), int(group)))
     return found
