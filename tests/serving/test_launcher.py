@@ -309,10 +309,12 @@ def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
             killed.extend(pid for pid in processes_of(temporary) if part in command_of(pid))
             os.kill(killed[0], signal.SIGSEGV)
 
+    before = left_regions()
     with serving(wide_engines, server_environment, temporary) as (process, address):
         with pytest.raises(DreamActorError):
             animate(address, [portrait], clip, Options(steps=100, max_frames=10), kill)
         assert len(killed) == 1
         assert process.stdout is not None
         assert address in process.stdout.readline()
+        assert left_regions() <= before
         assert animate(address, [portrait], clip, OPTIONS) == expected
