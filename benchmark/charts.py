@@ -82,7 +82,7 @@ def bars(rows: Sequence[Bar]) -> Drawing:
     return drawing
 
 
-def stacked(rows: Mapping[str, Mapping[str, float]], order: Sequence[str], unit: str = "ms") -> Drawing:
+def stacked(rows: Mapping[str, Mapping[str, float]], order: Sequence[str]) -> Drawing:
     """One bar a row, cut into named shares of it in `order`; values in seconds, shown in milliseconds."""
     left, step = 170.0, 34.0
     names = [name for name in order if any(name in shares for shares in rows.values())]
@@ -94,12 +94,12 @@ def stacked(rows: Mapping[str, Mapping[str, float]], order: Sequence[str], unit:
         for name in (name for name in names if name in shares):
             share = shares[name] / total
             width = (WIDTH - left - 90) * share
-            title = f"{name}: {shares[name] * 1e3:.2f} {unit}, {share:.0%}"
+            title = f"{name}: {shares[name] * 1e3:.2f} ms, {share:.0%}"
             drawing.add(Rectangle((x, y), (width, 22), colour[name], title))
             if width > 40:
                 drawing.add(Text((x + width / 2, y + 15), f"{share:.0%}", "middle", "#ffffff"))
             x += width
-        drawing.add(Text((x + 8, y + 15), f"{total * 1e3:.1f} {unit}"))
+        drawing.add(Text((x + 8, y + 15), f"{total * 1e3:.1f} ms"))
     drawing.legend([(name, colour[name]) for name in names], 18 + step * len(rows))
     return drawing
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dreamactor.engines.onnxruntime import session_options
+from dreamactor.engines.onnxruntime import available_threads, session_options
 from dreamactor.errors import InputError, MissingDependency
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
 
@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "processor": processor_name(),
-        "cores": cores(),
+        "cores": available_threads(),
         "memory_bytes": total_memory(),
         "gpu": gpu(),
         "packages": _versions(PACKAGES),
@@ -73,11 +73,6 @@ def processor_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

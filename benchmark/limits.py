@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamactor.benchmark.count import Work
-from dreamactor.benchmark.environment import cores
+from dreamactor.engines.onnxruntime import available_threads
 from dreamactor.errors import EngineError, MissingDependency
 
 COPY_BYTES = 256 << 20
@@ -42,7 +42,7 @@ class Peaks:
 
 def measure_peaks(rounds: int = 5) -> Peaks:
     """The processor's: the best of `rounds`: a ceiling is what the machine once did, not what it did at the median."""
-    threads = cores()
+    threads = available_threads()
     product, library = _product(threads)
     operations = 2 * PRODUCT_SIZE**3 / min(_time(product) for _ in range(rounds))
     copied = 2 * COPY_BYTES / min(_time(_copy(threads)) for _ in range(rounds))

@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from dreamactor.benchmark.environment import cores
 from dreamactor.benchmark.inputs import Size, network_inputs
 from dreamactor.benchmark.peers import Place
 from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import interleave
 from dreamactor.engines import Engines
+from dreamactor.engines.onnxruntime import available_threads
 from dreamactor.errors import MissingDependency
 from dreamactor.presets import Preset
 
@@ -51,7 +51,7 @@ def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
         raise MissingDependency(
             "The outside reference needs diffusers: pip install 'dreamactor[bench]' (make bench installs it)."
         ) from error
-    torch.set_num_threads(cores())
+    torch.set_num_threads(available_threads())
     config = preset.transformer
     network: Any = WanAnimateTransformer3DModel  # untyped
     model = network(

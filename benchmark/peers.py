@@ -20,9 +20,9 @@ import numpy as np
 
 from dreamactor import paths
 from dreamactor.benchmark.engine_sets import on_gpu
-from dreamactor.benchmark.environment import cores
 from dreamactor.benchmark.inputs import Size, network_inputs
 from dreamactor.engines import NETWORKS, Engines, Manifest, Session
+from dreamactor.engines.onnxruntime import available_threads
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError, MissingDependency
 from dreamactor.export.recipes import recipe
@@ -74,12 +74,9 @@ class Place:
 class TorchSession:
     """A network's PyTorch module as the pipeline's Session: arrays in, arrays out, when the device is done."""
 
-    def __init__(
-        self, name: str, module: Any, like: Session, output_names: tuple[str, ...], place: Place | None = None
-    ) -> None:
+    def __init__(self, name: str, module: Any, like: Session, output_names: tuple[str, ...], place: Place) -> None:
         self.name, self.inputs, self.outputs = name, like.inputs, like.outputs
-        self._place = place or Place()
-        self._module, self._output_names = module, output_names
+        self._module, self._output_names, self._place = module, output_names, place
 
     def compiled(self) -> TorchSession:
         """The same module, and so the same weights, behind torch.compile: specialised on each shape, compiled at its
@@ -118,7 +115,7 @@ def torch_engines(engines: Engines, place: Place, checkpoint: Path | None = None
     from dreamactor import networks
     from dreamactor.export.graphs import graph
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(available_threads())
     preset, source = engines.preset, checkpoint_of(engines.manifest, checkpoint)
     model = networks.load(source, preset) if source else networks.build(preset)
     move(model, place)

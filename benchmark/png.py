@@ -13,13 +13,12 @@ MARGIN, HEADER = 16, 60
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
-def png(drawing: Drawing, title: str = "", caption: str = "") -> bytes:
+def png(drawing: Drawing, title: str, caption: str) -> bytes:
     """The drawing below its title and caption, SCALE times its size."""
-    top = HEADER if title or caption else MARGIN
-    canvas = _Canvas(drawing.width + 2 * MARGIN, drawing.height + top + MARGIN)
+    canvas = _Canvas(drawing.width + 2 * MARGIN, drawing.height + HEADER + MARGIN)
     canvas.text(Text((MARGIN, 24), title), 16)
     canvas.text(Text((MARGIN, 44), caption, colour="#555555"), FONT_SIZE)
-    canvas.origin = (MARGIN, top)
+    canvas.origin = (MARGIN, HEADER)
     for mark in drawing.marks:
         canvas.mark(mark)
     return canvas.encoded()

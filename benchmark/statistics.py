@@ -86,7 +86,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
     """p of values ~ sizes**p, by least squares on logarithms, with Student's interval of the slope.
 
-    One size less than three has no residual to judge by: the interval is then the whole line.
+    Fewer than three sizes leave no residual to judge by: the interval is then the whole line.
     """
     x, y = np.log(np.asarray(sizes, np.float64)), np.log(np.asarray(values, np.float64))
     spread = float(((x - x.mean()) ** 2).sum())

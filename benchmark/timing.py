@@ -128,11 +128,6 @@ def interleave(
     return {name: Timing(name, tuple(taken)) for name, taken in samples.items()}
 
 
-def measure(name: str, case: Case, rounds: int, warmup: int = 1, fresh: Callable[[int], None] | None = None) -> Timing:
-    """`interleave` of a single case."""
-    return interleave({name: case}, rounds, warmup, fresh=fresh)[name]
-
-
 def _sample(case: Case, yardstick: Yardstick, block: int) -> Sample:
     beside = yardstick.run()
     processor, start = time.process_time(), time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, 1 for a failure, 2 for input that cannot be used, 130 when interrupted."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have what this terminal has not
     try:
         status: int = options.run(options)
         return status
@@ -30,6 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except DreamActorError as error:
         print(f"dreamactor: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:  # installed without the extra that has it
+        if error.name is None or error.name.partition(".")[0] == "dreamactor":
+            raise
+        print(
+            f"dreamactor: This needs {error.name}, which is not installed; `dreamactor doctor` says how to get it.",
+            file=sys.stderr,
+        )
         return 1
     except OSError as error:  # a full disk, a folder that cannot be written
         print(f"dreamactor: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)

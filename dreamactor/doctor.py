@@ -49,11 +49,12 @@ def examine() -> list[Finding]:
 
 
 def _machine() -> list[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from dreamactor.engines.onnxruntime import available_threads
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return [
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", True),
-        Finding("processor", f"{cores} cores, {memory:.0f} GiB memory", True),
+        Finding("processor", f"{available_threads()} cores, {memory:.0f} GiB memory", True),
     ]
 
 

@@ -111,7 +111,7 @@ class Preset:
         return rows(self.guidance_scale)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; dense attention is not named, so that descriptions are what they were before the choice."""
+        """Plain values; dense attention is left out, so that they are those of files from before there was a choice."""
         values = dataclasses.asdict(self)
         if self.transformer.attention == "dense":
             del values["transformer"]["attention"]

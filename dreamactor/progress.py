@@ -29,9 +29,9 @@ class ProgressBar:
         if event.steps:
             text = f"{event.stage} {event.segment}/{event.segments}, step {event.step}/{event.steps}"
         if event.message:
-            self._progress.console.print(f"  {event.message}", highlight=False)
+            self._progress.console.print(f"  {event.message}", highlight=False, markup=False, soft_wrap=not self._live)
         self._progress.update(self._task, completed=event.fraction, description=text)
-        label = f"{event.stage} {event.segment}" if event.segments else event.stage
+        label = f"{event.stage} {event.segment}/{event.segments}" if event.segments else event.stage
         if not self._live and label != self._last:
             print(f"  {event.fraction:4.0%} {label}", file=sys.stderr, flush=True)
             self._last = label

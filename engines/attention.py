@@ -22,7 +22,6 @@ from dreamactor.errors import EngineError
 from dreamactor.fidelity import signal_to_noise
 
 NATIVE, PLUGIN, AUTO = "native", "plugin", "auto"
-CHOICES = (AUTO, NATIVE, PLUGIN)
 _KERNELS = {"FlashAttention": "two_segment", "FaceAttention": "face_attention"}  # node -> entry of the tile table
 _RUNS = 10
 

@@ -1,8 +1,8 @@
 """The child process that parses an ONNX and builds an engine: what crashes here takes nothing with it.
 
-TensorRT-RTX aborts the process on nodes it does not know. Run as `python -m dreamactor.engines.build_worker`, with a
-`BuildRequest` as JSON on stdin; prints one JSON object a line: {"phase", "step", "steps"} and at last {"report"} or
-{"error"}. TensorRT's names are those of 11.4 and of TensorRT-RTX 1.7, which `tests/engines` checks.
+TensorRT-RTX aborts the process on nodes it does not know. Run as `python -m dreamactor.engines.build_worker`, with
+what `build_engine` asks for as JSON on stdin; prints one JSON object a line: {"phase", "step", "steps"} and at last
+{"report"} or {"error"}. TensorRT's names are those of 11.4 and of TensorRT-RTX 1.7, which `tests/engines` checks.
 """
 
 from __future__ import annotations
@@ -113,10 +113,6 @@ def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]
     if request["hardware_compatibility"]:
         level = request["hardware_compatibility"].replace("-", "_").upper()
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
-    if request["optimization_level"] is not None:
-        config.builder_optimization_level = request["optimization_level"]
-    if request["workspace_bytes"]:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
     if request["timing_cache"]:
         _use_timing_cache(config, Path(request["timing_cache"]))
     names: set[str] = {network.get_input(i).name for i in range(network.num_inputs)}

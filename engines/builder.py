@@ -33,7 +33,7 @@ class BuildOptions:
 
     `weight_streaming` lets weights exceed the GPU's memory; `attention` is "native" (TensorRT's own), "plugin" (our
     Triton kernels, TensorRT only) or "auto" (the faster of the two, timed where it is built; `build_engine` takes it as
-    "native"); `optimization_level` 0-5.
+    "native").
 
     `strip` (TensorRT only; not yet run on a GPU) leaves the weights out of the plan: the set has the ONNX beside it,
     and a session puts its weights in. So a plan that took minutes serves every fine-tuned ONNX of the same graph and
@@ -47,8 +47,6 @@ class BuildOptions:
 
     weight_streaming: bool = False
     attention: str = "auto"
-    optimization_level: int | None = None
-    workspace_bytes: int = 0
     strip: bool = False
     hardware_compatibility: str = ""
 

@@ -16,9 +16,9 @@ from dreamactor.errors import EngineError
 
 
 class Cuda:
-    """The primary context of one device and a stream in it."""
+    """The primary context of the first device and a stream in it."""
 
-    def __init__(self, device: int = 0) -> None:
+    def __init__(self) -> None:
         try:
             self._driver: Any = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         except OSError as error:
@@ -26,7 +26,7 @@ class Cuda:
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
         handle = ctypes.c_void_p()
         self._call("cuInit", 0)
-        self._call("cuDeviceGet", ctypes.byref(self._device), device)
+        self._call("cuDeviceGet", ctypes.byref(self._device), 0)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
         self.activate()
         self._call("cuStreamCreate", ctypes.byref(handle), 1)  # CU_STREAM_NON_BLOCKING

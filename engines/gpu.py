@@ -21,19 +21,19 @@ class Gpu:
 
 
 @functools.cache
-def local_gpu(index: int = 0) -> Gpu | None:
-    """GPU `index`, or None where there is no driver or no such device."""
+def local_gpu() -> Gpu | None:
+    """The first GPU, or None where there is no driver or no device."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return None
     count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or index >= count.value:
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return None
     device, major, minor, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(128), ctypes.c_size_t()
     failed = (
-        cuda.cuDeviceGet(ctypes.byref(device), index)
+        cuda.cuDeviceGet(ctypes.byref(device), 0)
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
         or cuda.cuDeviceGetName(name, len(name), device)

@@ -79,7 +79,7 @@ def biased_product(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value
 
 
 def static_size(value: ir.Value | None, axis: int) -> int | None:
-    """A dimension that is known without running, read off the shape or off the reshape that made it."""
+    """A dimension that is known without running."""
     if value is not None and value.shape is not None and isinstance(value.shape[axis], int):
         return int(value.shape[axis])  # type: ignore[arg-type]
     return None

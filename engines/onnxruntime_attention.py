@@ -18,7 +18,7 @@ def fuse_attention(graph: Graph, node: ir.Node) -> bool:
     """`FlashAttention` to MultiHeadAttention over [B,N,H*D], without any transpose before or after."""
     if (node.domain, node.op_type) != ("dreamactor", "FlashAttention"):
         return False
-    heads = [_untransposed(graph, node, value) for value in node.inputs]
+    heads = [_untransposed(graph, value) for value in node.inputs]
     if any(value is None for value in heads):
         return False
     q, k, v, k_reference, v_reference = (value for value in heads if value is not None)
@@ -33,7 +33,7 @@ def fuse_attention(graph: Graph, node: ir.Node) -> bool:
     return True
 
 
-def _untransposed(graph: Graph, at: ir.Node, value: ir.Value | None) -> ir.Value | None:
+def _untransposed(graph: Graph, value: ir.Value | None) -> ir.Value | None:
     """[B,H,N,D] as the [B,N,H*D] that it was made from: a bare head split, or one with norm and rotary positions."""
     if value is None:
         return None
@@ -123,8 +123,8 @@ def split_projection(graph: Graph, node: ir.Node) -> bool:
 def _move_bias(graph: Graph, values: ir.Value, bias: Array) -> bool:
     """Adds `bias` W_out to the output projection behind every attention that reads `values`.
 
-    Both streams' values have the same bias, so the attention's output has it too. Applied once for the pair: the marker
-    in `rows` tells that a projection already has it.
+    Both streams' values have the same bias, so the attention's output has it too. Applied once for the pair: the
+    bias's name tells that a projection already has it.
     """
     readers = _attentions_of(values)
     if not readers:

@@ -47,10 +47,6 @@ class Profile:
     def fixed(cls, size: Size) -> Profile:
         return cls(size, size, size)
 
-    @property
-    def is_fixed(self) -> bool:
-        return self.minimum == self.maximum
-
 
 @dataclass(frozen=True)
 class Ranges:

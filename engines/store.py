@@ -39,7 +39,6 @@ class Entry:
     sizes: tuple[int, ...]
     hashes: tuple[str, ...]
     seconds: float
-    created: float
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -50,13 +49,14 @@ class Entry:
         return sum(self.sizes)
 
     @property
+    def used(self) -> float:
+        """When last, in seconds since 1970."""
+        return (self.folder / ENTRY).stat().st_mtime
+
+    @property
     def sha256(self) -> str:
         """`trust.sha256` of all its files."""
         return trust.together(self.hashes)
-
-    @property
-    def digest(self) -> str:
-        return self.folder.name
 
 
 class Store:
@@ -99,7 +99,7 @@ class Store:
         """Everything whole in the store, the most recently used first."""
         folders = [path for path in self.root.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
         found = [entry for entry in map(_read, folders) if entry is not None]
-        yield from sorted(found, key=lambda entry: -(entry.folder / ENTRY).stat().st_mtime)
+        yield from sorted(found, key=lambda entry: -entry.used)
 
     def prune(self, keep: int = 0, older_than_days: float = 0.0) -> list[Entry]:
         """Removes all but the `keep` most recently used entries that are older than so many days, and what a killed
@@ -107,7 +107,7 @@ class Store:
         limit = time.time() - older_than_days * 86400
         removed = []
         for entry in list(self.entries())[keep:]:
-            if (entry.folder / ENTRY).stat().st_mtime <= limit:
+            if entry.used <= limit:
                 shutil.rmtree(entry.folder, ignore_errors=True)
                 removed.append(entry)
         for partial in self.root.glob(f"*/{_PARTIAL}*"):
@@ -169,7 +169,7 @@ def _read(folder: Path) -> Entry | None:
             return None
         return Entry(
             folder, values["kind"], values["key"], values["facts"], tuple(values["files"]), tuple(values["sizes"]),
-            tuple(values.get("hashes", ())), float(values["seconds"]), float(values["created"]),
+            tuple(values.get("hashes", ())), float(values["seconds"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None

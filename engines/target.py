@@ -12,8 +12,8 @@ RTX_ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
 @dataclass(frozen=True)
 class Target:
-    """`name` as it was asked for, `runtime` a module of `dreamactor.engines` ("onnxruntime", "tensorrt",
-    "tensorrt_rtx"), `architecture` "any" or like "sm89"."""
+    """`name` as it was asked for, `runtime` "onnxruntime", "tensorrt" or "tensorrt_rtx",
+    `architecture` "any" or like "sm89"."""
 
     name: str
     runtime: str

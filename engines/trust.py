@@ -166,6 +166,11 @@ def check_runtime(record: NetworkRecord, installed: str, gpu: Gpu | None) -> Non
             f"{record.name} was built by {record.runtime} {record.runtime_version}; {installed} is installed: "
             f"install {record.runtime_version} or build the engines again."
         )
+    check_machine(record, gpu)
+
+
+def check_machine(record: NetworkRecord, gpu: Gpu | None) -> None:
+    """Raises EngineError unless the engine runs on this GPU (None where there is none) or processor."""
     if runs_on(record, gpu):
         return
     if record.architecture == VNNI:
@@ -192,6 +197,8 @@ def sign(directory: Path, private_key: bytes) -> Path:
             if private_key.startswith(b"-----")
             else private.from_private_bytes(private_key)
         )
+        if not isinstance(key, private):
+            raise ValueError("it is a key of another kind")
         signature: bytes = key.sign((directory / FILE_NAME).read_bytes())
     except (ValueError, TypeError, AttributeError) as error:
         raise EngineError(f"That is not an Ed25519 private key: {error}.") from error
@@ -214,6 +221,8 @@ def check_signature(directory: Path, manifest: bytes, public_key: bytes) -> None
             if public_key.startswith(b"-----")
             else public.from_public_bytes(public_key)
         )
+        if not isinstance(key, public):
+            raise ValueError("the key is of another kind than Ed25519")
         key.verify(base64.b64decode(path.read_text().strip(), validate=True), manifest)
     except InvalidSignature as error:
         raise EngineError(

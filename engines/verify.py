@@ -35,11 +35,9 @@ class Example:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Example:
-        """Inverse of `to_bytes`; raises MissingDependency without safetensors."""
-        try:
-            from safetensors.numpy import load
-        except ImportError as error:
-            raise MissingDependency("Verifying engines needs safetensors: pip install safetensors.") from error
+        """Inverse of `to_bytes`."""
+        from safetensors.numpy import load
+
         both: dict[str, dict[str, Array]] = {"inputs": {}, "outputs": {}}
         for key, array in load(content).items():
             way, _, name = key.partition("/")
@@ -74,7 +72,6 @@ def verify_engine(
     directory: Path,
     network: str,
     reference: Path | None = None,
-    threads: int | None = None,
     public_key: bytes | None = None,
 ) -> Comparison:
     """Opens `network` of a set after every check and compares it with FP32 on the set's example; an engine that cannot
@@ -91,8 +88,8 @@ def verify_engine(
     example = Example.from_bytes(trust.read_file(directory, file))
     try:
         with ExitStack() as opened:
-            engines = opened.enter_context(open_engines(directory, threads, [network], public_key))
-            plain = OnnxRuntimeSession(reference, network, threads) if reference else None
+            engines = opened.enter_context(open_engines(directory, networks=[network], public_key=public_key))
+            plain = OnnxRuntimeSession(reference, network) if reference else None
             if plain is not None:
                 opened.callback(plain.close)
             return compare(network, engines.session(network), example, plain)

@@ -1,6 +1,6 @@
 """The five graphs that become engines: bytes in and out where there are pixels, a whole step where there is a solver.
 
-Each wrapper is the plain PyTorch form of one ONNX file; `graphs` pairs it with named example inputs and the dimensions
+Each wrapper is the plain PyTorch form of one ONNX file; `graph` pairs it with named example inputs and the dimensions
 that stay free.
 """
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -77,13 +77,11 @@ def strip_metadata(model: ir.Model) -> None:
                 del item.metadata_props[key]
 
 
-def export_all(
-    networks: Networks, folder: Path, names: Iterable[str] = NETWORKS, on_start: Callable[[str], None] | None = None
-) -> dict[str, Path]:
-    """Exports each network in `names` to `folder/<name>.onnx`; `on_start` hears of each before it begins."""
+def export_all(networks: Networks, folder: Path, on_start: Callable[[str], None] | None = None) -> dict[str, Path]:
+    """Exports every network to `folder/<name>.onnx`; `on_start` hears of each before it begins."""
     paths = {}
     _make_folder(folder)  # before the minutes of work
-    for name in names:
+    for name in NETWORKS:
         if on_start is not None:
             on_start(name)
         paths[name] = export_network(networks, name, folder / f"{name}.onnx")

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask, inline
+from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask
 from dreamactor.export.onnxgraph import constants, fold_transposes, module_of, name_nodes, prune
 from dreamactor.export.precision import lower
 from dreamactor.export.recipe import Recipe
@@ -89,11 +89,6 @@ def quantize(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) 
             writer.layer(chosen[node.name])
     writer.finish()
     return lower(model, recipe.high, recipe.keep_fp32, recipe.fp32_products) if recipe.high != "fp32" else model
-
-
-def calibration_model(prepared: ModelProto) -> ModelProto:
-    """`prepared` in standard operators only; the tensors of its graph keep their names."""
-    return inline(prepared)
 
 
 def _layer(node: NodeProto, stored: Mapping[str, TensorProto], recipe: Recipe) -> Layer | None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from dreamactor.engines import Manifest, read_manifest
+from dreamactor.engines import Manifest, read_manifest, trust
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
@@ -59,7 +60,7 @@ class Server:
         self._whole = 0
         self._manifest = read_manifest(options.engines, options.public_key)
         environment = ServerEnvironment(options.environment).require()
-        _check_runtimes(environment, self._manifest)
+        _check_engines(environment, self._manifest)
         place = folder.path / "repository"
         repository = write_repository(options.engines, place, options.limits, options.public_key)
         self.process = TritonProcess(environment, repository, listen, folder.path)
@@ -194,8 +195,10 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_runtimes(environment: ServerEnvironment, manifest: Manifest) -> None:
-    """Raises EngineError when the server's environment has not what runs the set."""
+def _check_engines(environment: ServerEnvironment, manifest: Manifest) -> None:
+    """Raises EngineError when the set is for another machine, or the server's environment has not what runs it."""
+    for record in manifest.networks.values():
+        trust.check_machine(record, local_gpu() if record.architecture != "any" else None)
     for runtime in {record.runtime for record in manifest.networks.values()}:
         if not (environment.site_packages / runtime).exists():
             raise EngineError(

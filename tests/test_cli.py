@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,16 @@ def test_a_disk_that_cannot_be_written_is_a_sentence(
     assert capsys.readouterr().err == "dreamactor: No space left on device: no file named\n"
 
 
+@pytest.mark.parametrize("command", ["build", "export", "eval", "train"])
+def test_a_package_that_is_not_installed_is_a_sentence(command: str, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from dreamactor.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [command, "--output", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "This needs torch, which is not installed; `dreamactor doctor`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_folder_of_code_is_packaged() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         setuptools = tomllib.load(file)["tool"]["setuptools"]
@@ -165,6 +176,9 @@ def test_the_command_prunes_the_store(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["engines", "prune", "--store", str(tmp_path), "--older-than", "0"]) == 0
     assert "removed 1 entries, 2.0 MB" in capsys.readouterr().out
     assert not list(Store(tmp_path).entries())
+    for wrong in (["--keep", "-1"], ["--older-than", "-1"], ["--older-than", "nan"]):
+        assert main(["engines", "prune", "--store", str(tmp_path), *wrong]) == 2
+        assert "must be 0 or more" in capsys.readouterr().err
 
 
 def test_the_command_lists_sets_and_what_the_store_keeps(
@@ -181,7 +195,11 @@ def test_the_command_lists_sets_and_what_the_store_keeps(
     assert main(["engines", "list", "--store", str(tmp_path / "store")]) == 0
     found = [line.split() for line in capsys.readouterr().out.splitlines()]
     size = sum(path.stat().st_size for path in tiny_engines.iterdir())
-    assert found == [["set", "mine", f"{size / 1e6:.1f}", "MB"], ["store", f"engine/{entry.digest}", "3.0", "MB"]]
+    assert found == [
+        ["set", "mine", f"{size / 1e6:.1f}", "MB"],
+        ["store", f"engine/{entry.folder.name}", "3.0", "MB", "used", "0.0", "days", "ago"],
+        ["store", "in", "all", "3.0", "MB"],
+    ]
 
 
 def test_a_set_that_the_command_signed_is_taken_with_its_key_alone(
@@ -356,6 +374,26 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     write_whole(link, b"video")
     assert link.is_symlink()
     assert target.read_bytes() == b"video"
+
+
+def test_names_are_printed_and_notes_kept_whole_where_there_is_no_terminal(tmp_path: Path, tiny_engines: Path) -> None:
+    """Whatever the encoding; and progress says which segment of how many."""
+    command = animate(tmp_path, tiny_engines, output=tmp_path / "видео.mp4")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    environment.pop("COLUMNS", None)
+    done = subprocess.run([sys.executable, "-m", "dreamactor.cli", *command], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\\u0432" in done.stdout
+    lines = done.stderr.decode().splitlines()
+    assert [line for line in lines if len(line) > 80 and line.startswith("  not seen in the driving clip")]
+    assert [line for line in lines if re.search(r"% denoise 1/\d+$", line)]
+
+
+def test_a_video_sent_to_stdout_has_nothing_after_it(tmp_path: Path, tiny_engines: Path) -> None:
+    command = animate(tmp_path, tiny_engines, **{"output": "/dev/stdout", "max-frames": 5})
+    piped = subprocess.run([sys.executable, "-m", "dreamactor.cli", *command], capture_output=True, check=True)
+    assert main(animate(tmp_path, tiny_engines, **{"max-frames": 5})) == 0
+    assert piped.stdout == (tmp_path / "out.mp4").read_bytes()
 
 
 def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> None:

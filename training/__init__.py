@@ -1,1 +1,1 @@
-"""training"""
+"""Makes the checkpoint that ships: drawn characters in motion, the recipe's stages, the evaluation."""

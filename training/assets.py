@@ -7,23 +7,17 @@ checks their SHA-256. The folder is that of the other assets, under `mocap/`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dreamactor.errors import DreamActorError
-from dreamactor.motion.assets import Member, Wheel, default_folder, fetch
+from dreamactor.motion.assets import default_folder, fetch, pinned
 
 
-def _wheels() -> tuple[Wheel, ...]:
-    listed = json.loads(Path(__file__).with_suffix(".json").read_text())
-    return tuple(Wheel(**{**wheel, "members": tuple(Member(**m) for m in wheel["members"])}) for wheel in listed)
-
-
-def mocap_folder(folder: Path | None = None) -> Path:
+def mocap_folder() -> Path:
     """Where the clips lie; `mocap.load_clips` says so if they do not."""
-    return (folder or default_folder()) / "mocap"
+    return default_folder() / "mocap"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, default=default_folder(), help="assets folder (default: %(default)s)")
     folder = parser.parse_args(arguments).dir
     try:
-        written = fetch(folder, _wheels())
+        written = fetch(folder, pinned(Path(__file__).with_suffix(".json")))
     except (DreamActorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

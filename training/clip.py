@@ -26,6 +26,7 @@ from dreamactor.training.scene import (
     faces_camera,
     mouth_places,
     pose_sequence,
+    render,
     render_frame,
 )
 
@@ -65,7 +66,7 @@ def make_clip(
         scene, performance=perform(scene.character.body, stage.score(seed + 5_000_000, frames, scene.framing))
     )
     faces = render_faces(stage, scene, seed, rng)
-    pictures = np.stack([render_frame(scene, i) for i in range(frames)])
+    pictures = render(scene)
     own, foreign = yaw_extremes(scene), yaw_extremes(other)
     references = np.concatenate([pictures[own], np.stack([render_frame(other, i) for i in foreign])])
     other_poses = pose_sequence(other)

@@ -185,7 +185,6 @@ def evaluate(
     checkpoint: Path | str,
     out: Path | str,
     settings: Settings | None = None,
-    mocap: Path | None = None,
     preset: Preset | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -197,7 +196,7 @@ def evaluate(
     settings, out = settings or Settings(), Path(out)
     if settings.clips < 1:
         raise InputError(f"An evaluation needs at least one clip of each framing, not {settings.clips}.")
-    evaluation = Evaluation(load(checkpoint, preset), mocap or mocap_folder(), settings)
+    evaluation = Evaluation(load(checkpoint, preset), mocap_folder(), settings)
     out.mkdir(parents=True, exist_ok=True)  # before the minutes of work
     began = time.monotonic()
     latents = evaluation.preset.latent_frames

@@ -18,10 +18,6 @@ from dreamactor.errors import InputError, MissingDependency
 
 Array = NDArray[np.float64]
 
-BALLS: Final = (
-    "root", "chest", "neck", "right_hip", "right_ankle", "right_shoulder", "left_hip", "left_ankle", "left_shoulder"
-)  # fmt: skip
-HINGES: Final = ("right_knee", "right_elbow", "left_knee", "left_elbow")
 _LAYOUT: Final = (
     ("chest", 4), ("neck", 4), ("right_hip", 4), ("right_knee", 1), ("right_ankle", 4), ("right_shoulder", 4),
     ("right_elbow", 1), ("left_hip", 4), ("left_knee", 1), ("left_ankle", 4), ("left_shoulder", 4), ("left_elbow", 1),

@@ -76,19 +76,15 @@ def disk(canvas: Image, x: float, y: float, radius: float, color: Color) -> None
         cv2.circle(canvas, (round(x * scale), round(y * scale)), round(radius * scale), color, -1, cv2.LINE_AA, SHIFT)
 
 
-def ellipse(canvas: Image, x: float, y: float, rx: float, ry: float, color: Color, angle: float = 0.0) -> None:
-    polygon(canvas, ellipse_points(x, y, rx, ry, angle), color, convex=True)
+def ellipse(canvas: Image, x: float, y: float, rx: float, ry: float, color: Color) -> None:
+    polygon(canvas, ellipse_points(x, y, rx, ry), color, convex=True)
 
 
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 20, False)), np.sin(np.linspace(0, 2 * np.pi, 20, False))], 1)
 
 
-def ellipse_points(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Points:
-    points = _CIRCLE * np.array([rx, ry])
-    if angle:
-        c, s = np.cos(angle), np.sin(angle)
-        points = points @ np.array([[c, s], [-s, c]])
-    return np.asarray(points + np.array([x, y]))
+def ellipse_points(x: float, y: float, rx: float, ry: float) -> Points:
+    return np.asarray(_CIRCLE * np.array([rx, ry]) + np.array([x, y]))
 
 
 def stroke(canvas: Image, points: Points, color: Color, width: float) -> None:

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from dreamactor.training.character import Character, Color
 from dreamactor.training.paint import Image, Points, View, disk, ellipse, ellipse_points, mix, polygon, stroke, tint
@@ -20,8 +19,6 @@ from dreamactor.training.paint_hair import DEGREE, HAIR_SHELL, draw_brim, hair_t
 MOUTH_INSIDE: Color = (62, 18, 24)
 TEETH: Color = (238, 234, 226)
 TONGUE: Color = (176, 84, 88)
-
-Float = NDArray[np.float32]
 
 
 class FaceCanvas:
@@ -38,8 +35,8 @@ class FaceCanvas:
     def shape(self, points: Sequence[tuple[float, float]] | Points, color: Color) -> None:
         polygon(self.image, self.at(np.asarray(points, float)), color)
 
-    def oval(self, lon: float, lat: float, rx: float, ry: float, color: Color, angle: float = 0.0) -> None:
-        self.shape(ellipse_points(lon, lat, rx, ry, angle), color)
+    def oval(self, lon: float, lat: float, rx: float, ry: float, color: Color) -> None:
+        self.shape(ellipse_points(lon, lat, rx, ry), color)
 
     def line(self, points: Sequence[tuple[float, float]] | Points, color: Color, width: float) -> None:
         stroke(self.image, self.at(np.asarray(points, float)), color, width * self.unit)

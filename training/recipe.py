@@ -119,14 +119,6 @@ class Recipe:
         share = seconds / sum(stage.seconds for stage in self.timed)
         return replace(self, stages=tuple(replace(s, seconds=s.seconds * share) for s in self.stages))
 
-    def with_steps(self, steps: dict[str, int]) -> Recipe:
-        """The same recipe with other step counts by stage name; raises InputError on an unknown name."""
-        known = [stage.name for stage in self.stages]
-        unknown = sorted(set(steps) - set(known))
-        if unknown:
-            raise InputError(f"There is no stage {', '.join(unknown)}; the stages are {', '.join(known)}.")
-        return replace(self, stages=tuple(replace(s, steps=steps.get(s.name, s.steps)) for s in self.stages))
-
 
 PUPPET = Recipe(
     stages=(

@@ -94,7 +94,7 @@ class Order:
     def _about(self) -> dict[str, Any]:
         height, width = self.size
         about = {"split": self.split, "height": height, "width": width, "fps": self.fps, "frames": FRAMES}
-        return {**about, "first": self.first} if self.first else about  # as folders were marked before the choice
+        return {**about, "first": self.first} if self.first else about  # older folders have no "first"
 
 
 def orders(folder: Path, preset: Preset, recipe: Recipe, mocap: Path) -> tuple[Order, Order]:

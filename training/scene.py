@@ -1,4 +1,4 @@
-"""A training clip from a seed: frames, their pose, the driving face crops and reference frames.
+"""A scene from a seed: who is seen doing what before which camera and background; its frames, poses and face crops.
 
 Splits differ in characters (disjoint seed ranges) and in motion capture clips (`mocap.SPLITS`).
 """

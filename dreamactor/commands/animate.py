@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from dreamactor.commands.common import (
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_engines(parser)
     parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 for none (default: the preset's)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--max-frames", type=int, help="use only the clip's first frames")
     parser.add_argument("--scale", choices=("face", "half", "full"), help="default: from the reference")
     parser.add_argument("--solver", choices=SOLVERS, help="default: the preset's")
@@ -73,5 +74,6 @@ def run(options: argparse.Namespace) -> int:
             with Animator.open(engines, limits=limits, public_key=public_key) as animator:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)
-    print(f"{options.output}: {len(video) / 1e6:.1f} MB")
+    written = sys.stdout if options.output.is_file() else sys.stderr  # not after a video in /dev/stdout
+    print(f"{options.output}: {len(video) / 1e6:.2f} MB", file=written)
     return 0

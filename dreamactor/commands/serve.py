@@ -12,9 +12,9 @@ HELP = "an engine set behind Triton Inference Server"
 def configure(parser: argparse.ArgumentParser) -> None:
     add_engines(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=8001)
-    parser.add_argument("--http-port", type=int, default=8000)
-    parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s")
+    parser.add_argument("--http-port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--metrics-port", type=int, default=8002, help="default: %(default)s")
     add_public_key(parser)
     add_limits(parser)
     parser.set_defaults(run=run)

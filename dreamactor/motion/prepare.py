@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,14 +61,13 @@ def prepare(
     scale: str | None = None,
     on_progress: OnProgress | None = None,
     landmarker: Landmarker | None = None,
-    assets: Path | None = None,
 ) -> MotionInputs:
     """Decodes, finds and follows the person, retargets the motion, draws the controls, cuts the faces.
 
     The first reference gives the framing and the body; further ones are more views of the same person. `on_progress`
-    gets the share done, 0..1, and may raise to cancel. The models are opened from `assets` unless a `landmarker` is
-    given. The same input gives the same output. Raises InputError for what cannot be used, MissingDependency when the
-    landmark models are not there.
+    gets the share done, 0..1, and may raise to cancel. The models are opened unless a `landmarker` is given. The same
+    input gives the same output. Raises InputError for what cannot be used, MissingDependency when the landmark models
+    are not there.
     """
     limits = limits or Limits()
     report = _Report(on_progress)
@@ -79,7 +77,7 @@ def prepare(
         choose_scale(PoseSequence.empty(1), scale)  # an unknown one is refused before any work
     names = [_name(index, len(references)) for index in range(len(references))]
     pictures = [decode_image(data, limits, name) for data, name in zip(references, names, strict=True)]
-    landmarker = landmarker or Landmarker(assets)
+    landmarker = landmarker or Landmarker()
     people = [
         _find(landmarker, data, picture, name) for data, picture, name in zip(references, pictures, names, strict=True)
     ]

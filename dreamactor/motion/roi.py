@@ -50,8 +50,8 @@ class Region:
         return np.array([[c, -s, self.x - c * half + s * half], [s, c, self.y - s * half - c * half]])
 
 
-def crop(picture: Picture, region: Region, side: int, border: int = cv2.BORDER_CONSTANT) -> Picture:
-    """Cuts `region` out of `picture` [H, W, 3]: uint8 [side, side, 3]; black outside the picture, or as `border`."""
+def crop(picture: Picture, region: Region, side: int) -> Picture:
+    """Cuts `region` out of `picture` [H, W, 3]: uint8 [side, side, 3]; black outside the picture."""
     matrix = region.matrix(side)
     shrink = int(region.size / side)
     if shrink >= 2:  # averaged first: plain sampling would alias
@@ -67,7 +67,7 @@ def crop(picture: Picture, region: Region, side: int, border: int = cv2.BORDER_C
             matrix = matrix / shrink
             matrix[:, 2] -= 0.5 - 0.5 / shrink
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    result: Any = cv2.warpAffine(picture, matrix, (side, side), flags=flags, borderMode=border)
+    result: Any = cv2.warpAffine(picture, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_CONSTANT)
     return np.asarray(result, np.uint8)
 
 

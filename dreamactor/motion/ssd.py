@@ -20,10 +20,6 @@ class Detection:
     box: Float
     points: Float
 
-    @property
-    def area(self) -> float:
-        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
-
 
 def sigmoid(logits: Float) -> Float:
     """1 / (1 + exp(-x)), safe at both ends."""

@@ -24,7 +24,7 @@ THOROUGH = 3  # hidden hands are sought in every so many-th frame
 
 @dataclass(frozen=True)
 class Followed:
-    """One entry a frame, None where the person was not found; `people` is how many there were besides at once."""
+    """One entry a frame, None where the person was not found; `others` is how many there were besides at once."""
 
     seen: tuple[Seen | None, ...]
     others: int
@@ -62,14 +62,13 @@ def follow(
     landmarker: Landmarker,
     frames: Sequence[Picture] | NDArray[np.uint8],
     fps: float,
-    name: str = "the driving clip",
     on_frame: Callable[[int], None] | None = None,
 ) -> Followed:
     """Follows the person who is largest over the whole clip, uint8 RGB [T, H, W, 3].
 
     `on_frame(done)` is called once a frame and may raise to stop. Raises InputError when there is nobody.
     """
-    known, start, others = _choose(landmarker, frames, fps, name)
+    known, start, others = _choose(landmarker, frames, fps)
     first = known[start]
     look = appearance(frames[start], first)
     seen: list[Seen | None] = [None] * len(frames)
@@ -92,7 +91,7 @@ def follow(
                 on_frame(done)
     followed = Followed(tuple(seen), others)
     if _longest_run(followed.found) < min(len(frames), max(2, round(BRIEF * fps))):
-        raise _nobody(name, len(frames), len(frames))
+        raise _nobody(len(frames), len(frames))
     return followed
 
 
@@ -138,7 +137,7 @@ def _near(one: Candidate | None, other: Candidate | None, reach: float) -> bool:
 
 
 def _choose(
-    landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8], fps: float, name: str
+    landmarker: Landmarker, frames: Sequence[Picture] | NDArray[np.uint8], fps: float
 ) -> tuple[dict[int, Seen], int, int]:
     """What is seen of the main person in the frames looked at, in which of them to begin, and how many others were met
     in one frame at most."""
@@ -155,16 +154,16 @@ def _choose(
         for seen in present:
             _join(people, index, seen)
     if not people:
-        raise _nobody(name, looked, len(frames))
+        raise _nobody(looked, len(frames))
     person = max(people, key=lambda one: one.area)
     best = int(np.argmax([seen.score for seen in person.seen]))
     return dict(zip(person.frames, person.seen, strict=True)), person.frames[best], others
 
 
-def _nobody(name: str, looked: int, frames: int) -> InputError:
+def _nobody(looked: int, frames: int) -> InputError:
     return InputError(
-        f"No person found in {name} ({looked} of {frames} frames were searched); give a clip in which a face or a body "
-        "is seen clearly and not too small."
+        f"No person found in the driving clip ({looked} of {frames} frames were searched); give a clip in which a face "
+        "or a body is seen clearly and not too small."
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dreamactor.errors import InputError
+from dreamactor.motion.retarget import SCALES
 from dreamactor.presets import SOLVERS, Preset
 
-SCALES = ("face", "half", "full")
 MAX_STEPS = 200
 MAX_PSEUDO_REFERENCES = 3
 MAX_SEED = 2**63 - 1

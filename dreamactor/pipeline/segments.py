@@ -33,10 +33,6 @@ class Segment:
         """Video frames of the segment's controls, 4k+1."""
         return video_frames(self.latents)
 
-    @property
-    def new_latents(self) -> int:
-        return self.latents - self.carried
-
 
 def total_latents(frames: int) -> int:
     """Latent frames that cover `frames` video frames, the last group filled up by repeating the last frame."""

@@ -109,7 +109,7 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict:
     """The set with its report, measured before it takes the place of an older one."""
     request, files = stages.request, []
     for name, entry in engines.items():
-        inputs, outputs = _specs(stages, name, entry)
+        inputs, outputs = _specs(name, entry)
         record = NetworkRecord(
             name=name,
             precision=_precision(stages, lowered, name),
@@ -137,7 +137,7 @@ def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict:
     return write_set(request.output, request.preset, request.precision, request.target.name, files, most, complete)
 
 
-def _specs(stages: Stages, name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _specs(name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     if "inputs" in entry.facts:
         inputs, outputs = ([TensorSpec.from_dict(spec) for spec in entry.facts[key]] for key in ("inputs", "outputs"))
         return tuple(inputs), tuple(outputs)

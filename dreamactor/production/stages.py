@@ -83,13 +83,14 @@ class Stages:
         """Activation ranges of the layers that the recipe quantises."""
 
         def make(folder: Path) -> Mapping[str, Any]:
+            from dreamactor.export.attention import inline
             from dreamactor.export.calibrate import activation_ranges, method_for
-            from dreamactor.export.quantize import calibration_model, layers, prepare
+            from dreamactor.export.quantize import layers, prepare
             from dreamactor.export.weights import load
 
             recipe = self.keys.recipe
             prepared = prepare(load(self.onnx(network).paths[0]), recipe)
-            model, nodes = calibration_model(prepared), [layer.node for layer in layers(prepared, recipe)]
+            model, nodes = inline(prepared), [layer.node for layer in layers(prepared, recipe)]
             found = {}
             if nodes:
                 feeds = self.feeds(network).first(-1)

@@ -15,7 +15,7 @@ from dreamactor.benchmark.plots import report_charts
 from dreamactor.benchmark.schema import finite
 from dreamactor.benchmark.server_statistics import shares
 from dreamactor.benchmark.statistics import Interval
-from dreamactor.benchmark.timing import measure
+from dreamactor.benchmark.timing import interleave
 from dreamactor.benchmark.trace import Recorder, Trace
 from dreamactor.serving.wire import ENSEMBLE
 
@@ -153,7 +153,7 @@ def test_the_machine_while_it_ran_is_on_the_page() -> None:
 
 
 def test_an_interval_whose_ends_are_not_known_is_drawn_and_written() -> None:
-    timing = measure("x", lambda: None, 2).to_dict()
+    timing = interleave({"x": lambda: None}, 2)["x"].to_dict()
     timing["p50"] |= {"low": -math.inf, "high": math.inf}
     report = reported(
         timings={"pipeline/onnxruntime": timing},

@@ -15,7 +15,7 @@ import pytest
 from dreamactor.benchmark import sections
 from dreamactor.benchmark.inputs import media
 from dreamactor.benchmark.run import UNFINISHED, Bench, Settings, main, run
-from dreamactor.benchmark.timing import measure
+from dreamactor.benchmark.timing import interleave
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.errors import DreamActorError, EngineError, InputError, MissingDependency
 
@@ -74,13 +74,13 @@ def test_an_interrupted_run_leaves_the_sections_done_so_far(
     tiny_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first(bench: Bench) -> None:
-        bench.add(measure("first", lambda: None, 3))
+        bench.add(interleave({"first": lambda: None}, 3)["first"])
 
     def second(bench: Bench) -> None:
         kept = json.loads((tmp_path / "report.json").read_text())  # what is left where the process is killed now
         assert kept["timings"]["first"]["runs"] == 3
         assert kept["not_run"] == dict.fromkeys(("the second", "the third"), UNFINISHED)
-        bench.add(measure("second", lambda: None, 2))
+        bench.add(interleave({"second": lambda: None}, 2)["second"])
         raise KeyboardInterrupt
 
     (tmp_path / "report.html").write_text("of an earlier run")

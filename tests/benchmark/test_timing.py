@@ -10,7 +10,7 @@ import torch
 
 from dreamactor.benchmark.environment import conditions, environment, thread_counts
 from dreamactor.benchmark.statistics import paired_ratio, percentile
-from dreamactor.benchmark.timing import Timing, Yardstick, interleave, measure
+from dreamactor.benchmark.timing import Timing, Yardstick, interleave
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
 
 
@@ -33,7 +33,12 @@ def test_cases_run_in_rotating_order_after_their_warm_up() -> None:
 
 def test_fresh_inputs_come_before_each_round_and_off_the_clock() -> None:
     rounds: list[int] = []
-    timing = measure("x", lambda: None, rounds=4, fresh=lambda index: (rounds.append(index), busy(0.01))[0])
+
+    def fresh(index: int) -> None:
+        rounds.append(index)
+        busy(0.01)
+
+    timing = interleave({"x": lambda: None}, rounds=4, fresh=fresh)["x"]
     assert rounds == [0, 1, 2, 3]
     assert max(timing.seconds) < 0.01
 
@@ -58,7 +63,8 @@ def test_the_yardstick_leaves_the_other_cores_alone() -> None:
 
 
 def test_json_round_trip_keeps_every_sample_and_block() -> None:
-    first, second = measure("x", lambda: busy(0.001), 3), interleave({"x": lambda: busy(0.001)}, 2, block=1)["x"]
+    first = interleave({"x": lambda: busy(0.001)}, 3)["x"]
+    second = interleave({"x": lambda: busy(0.001)}, 2, block=1)["x"]
     whole = first.merged(second)
 
     values = whole.to_dict()

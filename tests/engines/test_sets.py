@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from dreamactor.engines import (
     open_engines,
@@ -248,10 +250,16 @@ def test_signature_is_wanted_when_a_key_is_given(make_set: MakeSet) -> None:
     public = key.public_key().public_bytes_raw()
     with pytest.raises(EngineError, match="has no signature"):
         open_engines(folder, public_key=public)
+    other = X25519PrivateKey.generate()
+    with pytest.raises(EngineError, match="not an Ed25519 private key: it is a key of another kind"):
+        trust.sign(folder, other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     trust.sign(folder, key.private_bytes_raw())
     open_engines(folder, threads=1, public_key=public).close()
     with pytest.raises(EngineError, match="does not match the public key"):
         open_engines(folder, public_key=Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+    pem = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(EngineError, match="another kind than Ed25519"):
+        open_engines(folder, public_key=pem)
     edit(folder, lambda m: m.update(target="cuda"))
     with pytest.raises(EngineError, match="does not match the public key"):
         open_engines(folder, public_key=public)

@@ -16,11 +16,12 @@ from dreamactor.engines.store import Store
 from dreamactor.errors import EngineError, InputError
 from dreamactor.export import quantize as quantization
 from dreamactor.export import weights
+from dreamactor.export.attention import inline
 from dreamactor.export.calibrate import Samples, activation_ranges, load_samples, method_for, save_samples
 from dreamactor.export.dynamic import quantize_dynamic
 from dreamactor.export.onnxgraph import constants, producers
 from dreamactor.export.quality import apply, keep_high, layer_quality, lowered_nodes, run_model, sensitivities, worst
-from dreamactor.export.quantize import FORMATS, Format, calibration_model, layers, prepare, quantize
+from dreamactor.export.quantize import FORMATS, Format, layers, prepare, quantize
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
 from dreamactor.export.weights import array
@@ -264,9 +265,7 @@ def test_modelopt_ranges_are_the_observed_ones(
     prepared = prepare(tiny_model("denoiser"), chosen)
     samples = tiny_samples("denoiser")
     one = Samples("denoiser", samples.paths[:1])
-    ranges = activation_ranges(
-        calibration_model(prepared), [layer.node for layer in layers(prepared, chosen)], one, form, "max"
-    )
+    ranges = activation_ranges(inline(prepared), [layer.node for layer in layers(prepared, chosen)], one, form, "max")
     observed = observed_ranges(prepared, chosen, tiny_feed("denoiser", 0))
     assert set(ranges) == set(observed)
     for name, largest in observed.items():
@@ -286,7 +285,7 @@ def test_ranges_of_a_large_network_are_the_observed_ones_too(
     assert method_for(prepared, "entropy") == "max"
     nodes = [layer.node for layer in layers(prepared, chosen)]
     samples = tiny_samples("denoiser")
-    ranges = activation_ranges(calibration_model(prepared), nodes, samples, "fp8", "max")
+    ranges = activation_ranges(inline(prepared), nodes, samples, "fp8", "max")
     observed = [observed_ranges(prepared, chosen, feed) for feed in samples.feeds()]
     assert set(ranges) == set(observed[0])
     for name, largest in ranges.items():

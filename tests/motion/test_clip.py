@@ -90,7 +90,7 @@ def test_over_a_limit_is_refused_by_name(change: dict[str, float], message: str)
 def test_the_start_of_a_long_clip_may_be_taken() -> None:
     data, limits = make_clip([k / 10 for k in range(30)]), dataclasses.replace(Limits(), clip_seconds=1.0)
     assert len(decode_clip(data, 10, limits, max_frames=5).frames) == 5
-    with pytest.raises(InputError, match="max_frames is 0; it must be from 1 to 1500"):
+    with pytest.raises(InputError, match="max_frames is 0; at least 1 and at most 1500"):
         decode_clip(data, 10, limits, max_frames=0)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputError
 from dreamactor.pipeline import Event, Options
 from dreamactor.serving import folder as folders
@@ -161,6 +162,19 @@ def test_set_for_a_runtime_that_is_not_there_says_so(
     manifest = (engines / "manifest.json").read_text()
     (engines / "manifest.json").write_text(manifest.replace('"runtime": "onnxruntime"', '"runtime": "tensorrt"'))
     with pytest.raises(EngineError, match="need tensorrt"):
+        Server.start(ServeOptions(engines, FREE, server_environment))
+    assert left(temporary) == []
+
+
+@pytest.mark.server
+@pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
+def test_set_for_another_machine_says_so(
+    temporary: Path, tmp_path: Path, tiny_engines: Path, server_environment: Path
+) -> None:
+    engines = shutil.copytree(tiny_engines, tmp_path / "engines")
+    manifest = (engines / "manifest.json").read_text()
+    (engines / "manifest.json").write_text(manifest.replace('"architecture": "any"', '"architecture": "sm89"'))
+    with pytest.raises(EngineError, match="was built for sm89; this machine has no NVIDIA GPU"):
         Server.start(ServeOptions(engines, FREE, server_environment))
     assert left(temporary) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,11 @@ CPU = torch.device("cpu")
 
 def named(recipe: Recipe, name: str) -> Stage:
     return next(stage for stage in recipe.stages if stage.name == name)
+
+
+def with_steps(recipe: Recipe, steps: dict[str, int]) -> Recipe:
+    """The same recipe with other step counts by stage name."""
+    return replace(recipe, stages=tuple(replace(s, steps=steps.get(s.name, s.steps)) for s in recipe.stages))
 
 
 def train_clips(folder: Path, room: int = 0) -> Clips:

@@ -16,7 +16,7 @@ from dreamactor.presets import preset
 from dreamactor.training.recipe import Recipe
 from dreamactor.training.state import STATE
 from dreamactor.training.train import CHECKPOINT, TEACHER, train
-from tests.training.helpers import named
+from tests.training.helpers import named, with_steps
 
 NewRun = Callable[[str], Path]
 
@@ -54,7 +54,7 @@ def test_every_sheet_comes_with_a_validation_loss(new_run: NewRun, quick: Recipe
     folder, lines = new_run("checked"), []
     steps = {stage.name: 0 for stage in quick.stages} | {"body": 2, "all": 2}
 
-    train("tiny", folder, replace(quick, sheet_seconds=0.0).with_steps(steps), say=lines.append)
+    train("tiny", folder, with_steps(replace(quick, sheet_seconds=0.0), steps), say=lines.append)
 
     for stage in ("body", "all"):
         with (folder / f"validation_{stage}.csv").open() as file:
@@ -76,7 +76,7 @@ def test_a_guided_stage_leaves_all_but_the_transformer(legs: dict[str, Path]) ->
 def test_an_interrupted_run_goes_on_bit_for_bit(new_run: NewRun, quick: Recipe) -> None:
     """Stopped after every step of every stage."""
     whole, parts = new_run("whole"), new_run("parts")
-    short = quick.with_steps({stage.name: 2 for stage in quick.stages} | {"expression": 3, "body": 1})
+    short = with_steps(quick, {stage.name: 2 for stage in quick.stages} | {"expression": 3, "body": 1})
     train("tiny", whole, short, say=lambda _: None)
     said: list[str] = []
     while not said or "all of the recipe's stages are done" not in said[-1]:

@@ -81,7 +81,7 @@ def test_one_that_fails_ends_the_others(new_run: Callable[[str], Path]) -> None:
             assert not rendered.done()
         workers[0].kill()
         with pytest.raises(DreamActorError, match="has failed"):
-            rendered.result(60)
+            rendered.result(180)
     assert not multiprocessing.active_children()
     assert ClipStore(wanted.folder).there.sum() < wanted.count
 
