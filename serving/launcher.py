@@ -212,13 +212,15 @@ def _claim(listen: Listen) -> Listen:
     InputError for one that is taken, or wanted twice, or a host that is not ours."""
     if not listen.host:
         raise InputError("--host is empty; give an address of this machine, or 0.0.0.0 for all of them.")
-    address, ports = listen.host, {}
+    address, ports = listen.host, dict[str, int]()
     with contextlib.ExitStack() as held:
         for name in ("grpc_port", "http_port", "metrics_port"):
             port = getattr(listen, name)
             candidate = held.enter_context(socket.socket())
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             option = f"--{name.replace('_', '-')}"
+            if port in ports.values():
+                raise InputError(f"{option} is {port}, which another of the three ports is already; give each its own.")
             try:
                 candidate.bind((listen.host, port))
                 candidate.listen()

@@ -120,7 +120,7 @@ def test_port_in_use_is_named_with_its_option(tiny_engines: Path) -> None:
 
 def test_port_wanted_twice_is_named_with_its_option(tiny_engines: Path) -> None:
     port = free_port()
-    with pytest.raises(InputError, match=f"{port}.*--metrics-port"):
+    with pytest.raises(InputError, match=f"--metrics-port is {port}, which another of the three ports is"):
         Server.start(ServeOptions(tiny_engines, Listen(grpc_port=port, http_port=0, metrics_port=port)))
 
 
