@@ -17,7 +17,6 @@ from types import TracebackType
 
 import dreamactor
 from dreamactor.engines import trust
-from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import (
     FILE_NAME,
     MAX_REFERENCES,
@@ -95,8 +94,7 @@ def open_engines(
     records = [manifest.network(name) for name in (networks if networks is not None else manifest.networks)]
     for record in records:
         trust.check_interface(record, manifest.preset)
-        gpu = local_gpu() if record.architecture != "any" else None
-        trust.check_runtime(record, _installed(record.runtime), gpu)
+        trust.check_runtime(record, _installed(record.runtime), trust.gpu_for(record))
     with ExitStack() as opened:
         sessions: dict[str, Session] = {}
         for record in records:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dreamactor.engines.gpu import Gpu
+from dreamactor.engines.gpu import Gpu, local_gpu
 from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, NetworkRecord
 from dreamactor.engines.onnxfile import external_files
 from dreamactor.engines.processor import VNNI, has_vnni
@@ -167,6 +167,11 @@ def check_runtime(record: NetworkRecord, installed: str, gpu: Gpu | None) -> Non
             f"install {record.runtime_version} or build the engines again."
         )
     check_machine(record, gpu)
+
+
+def gpu_for(record: NetworkRecord) -> Gpu | None:
+    """This machine's GPU, looked for only where the engine is not for any machine."""
+    return local_gpu() if record.architecture != "any" else None
 
 
 def check_machine(record: NetworkRecord, gpu: Gpu | None) -> None:

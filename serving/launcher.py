@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from dreamactor.engines import Manifest, read_manifest, trust
-from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
@@ -198,7 +197,7 @@ def _stoppable() -> Iterator[None]:
 def _check_engines(environment: ServerEnvironment, manifest: Manifest) -> None:
     """Raises EngineError when the set is for another machine, or the server's environment has not what runs it."""
     for record in manifest.networks.values():
-        trust.check_machine(record, local_gpu() if record.architecture != "any" else None)
+        trust.check_machine(record, trust.gpu_for(record))
     for runtime in {record.runtime for record in manifest.networks.values()}:
         if not (environment.site_packages / runtime).exists():
             raise EngineError(

@@ -18,7 +18,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
-from dreamactor.engines import EngineFiles, open_engines, read_manifest, sets, tensorrt, write_set
+from dreamactor.engines import EngineFiles, open_engines, read_manifest, sets, tensorrt, trust, write_set
 from dreamactor.engines.build_worker import _config
 from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
 from dreamactor.engines.gpu import Gpu
@@ -36,7 +36,7 @@ WriteSet = Callable[..., Path]
 @pytest.fixture
 def stripped_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteSet:
     """Writes a set of a stripped plan and `scale` times the linear model's weights; this machine can run it."""
-    monkeypatch.setattr(sets, "local_gpu", lambda: Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"))
+    monkeypatch.setattr(trust, "local_gpu", lambda: Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"))
     monkeypatch.setattr(sets, "_installed", lambda runtime: "11.4")
     (tmp_path / FILES[0]).write_bytes(b"a plan without weights")
 
