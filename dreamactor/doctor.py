@@ -6,7 +6,9 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamactor.errors import DreamActorError
@@ -44,7 +46,8 @@ def examine() -> list[Finding]:
 
     gpu = local_gpu()
     return [
-        *_machine(), _gpu(gpu), _onnxruntime(gpu), _tensorrt(gpu), *_packages(), _assets(), _server(), _sets(),
+        *_machine(), _gpu(gpu), *_compiler(gpu), _onnxruntime(gpu), _tensorrt(gpu), *_packages(), _assets(), _server(),
+        _sets(),
     ]  # fmt: skip
 
 
@@ -61,11 +64,25 @@ def _machine() -> list[Finding]:
 def _gpu(gpu: Gpu | None) -> Finding:
     if gpu is not None:
         memory = f"{gpu.memory / 2**30:.0f} GiB"
-        return Finding("gpu", f"{gpu.name}, {memory}, {gpu.architecture}, driver for CUDA {gpu.driver}", True)
+        found = f"{gpu.name}, {memory}, {gpu.architecture}, driver for CUDA {gpu.driver}"
+        return Finding("gpu", found, not gpu.refusal, gpu.refusal)
     if shutil.which("nvidia-smi") is None:
         return Finding("gpu", "none: engines run on the CPU, RTX engines can be cross-built", True)
     remedy = "check the driver; start a container with NVIDIA_DRIVER_CAPABILITIES=compute,utility"
     return Finding("gpu", "nvidia-smi is here, and its driver shows no GPU to compute on", False, remedy)
+
+
+def _compiler(gpu: Gpu | None) -> list[Finding]:
+    """Triton compiles its launchers where the kernels run: `make gpu-check` and the benchmark's PyTorch."""
+    if gpu is None:
+        return []
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
+    missing = [name for name, there in (("gcc", compiler), ("Python.h", headers)) if not there]
+    if missing:
+        remedy = "apt install gcc python3-dev (or your system's names of them)"
+        return [Finding("C compiler", f"missing {' and '.join(missing)} (kernels in PyTorch)", False, remedy)]
+    return [Finding("C compiler", str(compiler), True)]
 
 
 def _onnxruntime(gpu: Gpu | None) -> Finding:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """`layers` counts parsed layers by type; `fused_attention` are the fused kernels' names found in the engine."""
+    """`layers` counts parsed layers by type; `fused_attention` are the fused kernels' names found in the engine, and
+    `unfused` says so where those that were asked for are not among them."""
 
     seconds: float
     bytes: int
@@ -73,7 +74,8 @@ class BuildReport:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fused_attention: tuple[str, ...]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    unfused: str = ""
 
 
 def build_engine(
@@ -92,7 +94,8 @@ def build_engine(
     """Builds `onnx` for `target` into `output`, in a child process; `output` appears only when it is complete.
 
     `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` ("fp16", "bf16", "fp8")
-    demands a fused attention kernel of that type in the engine, or one of TensorRT's whose name tells none.
+    asks for a fused attention kernel of that type in the engine, or one of TensorRT's whose name tells none. An engine
+    of TensorRT-RTX without is refused; of TensorRT, which takes what it measured as the fastest, the report says so.
     `timing_cache` is the file for TensorRT's timings, to whose name that of this machine's GPU is added. Raises
     EngineError with the reason.
     """
@@ -114,11 +117,11 @@ def build_engine(
         }
         report = _run(request, network, target, on_build)
         kernels = fused_kernels(plan)
+        unfused = ""
         if fused_attention and not _is_fused(kernels, fused_attention, target):
-            raise EngineError(
-                f"{network} for {target.name} was built without fused {fused_attention} attention "
-                f"(found: {', '.join(kernels) or 'none'}): its engine is refused."
-            )
+            unfused = f"no fused {fused_attention} attention is named in it (found: {', '.join(kernels) or 'none'})"
+            if target.runtime == "tensorrt_rtx":
+                raise EngineError(f"{network} for {target.name} is refused: {unfused}. Choose another precision.")
         plan.replace(output)
     return BuildReport(
         time.monotonic() - started,
@@ -129,6 +132,7 @@ def build_engine(
         tuple(TensorSpec.from_dict(spec) for spec in report["outputs"]),
         kernels,
         tuple(report["warnings"]),
+        unfused,
     )
 
 

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+CUDA = 13  # what the packages of TensorRT 11, TensorRT-RTX and ONNX Runtime are made for
+OLDEST = 75  # Turing: TensorRT 11 runs on nothing earlier
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,18 @@ class Gpu:
     architecture: str
     memory: int
     driver: str
+
+    @property
+    def refusal(self) -> str:
+        """Why no engine for GPUs runs on it, and what to do; "" where they do."""
+        if int(self.architecture.removeprefix("sm")) < OLDEST:
+            return f"The {self.name} is {self.architecture}; TensorRT 11 runs from sm{OLDEST} (Turing) on."
+        if int(self.driver.split(".")[0]) < CUDA:
+            return (
+                f"The driver of this machine's GPU is for CUDA {self.driver}; TensorRT 11, TensorRT-RTX and "
+                f"onnxruntime-gpu need one for CUDA {CUDA} (version 580 or later)."
+            )
+        return ""
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import EngineError, InputError, MissingDependency
 
-_MODULES = {
+MODULES = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),  # the wheel of bindings alone has only the second
 }
@@ -29,9 +29,9 @@ _INSTALL = {
 def load_tensorrt(runtime: str) -> ModuleType:
     """`tensorrt` or `tensorrt_rtx`; raises MissingDependency with the command that installs it, EngineError where it is
     installed and does not load."""
-    if runtime not in _MODULES:
-        raise InputError(f"There is no runtime '{runtime}'; choose one of onnxruntime, {', '.join(_MODULES)}.")
-    for name in _MODULES[runtime]:
+    if runtime not in MODULES:
+        raise InputError(f"There is no runtime '{runtime}'; choose one of onnxruntime, {', '.join(MODULES)}.")
+    for name in MODULES[runtime]:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:

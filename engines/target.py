@@ -28,10 +28,13 @@ def parse_target(name: str) -> Target:
     """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (what is installed for the GPU, else the CPU).
 
     `tensorrt` and `rtx` are for the GPU of this machine; an `sm…` target is built by TensorRT-RTX on any machine.
-    Raises InputError for another word, EngineError where a local GPU is needed and there is none.
+    Raises InputError for another word, EngineError where a local GPU is needed and there is none that will do.
     """
     if name == "auto":
         return parse_target(_automatic())
+    gpu = local_gpu()
+    if gpu is not None and gpu.refusal and name in ("cuda", "tensorrt", "rtx"):
+        raise EngineError(f"Target '{name}' cannot be built here. {gpu.refusal}")
     if name in ("cpu", "cuda"):
         return Target(name, "onnxruntime", "any")
     if name in RTX_ARCHITECTURES:
@@ -39,7 +42,6 @@ def parse_target(name: str) -> Target:
     if name not in ("tensorrt", "rtx"):
         choices = ("auto", "cpu", "cuda", "tensorrt", "rtx", *RTX_ARCHITECTURES)
         raise InputError(f"There is no target '{name}'; choose one of {', '.join(choices)}.")
-    gpu = local_gpu()
     if gpu is None:
         raise EngineError(
             f"Target '{name}' builds for the GPU of this machine, and there is none (or no driver). "
@@ -55,7 +57,8 @@ def parse_target(name: str) -> Target:
 def _automatic() -> str:
     from importlib.util import find_spec
 
-    if local_gpu() is None:
+    gpu = local_gpu()
+    if gpu is None or gpu.refusal:
         return "cpu"
     if find_spec("tensorrt") is not None:
         return "tensorrt"

@@ -45,7 +45,7 @@ class TensorRTSession:
         self._fill(trt, weights)
         if self._engine.streamable_weights_size > 0:
             self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
-        self._context: Any = self._engine.create_execution_context()
+        self._context: Any = self._engine.create_execution_context(*_settings(trt, self._engine))
         if self._context is None:
             raise EngineError(f"{name} does not fit this GPU's memory: {self._reason()}")
         self.inputs, self.outputs = _specs(trt, self._engine)
@@ -126,6 +126,16 @@ class TensorRTSession:
 
     def _reason(self) -> str:
         return "; ".join(self._messages[-2:]) or "no reason given"
+
+
+def _settings(trt: ModuleType, engine: Any) -> tuple[Any, ...]:
+    """TensorRT-RTX compiles its kernels where it runs. By default others stand in until those for a shape are done,
+    with other times and other bits from run to run: here the first run waits for its own."""
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return ()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    return (config,)
 
 
 def _within(shape: tuple[int, ...], limits: tuple[Any, Any, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,15 +125,14 @@ def lowered_nodes(prepared: ModelProto, recipe: Recipe) -> dict[str, str]:
     return {node.name: module_of(node) for node in heavy if module_of(node)}
 
 
-def expand_high_attention(prepared: ModelProto, recipe: Recipe) -> ModelProto:
-    """`prepared` with every attention that the recipe leaves in FP32 or BF16 written out.
-
-    TensorRT-RTX 1.7 crashes on `Attention` in these types, not on its written-out form.
-    """
-    lowered = lowered_nodes(prepared, recipe) if recipe.high == "fp16" else {}
+def expand_wide_attention(prepared: ModelProto, recipe: Recipe, types: Collection[str]) -> ModelProto:
+    """`prepared` with every attention written out that the recipe leaves in none of `types` ("fp32", "fp16", "bf16")."""
+    if "fp32" in types:
+        return prepared
+    lowered = lowered_nodes(prepared, recipe) if recipe.high in types else {}
     attention = (node for node in prepared.graph.node if node.op_type in ATTENTION)
-    high = {module_of(node) for node in attention if node.name not in lowered}
-    return expand_attention(prepared, lambda node: module_of(node) in high) if high else prepared
+    wide = {module_of(node) for node in attention if node.name not in lowered}
+    return expand_attention(prepared, lambda node: module_of(node) in wide) if wide else prepared
 
 
 def _fixed(prepared: ModelProto, recipe: Recipe) -> set[str]:

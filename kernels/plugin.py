@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from dreamactor.kernels import sources, static
+from dreamactor.kernels import sources
 from dreamactor.kernels.aot import Compiled, Source, compile_kernel, plugin_ptx
 from dreamactor.kernels.dispatch import FP8_SINCE
 from dreamactor.kernels.onnx_body import DOMAIN
+from dreamactor.kernels.reference import FP8_BLOCK
 from dreamactor.kernels.tiles import Tile, table_key, tiles
 
-_QUANTIZE = Tile(128, 0, 8, 1)
-_SHARED_WITHOUT_OPT_IN = 48 * 1024  # bytes
+_QUANTIZE = Tile(FP8_BLOCK, 0, 8, 1)
 _TO = {10: "FP16", 16: "BF16"}  # ONNX element types
 _DATA_TYPES: dict[str, Callable[[ModuleType], Any]] = {
     "FP16": lambda trt: trt.DataType.HALF, "BF16": lambda trt: trt.DataType.BF16,
@@ -72,8 +72,9 @@ def _merged(q: Any) -> tuple[Any, ...]:
 
 def _quantized(transpose: bool, trtp: Any, shapes: Shapes) -> list[tuple[Any, ...]]:
     batch, heads, tokens, size = shapes[0]
-    blocks = trtp.cdiv(tokens, 128)
-    return [(batch, heads, size, blocks * 128) if transpose else (batch, heads, tokens, size), (batch, heads, blocks)]
+    blocks = trtp.cdiv(tokens, FP8_BLOCK)
+    out = (batch, heads, size, blocks * FP8_BLOCK) if transpose else (batch, heads, tokens, size)
+    return [out, (batch, heads, blocks)]
 
 
 def _quantize(transpose: bool, tile: Tile, size: int, dtype: str, given: Mapping[str, Any], arch: int) -> Source:
@@ -124,7 +125,7 @@ PLUGINS = (
             outputs=functools.partial(_quantized, transpose),
             scalars=lambda shapes: (shapes[0][2],),
             grid=lambda trtp, shapes, tile: (  # a launch of no blocks at all is refused
-                trtp.max(trtp.cdiv(shapes[0][2], 128), 1), shapes[0][0] * shapes[0][1], 1
+                trtp.max(trtp.cdiv(shapes[0][2], FP8_BLOCK), 1), shapes[0][0] * shapes[0][1], 1
             ),
             source=functools.partial(_quantize, transpose),
         )
@@ -133,22 +134,21 @@ PLUGINS = (
 )  # fmt: skip
 
 
-def register(trt: ModuleType, arch: int, shared_opt_in: bool = True, lazy: bool = False) -> tuple[str, ...]:
+def register(trt: ModuleType, arch: int, lazy: bool = False) -> tuple[str, ...]:
     """Define every plugin in `trt.plugin` for a GPU of compute capability `arch` (86 for 8.6); returns their names.
 
     The tiles are those of the table that the GPU shares, the code is compiled for the GPU itself. Call it once before
-    parsing a network that has the nodes. `shared_opt_in` False keeps to tactics of at most 48 KiB of shared memory, for
-    a host that does not ask the driver for more. `lazy` defers the registry (it needs TensorRT's libraries) to first
-    use.
+    parsing a network that has the nodes. `lazy` defers the registry (it needs TensorRT's libraries) to first use.
     """
     trtp = importlib.import_module(f"{trt.__name__}.plugin")
+    registry = importlib.import_module(f"{trt.__name__}.plugin._lib").QDP_REGISTRY
     for plugin in PLUGINS:
-        if plugin.id not in trtp._lib.QDP_REGISTRY:
-            _define(trt, trtp, plugin, arch, shared_opt_in, lazy)
+        if plugin.id not in registry:
+            _define(trt, trtp, plugin, arch, lazy)
     return tuple(plugin.name for plugin in PLUGINS)
 
 
-def _define(trt: ModuleType, trtp: Any, plugin: Plugin, arch: int, shared_opt_in: bool, lazy: bool) -> None:
+def _define(trt: ModuleType, trtp: Any, plugin: Plugin, arch: int, lazy: bool) -> None:
     """TensorRT reads the arguments' names, order and types from each function's signature, so that is made to fit."""
     desc = trtp.TensorDesc
     arguments = [(name, desc) for name in plugin.inputs] + list(plugin.attributes.items())
@@ -170,7 +170,7 @@ def _define(trt: ModuleType, trtp: Any, plugin: Plugin, arch: int, shared_opt_in
         inputs, given = _split(plugin, values[:-1])
         either = _TO[given["to"]] if "to" in given else "FP16|BF16"
         types = [either if name == "half" else name for name in plugin.types]
-        tactics = _tactics(plugin, arch, inputs[0].shape[-1], shared_opt_in)
+        tactics = _tactics(plugin, arch, inputs[0].shape[-1])
         return [trtp.AutoTuneCombination(", ".join(types), "LINEAR", tactics)]
 
     def implement(*values: Any) -> Any:
@@ -217,17 +217,12 @@ def _half(trt: ModuleType, inputs: Any, given: Mapping[str, Any]) -> str:
     return found[inputs[0].dtype]
 
 
-def _tactics(plugin: Plugin, arch: int, size: int, shared_opt_in: bool) -> list[int]:
-    """Tactic numbers that may run; ValueError where there is none."""
-    figures, table = static.load(), table_key(arch)
-    found = []
-    for number, tile in enumerate(plugin.tiles(arch, size), 1):
-        known = figures.get(static.key(plugin.kernel, table, size, tile)) if plugin.kernel and table else None
-        if shared_opt_in or known is None or known.shared <= _SHARED_WITHOUT_OPT_IN:
-            found.append(number)
-    if not found:
+def _tactics(plugin: Plugin, arch: int, size: int) -> list[int]:
+    """Tactic numbers; ValueError where there is none."""
+    count = len(plugin.tiles(arch, size))
+    if not count:
         raise ValueError(f"{plugin.id} has no tile for sm_{arch} and head size {size}.")
-    return found
+    return list(range(1, count + 1))
 
 
 @functools.cache

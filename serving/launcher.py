@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from dreamactor.engines import Manifest, read_manifest, trust
+from dreamactor.engines.runtimes import MODULES
 from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
@@ -199,7 +200,8 @@ def _check_engines(environment: ServerEnvironment, manifest: Manifest) -> None:
     for record in manifest.networks.values():
         trust.check_machine(record, trust.gpu_for(record))
     for runtime in {record.runtime for record in manifest.networks.values()}:
-        if not (environment.site_packages / runtime).exists():
+        names = MODULES.get(runtime, (runtime,))
+        if not any((environment.site_packages / name).exists() for name in names):
             raise EngineError(
                 f"The engines need {runtime}, which the server's environment {environment.root} has not. Install it "
                 "there, or give what 'python -m dreamactor.serving.repository' writes to NVIDIA's Triton container."

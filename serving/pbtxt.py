@@ -34,18 +34,23 @@ class Port:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model. `backend` "python" or "tensorrt", `kind` "KIND_CPU" or "KIND_GPU"; one instance, no batching."""
+    """One model. `backend` "python", or "tensorrt" with the number of the engine's optimisation profiles, of which the
+    first alone would be used if they were not named; one instance, on the first GPU, no batching."""
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     backend: str = "python"
-    kind: str = "KIND_CPU"
+    profiles: int = 0
     decoupled: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def to_text(self) -> str:
-        lines = [*_head(self), f'backend: "{self.backend}"', f"instance_group [ {{ kind: {self.kind} count: 1 }} ]"]
+        place = "kind: KIND_CPU"
+        if self.backend == "tensorrt":
+            profiles = ", ".join(f'"{index}"' for index in range(self.profiles))
+            place = f"kind: KIND_GPU gpus: [ 0 ] profile: [ {profiles} ]"
+        lines = [*_head(self), f'backend: "{self.backend}"', f"instance_group [ {{ {place} count: 1 }} ]"]
         for key, value in self.parameters.items():
             entry = f"{{ key: {json.dumps(key)} value: {{ string_value: {json.dumps(value)} }} }}"
             lines.append(f"parameters {entry}")

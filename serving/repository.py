@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 
 from dreamactor.engines import NetworkRecord, TensorSpec, read_manifest, trust
+from dreamactor.engines.shapes import profiles
 from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.motion.limits import Limits
+from dreamactor.presets import Preset
 from dreamactor.serving.pbtxt import EnsembleConfig, ModelConfig, Port
 from dreamactor.serving.wire import DENOISED, ENSEMBLE, PREPARED, REQUEST, RESPONSE
 
@@ -42,7 +44,7 @@ def write_repository(
     for step in steps:
         _write_model(repository, step, step.name)
     for record in manifest.networks.values():
-        _write_network(repository, engines, record, parameters)
+        _write_network(repository, engines, manifest.preset, record, parameters)
     ensemble = EnsembleConfig(ENSEMBLE, REQUEST, RESPONSE, steps)
     (_version(repository, ENSEMBLE) / "README").write_text("An ensemble has no file of its own.\n")
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble.to_text())
@@ -58,23 +60,20 @@ def stages(parameters: dict[str, str]) -> tuple[ModelConfig, ...]:
     )
 
 
-def network_config(record: NetworkRecord, parameters: dict[str, str], backend: str) -> ModelConfig:
-    """A network's configuration for `backend` "tensorrt" (GPU) or "python" (CPU)."""
-    kind = "KIND_GPU" if backend == "tensorrt" else "KIND_CPU"
-    inputs, outputs = _ports(record.inputs), _ports(record.outputs)
-    return ModelConfig(record.name, inputs, outputs, backend, kind, parameters=parameters)
-
-
-def _write_network(repository: Path, engines: Path, record: NetworkRecord, parameters: dict[str, str]) -> None:
+def _write_network(
+    repository: Path, engines: Path, preset: Preset, record: NetworkRecord, parameters: dict[str, str]
+) -> None:
     if record.is_stripped:
         raise EngineError(
             f"{record.name} is a plan without weights, which Triton's TensorRT backend cannot fill: build the set "
             "without --strip to serve it."
         )
-    _write_model(repository, network_config(record, parameters, "tensorrt"), "network")
+    here = ModelConfig(record.name, _ports(record.inputs), _ports(record.outputs), parameters=parameters)
+    count = len(profiles(preset, record.name))
+    _write_model(repository, dataclasses.replace(here, backend="tensorrt", profiles=count), "network")
     cpu = repository / record.name / "configs" / "cpu.pbtxt"
     cpu.parent.mkdir()
-    cpu.write_text(network_config(record, parameters, "python").to_text())
+    cpu.write_text(here.to_text())
     if record.runtime == "tensorrt":
         trust.check_file(engines, record.files[0])
         _link(engines / record.files[0].path, _version(repository, record.name) / _PLAN)

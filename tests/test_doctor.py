@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from dreamactor import doctor
@@ -47,6 +50,25 @@ def test_the_gpu_is_what_engines_run_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert doctor._gpu(None).ok
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")  # of a container without `compute`
     assert "NVIDIA_DRIVER_CAPABILITIES=compute" in doctor._gpu(None).remedy
+
+
+def test_a_driver_for_an_earlier_cuda_runs_nothing() -> None:
+    finding = doctor._gpu(replace(CARD, driver="12.8"))
+    assert not finding.ok
+    assert "for CUDA 12.8; TensorRT 11, TensorRT-RTX and onnxruntime-gpu need one for CUDA 13" in finding.remedy
+    assert "is sm70; TensorRT 11 runs from sm75" in doctor._gpu(replace(CARD, architecture="sm70")).remedy
+
+
+def test_kernels_in_pytorch_want_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor._compiler(None) == []
+    monkeypatch.setenv("CC", "/usr/bin/my-cc")
+    monkeypatch.setattr(doctor.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert "missing Python.h" in doctor._compiler(CARD)[0].found
+    (tmp_path / "Python.h").touch()
+    assert doctor._compiler(CARD) == [doctor.Finding("C compiler", "/usr/bin/my-cc", True)]
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert "missing gcc (" in doctor._compiler(CARD)[0].found
 
 
 def test_no_remedy_installs_a_second_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:

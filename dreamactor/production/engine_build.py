@@ -105,7 +105,7 @@ def _timed(
 
 def _facts(report: BuildReport, choice: Choice) -> dict[str, Any]:
     return {
-        "layers": dict(report.layers), "fused_attention": list(report.fused_attention),
+        "layers": dict(report.layers), "fused_attention": list(report.fused_attention), "unfused": report.unfused,
         "attention": choice.way, "attention_ms": {way: round(ms, 3) for way, ms in choice.milliseconds.items()},
         "no_plugin": choice.reason,
         "inputs": [spec.to_dict() for spec in report.inputs],

@@ -25,7 +25,7 @@ from dreamactor.production.make import REPORT_JSON, make_engines
 from dreamactor.production.request import make_request
 from dreamactor.production.verify import verify_set
 
-PRECISIONS = ("fp16", "bf16", "fp8", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
 PLUGIN_PRECISIONS = ("fp16", "bf16")
 
 
@@ -64,7 +64,7 @@ def check_engines(
         "preset": preset, "results": [],
     }  # fmt: skip
     for target in targets():
-        for precision in ("fp32", "fp16") if target == "cuda" else PRECISIONS:
+        for precision in PRECISIONS[:2] if target == "cuda" else PRECISIONS:
             result = {"target": target, "precision": precision, **isolated(check, preset, precision, target, folder)}
             log(_said(result))
             report["results"].append(result)

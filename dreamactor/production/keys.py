@@ -56,6 +56,11 @@ _JUDGE = (
     "engines/tensorrt.py", "engines/trust.py", "engines/verify.py",
 )  # fmt: skip
 
+# TensorRT has fused kernels for 16 bits alone and refuses what it cannot fuse; TensorRT-RTX 1.7 crashes on other types.
+_ATTENTION_TYPES = {
+    "onnxruntime": ("fp32", "fp16", "bf16"), "tensorrt": ("fp16", "bf16"), "tensorrt_rtx": ("fp16",),
+}  # fmt: skip
+
 
 class Keys:
     """Keys of every stage of one request."""
@@ -111,9 +116,11 @@ class Keys:
         return {"network": network, "onnx": digest(self.onnx(network)), "code": self.code["rewrite"]}
 
     @property
-    def expands(self) -> bool:
-        """Whether attention that is not FP16, or is put back from there, is written out for the builder's sake."""
-        return self.request.target.runtime == "tensorrt_rtx" and not self.recipe.quantized
+    def attention_types(self) -> tuple[str, ...]:
+        """The types in which the target takes ONNX's `Attention`; in others it is written out for it."""
+        if self.recipe.quantized:
+            return _ATTENTION_TYPES["onnxruntime"]
+        return _ATTENTION_TYPES[self.request.target.runtime]
 
     @property
     def records(self) -> bool:
@@ -130,7 +137,7 @@ class Keys:
 
     def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Key:
         return {
-            **self.ranges(network), "source": self.source(network), "expands": self.expands,
+            **self.ranges(network), "source": self.source(network), "attention": list(self.attention_types),
             "put_back": list(put_back),
         }  # fmt: skip
 

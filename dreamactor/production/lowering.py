@@ -18,7 +18,7 @@ MAX_LAYERS_REPORTED = 400
 
 def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """Writes `folder/<network>.onnx` and returns its facts: SNR whole and per layer, what was put back, sizes."""
-    from dreamactor.export.quality import apply, expand_high_attention, keep_high, run_model, worst
+    from dreamactor.export.quality import apply, expand_wide_attention, keep_high, run_model, worst
     from dreamactor.export.weights import load, save
 
     prepared, ranges, feed = stages.ingredients(network)
@@ -28,7 +28,7 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
 
     def attempt() -> tuple[Any, float]:
         chosen = keep_high(recipe, restored)
-        source = expand_high_attention(prepared, chosen) if stages.keys.expands else prepared
+        source = expand_wide_attention(prepared, chosen, stages.keys.attention_types)
         save(apply(source, chosen, ranges), path)
         low = load(path)
         return low, (worst(reference, run_model(low, feed)) if reference else float("inf"))

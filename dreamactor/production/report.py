@@ -77,6 +77,8 @@ def _notes(row: Row) -> Iterator[str]:
     facts = row.facts
     if facts.get("fused_attention"):
         yield f"fused attention: {', '.join(facts['fused_attention'])}"
+    if facts.get("unfused"):
+        yield f"{facts['unfused']}: TensorRT took what it measured as the fastest"
     if facts.get("attention_ms"):
         times = ", ".join(f"{way} {ms:.2f} ms" for way, ms in facts["attention_ms"].items())
         yield f"attention is {facts['attention']}: {times}"

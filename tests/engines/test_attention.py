@@ -114,13 +114,14 @@ import json, re, sys
 sys.path.insert(0, sys.argv[1])
 import tensorrt as trt
 import tensorrt.plugin as trtp
+from tensorrt.plugin import _lib, _tensor
 from dreamactor.engines import build_worker
 from dreamactor.kernels import plugin
 
 def registered(architecture):
     request = {"runtime": "tensorrt", "architecture": architecture}
     build_worker._register_plugins(trt, request, lazy=True)
-    return sorted(trtp._lib.QDP_REGISTRY)
+    return sorted(_lib.QDP_REGISTRY)
 
 refused = ""
 try:
@@ -128,17 +129,17 @@ try:
 except build_worker.BuildFailed as error:
     refused = str(error)
 names = registered(int(sys.argv[2]))
-expression = trtp._tensor.ShapeExprs(4, _is_dummy=True)
+expression = _tensor.ShapeExprs(4, _is_dummy=True)
 q = trtp.TensorDesc(expression, trt.DataType.HALF)
 q.shape = trtp.Shape((2, 4, 300, 128))
-definition = trtp._lib.QDP_REGISTRY["dreamactor::FlashAttention"]
+definition = _lib.QDP_REGISTRY["dreamactor::FlashAttention"]
 outputs = definition.register_func(*[q] * 5, 0.09)
 combination, = definition.autotune_func(*[q] * 5, 0.09, (outputs,))
 tactics = list(combination._tactics)
 _, ptx, _, _ = definition.aot_impl_func(*[q] * 5, 0.09, (outputs,), tactics[-1])
 target = re.search(r"^\\.target (\\w+)", ptx, re.M)[1]
 try:
-    trtp._lib.QDP_REGISTRY["dreamactor::QuantizeBlocks"].autotune_func(q, q, ())
+    _lib.QDP_REGISTRY["dreamactor::QuantizeBlocks"].autotune_func(q, q, ())
     fp8 = ""
 except ValueError as error:
     fp8 = str(error)
@@ -157,6 +158,6 @@ def test_builder_compiles_for_its_own_gpu_the_tiles_that_it_shares(architecture:
     assert found["names"] == sorted(entry.id for entry in plugin.PLUGINS)
     assert "no attention kernels for sm100" in found["refused"]
     flash = next(entry for entry in plugin.PLUGINS if entry.name == "FlashAttention")
-    assert found["tactics"] == plugin._tactics(flash, table, 128, shared_opt_in=True)
+    assert found["tactics"] == plugin._tactics(flash, table, 128)
     assert found["target"] == target
     assert ("no tile for sm_86" in found["fp8"]) == (architecture < 89)  # where there is no FP8

@@ -143,7 +143,7 @@ def test_missing_layers_and_missing_fusion_are_refused(tmp_path: Path) -> None:
     model = video_model(tmp_path / "m.onnx")
     with pytest.raises(EngineError, match=r"should be at least 2 PLUGIN_V3 layers, and there are 0 PLUGIN_V3"):
         build(model, tmp_path / "out/m.engine", expected_layers={"PLUGIN_V3": 2})
-    with pytest.raises(EngineError, match=r"without fused fp8 attention \(found: none\)"):
+    with pytest.raises(EngineError, match=r"is refused: no fused fp8 attention is named in it \(found: none\)"):
         build(model, tmp_path / "out/m.engine", fused_attention="fp8")
     with pytest.raises(EngineError, match="TensorRT-RTX has no plugins"):
         build(model, tmp_path / "out/m.engine", options=BuildOptions(attention="plugin"))
@@ -277,6 +277,20 @@ def test_shapes_are_those_of_the_exported_inputs() -> None:
 def test_auto_takes_no_gpu_that_nothing_installed_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dreamactor.engines.target.local_gpu", lambda: Gpu("L4", "sm89", 24 << 30, "13.0"))
     assert parse_target("auto") == parse_target("cpu")
+
+
+@pytest.mark.parametrize(("architecture", "driver"), [("sm89", "12.8"), ("sm70", "13.0")])
+def test_a_gpu_that_runs_no_engine_is_none_for_auto_and_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, driver: str
+) -> None:
+    monkeypatch.setattr("dreamactor.engines.target.local_gpu", lambda: Gpu("A Card", architecture, 2**34, driver))
+    monkeypatch.setattr("dreamactor.engines.onnxruntime.available_providers", lambda: (CUDA,))
+    assert parse_target("auto").name == "cpu"
+    for name in ("cuda", "tensorrt", "rtx"):
+        with pytest.raises(
+            EngineError, match=f"Target '{name}' cannot be built here. The .*(CUDA 12.8|sm70); TensorRT 11"
+        ):
+            parse_target(name)
 
 
 def test_targets() -> None:

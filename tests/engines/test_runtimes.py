@@ -29,10 +29,10 @@ def test_one_that_does_not_load_is_not_called_missing(
 ) -> None:
     (tmp_path / "broken_runtime.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(runtimes._MODULES, "tensorrt", ("not_there_at_all", "broken_runtime"))
+    monkeypatch.setitem(runtimes.MODULES, "tensorrt", ("not_there_at_all", "broken_runtime"))
     with pytest.raises(EngineError, match=rf"tensorrt is installed and does not load \({reason}.*\): install it again"):
         load_tensorrt("tensorrt")
-    monkeypatch.setitem(runtimes._MODULES, "tensorrt", ("not_there_at_all",))
+    monkeypatch.setitem(runtimes.MODULES, "tensorrt", ("not_there_at_all",))
     with pytest.raises(MissingDependency, match="tensorrt is not installed: pip install"):
         load_tensorrt("tensorrt")
 

@@ -15,7 +15,7 @@ from dreamactor.export.attention import expand_attention, has_mask, inline
 from dreamactor.export.graphs import NETWORKS
 from dreamactor.export.onnxgraph import ATTENTION, PRODUCTS, module_of
 from dreamactor.export.precision import lower
-from dreamactor.export.quality import apply, expand_high_attention, keep_high, run_model, sensitivities, worst
+from dreamactor.export.quality import apply, expand_wide_attention, keep_high, run_model, sensitivities, worst
 from dreamactor.export.quantize import prepare
 from dreamactor.export.recipes import recipe
 
@@ -151,9 +151,9 @@ def test_a_function_s_nodes_have_the_module_of_its_call(tiny_model: Model) -> No
 def test_attention_that_is_put_back_is_written_out_and_no_other(tiny_model: Model, tiny_feed: Feed) -> None:
     feed, half = tiny_feed("denoiser"), recipe("fp16")
     prepared = prepare(tiny_model("denoiser"), half)
-    assert expand_high_attention(prepared, half) is prepared
+    assert expand_wide_attention(prepared, half, {"fp16"}) is prepared
     chosen = keep_high(half, ["transformer.blocks.0.attention"])
-    written = expand_high_attention(prepared, chosen)
+    written = expand_wide_attention(prepared, chosen, {"fp16"})
     softmax = [module_of(node) for node in written.graph.node if node.op_type == "Softmax"]
     assert softmax == ["transformer.blocks.0.attention"] * 2
     low = apply(written, chosen, {})
@@ -162,9 +162,10 @@ def test_attention_that_is_put_back_is_written_out_and_no_other(tiny_model: Mode
     assert worst(run_model(apply(prepared, chosen, {}), feed), run_model(low, feed)) > 55
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_attention_of_a_wider_type_is_written_out_everywhere(tiny_model: Model, name: str) -> None:
+@pytest.mark.parametrize(("name", "types"), [("fp32", {"fp16", "bf16"}), ("bf16", {"fp16"})])
+def test_attention_of_a_wider_type_is_written_out_everywhere(tiny_model: Model, name: str, types: set[str]) -> None:
     prepared = prepare(tiny_model("denoiser"), recipe(name))
-    operators = Counter(node.op_type for node in expand_high_attention(prepared, recipe(name)).graph.node)
+    operators = Counter(node.op_type for node in expand_wide_attention(prepared, recipe(name), types).graph.node)
     assert operators["Softmax"] == sum(node.op_type in ATTENTION for node in prepared.graph.node) > 0
     assert not ATTENTION & set(operators)
+    assert expand_wide_attention(prepared, recipe(name), {*types, name}) is prepared

@@ -1,8 +1,9 @@
 """The real TensorRT 11.4 Python bindings over stub libraries: enough to check plugin definitions without a GPU.
 
-`python -m tests.kernels.tensorrt_bindings` fetches the wheel (1.3 MB) from the package index into
-build/tensorrt_bindings and compiles do-nothing libraries for the nine C symbols the bindings import. Calls into
-TensorRT itself return null; everything written in Python, the whole plugin layer, is real.
+`python -m tests.kernels.tensorrt_bindings` fetches the bindings' wheel (1.3 MB) and the `tensorrt` package, which hands
+on what is in them, from the package index into build/tensorrt_bindings, and compiles do-nothing libraries for the nine
+C symbols the bindings import. Calls into TensorRT itself return null; everything written in Python, the whole plugin
+layer, is real and lies as in an installation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -21,7 +23,8 @@ MISSING = "the TensorRT bindings are not there: run `python -m tests.kernels.ten
 
 def available() -> bool:
     """Whether the bindings and their stubs are in place."""
-    return (FOLDER / "tensorrt" / f"libnvinfer.so.{VERSION.split('.')[0]}").exists()
+    library = f"libnvinfer.so.{VERSION.split('.')[0]}"
+    return (FOLDER / "tensorrt").is_dir() and (FOLDER / "tensorrt_bindings" / library).exists()
 
 
 def main() -> None:
@@ -31,14 +34,20 @@ def main() -> None:
     work = FOLDER.with_name(FOLDER.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    wheel = f"tensorrt-cu13-bindings=={VERSION}"
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(work), wheel], check=True)
-    with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
-        archive.extractall(work)
-    (work / "tensorrt_bindings").rename(work / "tensorrt")
-    _stub_libraries(work / "tensorrt")
+    _download(work, f"tensorrt-cu13-bindings=={VERSION}")
+    _download(work, "--no-build-isolation", "--no-binary=tensorrt-cu13", f"tensorrt-cu13=={VERSION}")
+    with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
+        wheel.extractall(work)
+    with tarfile.open(next(work.glob("*.tar.gz"))) as source:
+        source.extractall(work, filter="data")
+    next(work.glob("tensorrt_cu13-*/tensorrt")).rename(work / "tensorrt")
+    _stub_libraries(work / "tensorrt_bindings")
     shutil.rmtree(FOLDER, ignore_errors=True)
     work.rename(FOLDER)
+
+
+def _download(folder: Path, *what: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), *what], check=True)
 
 
 def _stub_libraries(package: Path) -> None:

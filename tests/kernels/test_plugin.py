@@ -23,6 +23,7 @@ import json, re, sys
 sys.path.insert(0, sys.argv[1])
 import tensorrt as trt
 import tensorrt.plugin as trtp
+from tensorrt.plugin import _lib, _tensor
 from dreamactor.kernels import plugin
 
 names = plugin.register(trt, 90, lazy=True)
@@ -37,7 +38,7 @@ class Builder:  # in place of TensorRT's expressions, which the stub libraries l
         kinds = trt.DimensionOperation
         return {kinds.PROD: a * b, kinds.CEIL_DIV: -(-a // b), kinds.MAX: max(a, b)}[kind]
 
-trtp._tensor.SymIntExpr._exprBuilder = Builder()
+_tensor.SymIntExpr._exprBuilder = Builder()
 
 def tensor(shape, dtype):
     desc = trtp.TensorDesc(trtp.ShapeExprs.from_tuple(shape), dtype)
@@ -46,7 +47,7 @@ def tensor(shape, dtype):
 
 report = {}
 for name in names:
-    definition = trtp._lib.QDP_REGISTRY[f"dreamactor::{name}"]
+    definition = _lib.QDP_REGISTRY[f"dreamactor::{name}"]
     count = len(definition.input_tensor_names)
     types = {p.name: p.types for p in plugin.PLUGINS}[name]
     native = {"half": trt.DataType.BF16, "FP8": trt.DataType.FP8, "FP32": trt.DataType.FLOAT}
@@ -136,16 +137,10 @@ def test_launches_are_those_of_the_compiled_kernels(report: dict[str, Any]) -> N
         assert compiled.shared > 0, entry.name
 
 
-def test_several_tactics_and_fewer_within_48_kib(report: dict[str, Any]) -> None:
+def test_every_tile_that_needs_no_descriptors_is_a_tactic(report: dict[str, Any]) -> None:
     for entry in plugin.PLUGINS:
-        every = plugin._tactics(entry, 90, 128, shared_opt_in=True)
-        assert report[entry.name]["tactics"] == every
+        assert report[entry.name]["tactics"] == list(range(1, 1 + len(entry.tiles(90, 128))))
         if entry.name in ("FlashAttention", "FlashAttentionFP8"):
-            assert len(every) >= 3
-            assert 0 < len(plugin._tactics(entry, 90, 128, shared_opt_in=False)) < len(every)
+            assert len(entry.tiles(90, 128)) >= 3
     with pytest.raises(ValueError, match="no tile for sm_80"):
-        plugin._tactics(plugin.PLUGINS[2], 80, 128, shared_opt_in=True)
-
-
-def test_names_need_no_tensorrt() -> None:
-    assert [entry.id for entry in plugin.PLUGINS][:2] == ["dreamactor::FlashAttention", "dreamactor::FaceAttention"]
+        plugin._tactics(plugin.PLUGINS[2], 80, 128)

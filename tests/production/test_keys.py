@@ -97,15 +97,26 @@ def test_our_kernels_in_an_engine_are_of_the_triton_that_compiled_them(
     assert key("3.7.1", rtx) == key("3.8.0", rtx)  # which has no plugins
 
 
-@pytest.mark.parametrize(("precision", "expands"), [("fp16", True), ("bf16", True), ("int8", False), ("fp8", False)])
-def test_attention_of_rtx_is_written_out_where_it_may_not_be_fp16(
-    tmp_path: Path, precision: str, expands: bool
+@pytest.mark.parametrize(
+    ("precision", "rtx", "native"),
+    [
+        ("fp32", {"fp16"}, {"fp16", "bf16"}),
+        ("fp16", {"fp16"}, {"fp16", "bf16"}),
+        ("bf16", {"fp16"}, {"fp16", "bf16"}),
+        ("fp8", {"fp32", "fp16", "bf16"}, {"fp32", "fp16", "bf16"}),
+    ],
+)
+def test_attention_stays_an_operator_in_the_types_that_a_builder_takes(
+    tmp_path: Path, precision: str, rtx: set[str], native: set[str]
 ) -> None:
-    """In FP16 where a repair puts it back; what is quantised is put back to FP16."""
+    """What is quantised is put back to FP16."""
     request = make_request("tiny", precision, "sm89", output=tmp_path / "set", store=tmp_path / "store")
-    rtx, native = (Keys(replace(request, target=Target("t", name, "sm89"))) for name in ("tensorrt_rtx", "tensorrt"))
-    assert (rtx.expands, native.expands) == (expands, False)
-    assert (rtx.precision("denoiser") != native.precision("denoiser")) is expands
+    keys = {name: Keys(replace(request, target=Target("t", name, "sm89"))) for name in ("tensorrt_rtx", "tensorrt")}
+    assert {name: set(found.attention_types) for name, found in keys.items()} == {
+        "tensorrt_rtx": rtx,
+        "tensorrt": native,
+    }
+    assert (len({json.dumps(found.precision("denoiser")) for found in keys.values()}) == 2) == (rtx != native)
 
 
 def test_turing_has_the_recipes_that_rtx_can_build_for_it(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from dreamactor.engines import read_manifest
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.errors import Cancelled, DreamActorError, EngineError, InputError
 from dreamactor.pipeline import Event, Options
 from dreamactor.serving import folder as folders
+from dreamactor.serving import launcher
 from dreamactor.serving.client import animate
+from dreamactor.serving.environment import ServerEnvironment
 from dreamactor.serving.launcher import Listen, ServeOptions, Server
 from tests.serving.conftest import FREE, OPTIONS
 
@@ -184,6 +187,21 @@ def test_set_that_wants_what_is_not_there_says_so(
     with pytest.raises(EngineError, match=reason):
         Server.start(ServeOptions(engines, FREE, server_environment))
     assert left(temporary) == []
+
+
+def test_tensorrt_rtx_is_found_by_either_name_of_its_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_engines: Path
+) -> None:
+    """The wheels that the server's environment gets have the bindings alone."""
+    monkeypatch.setattr(launcher.trust, "check_machine", lambda record, gpu: None)
+    manifest = read_manifest(tiny_engines)
+    networks = {name: replace(record, runtime="tensorrt_rtx") for name, record in manifest.networks.items()}
+    environment = ServerEnvironment(tmp_path)
+    monkeypatch.setattr(ServerEnvironment, "site_packages", tmp_path)
+    with pytest.raises(EngineError, match="need tensorrt_rtx, which the server's environment"):
+        launcher._check_engines(environment, replace(manifest, networks=networks))
+    (tmp_path / "tensorrt_rtx_bindings").mkdir()
+    launcher._check_engines(environment, replace(manifest, networks=networks))
 
 
 @pytest.mark.server

@@ -11,8 +11,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dreamactor.engines import NETWORKS, read_manifest
+from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
 from dreamactor.motion.limits import Limits
+from dreamactor.presets import preset
 from dreamactor.serving.repository import write_repository
 
 
@@ -28,8 +30,13 @@ def config(path: Path) -> model_config_pb2.ModelConfig:
 def test_every_network_has_a_gpu_and_a_cpu_configuration(repository: Path, tiny_engines: Path) -> None:
     for name, record in read_manifest(tiny_engines).networks.items():
         gpu, cpu = config(repository / name / "config.pbtxt"), config(repository / name / "configs" / "cpu.pbtxt")
-        assert (gpu.backend, gpu.instance_group[0].kind) == ("tensorrt", model_config_pb2.ModelInstanceGroup.KIND_GPU)
-        assert (cpu.backend, cpu.instance_group[0].kind) == ("python", model_config_pb2.ModelInstanceGroup.KIND_CPU)
+        on_gpu, on_cpu = gpu.instance_group[0], cpu.instance_group[0]
+        assert (gpu.backend, on_gpu.kind) == ("tensorrt", model_config_pb2.ModelInstanceGroup.KIND_GPU)
+        assert (cpu.backend, on_cpu.kind) == ("python", model_config_pb2.ModelInstanceGroup.KIND_CPU)
+        every = [
+            str(index) for index in range(len(profiles(preset("tiny"), name)))
+        ]  # Triton takes the first alone else
+        assert (list(on_gpu.profile), list(on_gpu.gpus), list(on_cpu.profile)) == (every, [0], [])
         for served in (gpu, cpu):
             assert [(port.name, tuple(port.dims)) for port in served.input] == [
                 (s.name, s.shape) for s in record.inputs
