@@ -64,7 +64,7 @@ def _missing(target: Target, nodes: Sequence[str], head_size: int, dtype: str) -
         return "Triton, which compiles the kernels, is not installed"
     from dreamactor.kernels.tiles import table_key, tiles
 
-    table = table_key(int(target.architecture.removeprefix("sm")))
+    table = table_key(target.capability)
     if table is None:
         return f"there are no kernels for {target.architecture}"
     for node in dict.fromkeys(nodes):
@@ -78,11 +78,11 @@ def fastest(
     open_session: Callable[[Path], Session],
     feed: Mapping[str, Array],
     least_snr: float,
-) -> tuple[str, dict[str, float], str]:
-    """Of an engine built both ways: the way that runs `feed` in less time, the median milliseconds of each, and "".
+) -> Choice:
+    """Of an engine built both ways: the way that runs `feed` in less time, by the median.
 
     The plugin counts only if its outputs are those of TensorRT's own attention to `least_snr` dB; else nothing is
-    timed, the native way is taken and the third value says so. Raises EngineError where one of the two cannot run.
+    timed, the native way is taken and the reason says so. Raises EngineError where one of the two cannot run.
     """
     with ExitStack() as opened:
         sessions: dict[str, Session] = {}
@@ -92,7 +92,9 @@ def fastest(
         native, plugin = (sessions[way].run(feed) for way in (NATIVE, PLUGIN))  # the first runs, which warm up
         decibels = min(signal_to_noise(native[name], plugin[name]) for name in native)
         if decibels < least_snr:
-            return NATIVE, {}, f"its output is {decibels:.1f} dB from TensorRT's own, {least_snr:.0f} dB are needed"
+            return Choice(
+                NATIVE, {}, f"its output is {decibels:.1f} dB from TensorRT's own, {least_snr:.0f} dB are needed"
+            )
         seconds: dict[str, list[float]] = {way: [] for way in sessions}
         for _ in range(_RUNS):
             for way, session in sessions.items():
@@ -100,4 +102,4 @@ def fastest(
                 session.run(feed)
                 seconds[way].append(time.perf_counter() - started)
     found = {way: 1000 * float(np.median(values)) for way, values in seconds.items()}
-    return min(found, key=lambda way: found[way]), found, ""
+    return Choice(min(found, key=lambda way: found[way]), found)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.shapes import Profile, profile_shapes
 from dreamactor.engines.target import Target
@@ -53,6 +52,11 @@ class BuildOptions:
     def architecture(self, target: Target) -> str:
         """What the engine runs on, as `trust.runs_on` reads it: the target's own architecture, or "sm80+"."""
         return "sm80+" if self.hardware_compatibility == AMPERE_PLUS else target.architecture
+
+    def card(self, target: Target) -> str:
+        """The model of card that the engine is for: TensorRT promises no other of the architecture, unless it was asked
+        to. "" where the architecture is all that counts."""
+        return "" if self.hardware_compatibility else target.gpu
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ def build_engine(
     `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` ("fp16", "bf16", "fp8")
     asks for a fused attention kernel of that type in the engine, or one of TensorRT's whose name tells none. An engine
     of TensorRT-RTX without is refused; of TensorRT, which takes what it measured as the fastest, the report says so.
-    `timing_cache` is the file for TensorRT's timings, to whose name that of this machine's GPU is added. Raises
+    `timing_cache` is the file for TensorRT's timings, to whose name that of the target's GPU is added. Raises
     EngineError with the reason.
     """
     started = time.monotonic()
@@ -108,10 +112,10 @@ def build_engine(
             "onnx": str(onnx),
             "output": str(plan),
             "runtime": target.runtime,
-            "architecture": int(re.sub(r"\D", "", target.architecture) or 0),
+            "architecture": target.capability,
             "compute_capability": target.architecture.upper() if target.runtime == "tensorrt_rtx" else "",
             "profiles": [dict(profile_shapes(preset, network, profile)) for profile in profiles],
-            "timing_cache": str(_of_this_gpu(timing_cache)) if timing_cache and target.runtime == "tensorrt" else "",
+            "timing_cache": str(_of_card(timing_cache, target.gpu)) if timing_cache and target.gpu else "",
             "expected_layers": dict(expected_layers or {}),
             **asdict(options),
         }
@@ -136,10 +140,9 @@ def build_engine(
     )
 
 
-def _of_this_gpu(path: Path) -> Path:
+def _of_card(path: Path, gpu: str) -> Path:
     """Two cards of one architecture run at different speeds, and TensorRT refuses the timings of another card."""
-    gpu = local_gpu()
-    return path.with_stem(f"{path.stem}-{re.sub(r'[^A-Za-z0-9]+', '_', gpu.name)}") if gpu else path
+    return path.with_stem(f"{path.stem}-{re.sub(r'[^A-Za-z0-9]+', '_', gpu)}")
 
 
 def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuild | None) -> dict[str, Any]:

@@ -12,16 +12,22 @@ RTX_ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
 @dataclass(frozen=True)
 class Target:
-    """`name` as it was asked for, `runtime` "onnxruntime", "tensorrt" or "tensorrt_rtx",
-    `architecture` "any" or like "sm89"."""
+    """`name` as it was asked for, `runtime` "onnxruntime", "tensorrt" or "tensorrt_rtx", `architecture` "any" or like
+    "sm89". `gpu` is the model of card whose kernels TensorRT times; TensorRT-RTX chooses its own where it runs."""
 
     name: str
     runtime: str
     architecture: str
+    gpu: str = ""
 
     @property
     def is_onnx(self) -> bool:
         return self.runtime == "onnxruntime"
+
+    @property
+    def capability(self) -> int:
+        """89 for "sm89", 0 for "any"."""
+        return int(self.architecture.removeprefix("sm")) if self.architecture != "any" else 0
 
 
 def parse_target(name: str) -> Target:
@@ -51,7 +57,9 @@ def parse_target(name: str) -> Target:
         raise EngineError(
             f"TensorRT-RTX builds for {', '.join(RTX_ARCHITECTURES)}; this GPU is {gpu.architecture}: use 'tensorrt'."
         )
-    return Target(name, "tensorrt" if name == "tensorrt" else "tensorrt_rtx", gpu.architecture)
+    if name == "rtx":
+        return Target(name, "tensorrt_rtx", gpu.architecture)
+    return Target(name, "tensorrt", gpu.architecture, gpu.name)
 
 
 def _automatic() -> str:

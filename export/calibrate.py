@@ -37,9 +37,15 @@ class Samples:
         for path in self.paths:
             yield dict(safetensors.load_file(path))
 
-    def first(self, count: int) -> Samples:
-        """The first `count` of them (a negative one leaves out so many), but at least one."""
-        return Samples(self.network, self.paths[:count] or self.paths[:1])
+    @property
+    def calibration(self) -> Samples:
+        """All but the last, or the only one."""
+        return Samples(self.network, self.paths[:-1] or self.paths)
+
+    @property
+    def held_out(self) -> Feed:
+        """The last, which calibration does not see where there are others."""
+        return dict(safetensors.load_file(self.paths[-1]))
 
     @property
     def sha256(self) -> str:
@@ -65,20 +71,25 @@ def load_samples(folder: Path, network: str) -> Samples:
     """Samples written before; raises EngineError when there are none."""
     paths = tuple(sorted(folder.glob(f"{network}.*.safetensors")))
     if not paths:
-        raise EngineError(f"There are no calibration samples of {network} in {folder}.")
+        raise EngineError(
+            f"There are no calibration samples of {network} in {folder}: delete that folder and build again, "
+            "which records them."
+        )
     return Samples(network, paths)
 
 
-def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples, form: str, method: str) -> Ranges:
-    """Largest magnitude to represent of every activation that goes into `nodes`, by tensor name.
+def activation_ranges(
+    model: ModelProto, nodes: Iterable[str], samples: Samples, form: str, method: str
+) -> tuple[Ranges, str]:
+    """Largest magnitude to represent of every activation that goes into `nodes`, by tensor name; the method used.
 
     `form` is "fp8" or "int8", `method` "max" or "entropy" (the threshold that loses least information to INT8).
     `model` holds standard operators only. Layers that nvidia-modelopt knows TensorRT to run no faster in 8 bits are
     left out. Its import takes more than ten seconds. It works on copies of the weights, more than nine of 2.6 GB, so
-    models whose weights lie beside them take `largest_magnitudes` instead (`method_for`).
+    models whose weights lie beside them take `largest_magnitudes`, which is "max", instead.
     """
     if is_large(model):
-        return largest_magnitudes(model, nodes, samples)
+        return largest_magnitudes(model, nodes, samples), "max"
     quantize = _modelopt()
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "model.onnx", Path(folder) / "ranges.onnx"
@@ -95,12 +106,7 @@ def activation_ranges(model: ModelProto, nodes: Iterable[str], samples: Samples,
             output_path=str(result),
             log_level="CRITICAL",
         )
-        return _ranges(load(result), _LARGEST[form])
-
-
-def method_for(model: ModelProto, wanted: str) -> str:
-    """The method by which `activation_ranges` goes: "max" for models whose weights lie beside them, else `wanted`."""
-    return "max" if is_large(model) else wanted
+        return _ranges(load(result), _LARGEST[form]), method
 
 
 def largest_magnitudes(model: ModelProto, nodes: Iterable[str], samples: Samples) -> Ranges:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamactor.engines.builder import BuildOptions
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import NetworkRecord
 from dreamactor.engines.session import Array, TensorSpec
 from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.engines.store import Entry
-from dreamactor.engines.target import Target
 from dreamactor.engines.trust import runs_on
 from dreamactor.engines.verify import Example
 from dreamactor.export.recipe import Recipe
@@ -31,13 +29,6 @@ FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 1
 def gate(precision: str, recipe: Recipe) -> float:
     """The least signal-to-noise in dB of a network that is in `precision`, in a set made by `recipe`."""
     return FP32_GATE if precision == "fp32" else recipe.snr_gate
-
-
-def card(target: Target, options: BuildOptions) -> str:
-    """The model of card that an engine built here is for: TensorRT promises no other of the architecture, unless it was
-    asked to. "" where the architecture is all that counts."""
-    gpu = local_gpu() if target.runtime == "tensorrt" and not options.hardware_compatibility else None
-    return gpu.name if gpu else ""
 
 
 def is_for_this_machine(record: NetworkRecord) -> bool:
@@ -58,7 +49,7 @@ def example(stages: Stages, network: str) -> Entry:
         with ExitStack() as opened:
             session = stages.open({network: source}, opened)[network]
             if keys.records:
-                *_, inputs = stages.feeds(network).feeds()
+                inputs = stages.feeds(network).held_out
             else:
                 inputs = next(drawn(stages.rehearsal, network, session.inputs))
             content = Example(inputs, session.run(inputs)).to_bytes()

@@ -10,7 +10,7 @@ from dreamactor.engines.attention import NATIVE, PLUGIN, Choice, fastest, ways
 from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, build_engine
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
-from dreamactor.errors import DreamActorError, EngineError
+from dreamactor.errors import EngineError
 from dreamactor.production import beside
 from dreamactor.production.isolated import isolated
 from dreamactor.production.lowering import attention_nodes, expected_layers
@@ -50,9 +50,11 @@ def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, fol
     retry = PLUGIN in failed
     if len(built) > 1:
         feed, weights = _timed_on(stages, network, reports[NATIVE]), onnx if options.strip else None
-        found = isolated(_timed, built, network, target.runtime, weights, feed, stages.keys.recipe.snr_gate)
-        retry = "error" in found
-        choice = Choice(NATIVE, {}, f"the two could not be timed: {found['error']}") if retry else Choice(**found)
+        least = stages.keys.recipe.snr_gate
+        try:
+            choice = Choice(**isolated(_timed, built, network, target.runtime, weights, feed, least))
+        except EngineError as error:
+            choice, retry = Choice(NATIVE, {}, f"the two could not be timed: {error}"), True
     built.pop(choice.way).replace(folder / f"{network}.engine")
     for path in built.values():
         path.unlink()
@@ -62,7 +64,7 @@ def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, fol
 def _timed_on(stages: Stages, network: str, report: BuildReport) -> dict[str, Array]:
     """A recorded input, or noise of the preset's own size where it is recorded at a smaller one."""
     if stages.rehearsal == stages.request.preset:
-        return list(stages.feeds(network).feeds())[-1]
+        return stages.feeds(network).held_out
     return next(beside.drawn(stages.request.preset, network, report.inputs))
 
 
@@ -86,7 +88,7 @@ def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fus
 def _timed(
     built: dict[str, Path], network: str, runtime: str, onnx: Path | None, feed: dict[str, Array], least_snr: float
 ) -> dict[str, Any]:
-    """The fields of a `Choice`, or the "error" for which there is none; in the process that takes a plugin's faults.
+    """The fields of a `Choice`, in the process that takes a plugin's faults.
 
     Plans are opened as the set will be: a stripped one with the weights of `onnx`, which it was built from.
     """
@@ -97,10 +99,7 @@ def _timed(
     def open_plan(path: Path) -> Session:
         return TensorRTSession(path.read_bytes(), network, runtime, weights)
 
-    try:
-        return asdict(Choice(*fastest(built, open_plan, feed, least_snr)))
-    except DreamActorError as error:
-        return {"error": str(error)}
+    return asdict(fastest(built, open_plan, feed, least_snr))
 
 
 def _facts(report: BuildReport, choice: Choice) -> dict[str, Any]:

@@ -6,11 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dreamactor.production.keys import Key
-
 if TYPE_CHECKING:
-    import numpy as np
-
     from dreamactor.engines.store import Entry
     from dreamactor.production.stages import Stages
     from dreamactor.production.video_quality import VideoQuality
@@ -34,22 +30,12 @@ class Verdict:
         return self.gate is None or self.video.whole_psnr >= self.gate
 
 
-@dataclass
-class Lowered:
-    """Each network's entry and the modules that were put back for the video's sake."""
-
-    entries: dict[str, Entry]
-    put_back: dict[str, tuple[str, ...]]
-
-    def keys(self, stages: Stages) -> dict[str, Key]:
-        return {name: stages.keys.precision(name, self.put_back[name]) for name in self.entries}
-
-    def repaired(self, network: str) -> tuple[str, ...]:
-        """All that is back in high precision, for its own output's sake or the video's."""
-        return tuple(self.entries[network].facts["put_back"])
+def repaired(lowered: Entry) -> tuple[str, ...]:
+    """The modules of a network that are back in high precision, for its own output's sake or the video's."""
+    return tuple(lowered.facts["put_back"])
 
 
-def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
+def lower_all(stages: Stages, log: Log) -> tuple[dict[str, Entry], Verdict | None]:
     """Every network in the recipe's precision; those that spoil the video are repaired until it passes the gate."""
     networks = stages.request.networks
     try:
@@ -59,11 +45,11 @@ def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
         stages.exporter.close()
     if stages.keys.records:
         stages.samples()
-    lowered = Lowered({name: stages.precision(name) for name in networks}, dict.fromkeys(networks, ()))
+    lowered = {name: stages.precision(name) for name in networks}
     if stages.keys.recipe.name == "fp32":
         return lowered, None
-    verdict = judge(stages, lowered)
-    before, steps = verdict.video.whole_psnr, dict.fromkeys(networks, 1)
+    first = verdict = judge(stages, lowered)
+    steps = dict.fromkeys(networks, 1)
     while not verdict.passed:
         found = _costliest(stages, lowered, verdict)
         if found is None:
@@ -75,39 +61,32 @@ def lower_all(stages: Stages, log: Log) -> tuple[Lowered, Verdict | None]:
             f"The video has {verdict.video.whole_psnr:.1f} dB of {verdict.gate:.0f}: {network} costs most, "
             f"putting back {', '.join(chosen)}."
         )
-        lowered.put_back[network] = (*lowered.repaired(network), *chosen)
-        lowered.entries[network] = stages.precision(network, lowered.put_back[network])
+        lowered[network] = stages.precision(network, (*repaired(lowered[network]), *chosen))
         steps[network] *= 2
         verdict = judge(stages, lowered)
-    return lowered, replace(verdict, before=before if any(lowered.put_back.values()) else None)
+    return lowered, verdict if verdict is first else replace(verdict, before=first.video.whole_psnr)
 
 
-def _costliest(stages: Stages, lowered: Lowered, verdict: Verdict) -> tuple[str, list[str]] | None:
+def _costliest(stages: Stages, lowered: Mapping[str, Entry], verdict: Verdict) -> tuple[str, list[str]] | None:
     """The network that costs the video most of those with modules left to put back, and these, most harmful first."""
     for network in sorted(verdict.alone, key=lambda name: verdict.alone[name]):
-        there = lowered.repaired(network)
+        there = repaired(lowered[network])
         waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in there]
         if waiting:
             return network, waiting
     return None
 
 
-def judge(stages: Stages, lowered: Lowered) -> Verdict:
+def judge(stages: Stages, lowered: Mapping[str, Entry]) -> Verdict:
     """Videos with all networks lowered and with each alone, against FP32."""
     from dreamactor.production.video_quality import compare
 
-    plain = {name: stages.onnx(name) for name in lowered.entries}
-    plain_keys: dict[str, Key] = {name: stages.keys.onnx(name) for name in plain}
-    keys = lowered.keys(stages)
-    reference = stages.video(plain, plain_keys, "every network in FP32")
-
-    def seen(names: tuple[str, ...], label: str) -> np.ndarray:
-        entries = {name: lowered.entries[name] if name in names else plain[name] for name in plain}
-        chosen = {name: keys[name] if name in names else plain_keys[name] for name in plain}
-        return stages.video(entries, chosen, label)
-
-    precision = stages.keys.recipe.name
-    whole = compare(reference, seen(tuple(plain), f"every network in {precision}"))
-    alone = {name: compare(reference, seen((name,), f"{name} in {precision}")).whole_psnr for name in plain}
+    plain, precision = {name: stages.onnx(name) for name in lowered}, stages.keys.recipe.name
+    reference = stages.video(plain, "every network in FP32")
+    whole = compare(reference, stages.video(lowered, f"every network in {precision}"))
+    alone = {
+        name: compare(reference, stages.video({**plain, name: entry}, f"{name} in {precision}")).whole_psnr
+        for name, entry in lowered.items()
+    }
     gate = stages.keys.recipe.psnr_gate if stages.request.checkpoint is not None else None
     return Verdict(whole, alone, gate)

@@ -65,7 +65,11 @@ def check_engines(
     }  # fmt: skip
     for target in targets():
         for precision in PRECISIONS[:2] if target == "cuda" else PRECISIONS:
-            result = {"target": target, "precision": precision, **isolated(check, preset, precision, target, folder)}
+            try:
+                found = isolated(check, preset, precision, target, folder)
+            except EngineError as error:
+                found = {"passed": False, "error": str(error)}
+            result = {"target": target, "precision": precision, **found}
             log(_said(result))
             report["results"].append(result)
             on_result(report)

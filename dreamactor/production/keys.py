@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor import paths
-from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.processor import has_vnni
 from dreamactor.engines.shapes import profiles
-from dreamactor.engines.target import Target
 from dreamactor.engines.trust import sha256
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
@@ -46,8 +44,8 @@ _PLUGIN = ("kernels/*.py", "kernels/tiles.json", "engines/cuda.py", "engines/ten
 _REWRITE = ("engines/graph.py", "engines/onnxruntime_attention.py", "engines/onnxruntime_graph.py")
 _CAPTURE = (
     "dreamactor/production/capture.py", "dreamactor/production/rehearsal.py", "dreamactor/production/sources.py",
-    "dreamactor/production/stages.py", "dreamactor/pipeline/*.py", "dreamactor/motion/*.py", "training/*.py",
-    "training/assets.json",
+    "dreamactor/production/stages.py", "dreamactor/pipeline/*.py", "dreamactor/motion/*.py",
+    "training/characters/*.py", "training/assets.json",
 )  # fmt: skip
 _JUDGE = (
     "dreamactor/production/beside.py", "dreamactor/production/gate.py", "dreamactor/production/make.py",
@@ -144,7 +142,7 @@ class Keys:
     def sensitivity(self, network: str) -> Key:
         return {**self.ranges(network), "source": self.source(network), "what": "sensitivity"}
 
-    def engine(self, network: str, precision: Key, runtime_version: str) -> Key:
+    def engine(self, network: str, precision: Mapping[str, Any], runtime_version: str) -> Key:
         request = self.request
         fixed = request.target.runtime == "tensorrt"  # which alone has plugins
         chosen = profiles(request.preset, network, request.ranges, fixed)
@@ -152,24 +150,19 @@ class Keys:
             "network": network, "weights": self.weights, "precision": digest(precision),
             "shapes": [asdict(profile) for profile in chosen], "target": request.target.architecture,
             "runtime": request.target.runtime, "version": runtime_version, "options": asdict(request.build),
-            "gpu": _timed_on(request.target), "code": self.code["build"],
+            "gpu": request.target.gpu, "code": self.code["build"],
             "plugin": [self.code["plugin"], _version("triton", "triton-windows")] if fixed else [],
         }  # fmt: skip
 
-    def video(self, precisions: Mapping[str, Key]) -> Key:
-        parts = {name: digest(key) for name, key in sorted(precisions.items())}
+    def video(self, networks: Mapping[str, Mapping[str, Any]]) -> Key:
+        """`networks` are the keys of their ONNX, in whichever precision."""
+        parts = {name: digest(key) for name, key in sorted(networks.items())}
         return {"networks": parts, "samples": digest(self.samples()), "code": self.code["capture"]}
 
 
 def digest(key: Mapping[str, Any]) -> str:
     """One word for a key, to name it in another."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _timed_on(target: Target) -> str:
-    """The model of GPU that TensorRT times its kernels on; TensorRT-RTX chooses its own where it runs."""
-    gpu = local_gpu() if target.runtime == "tensorrt" else None
-    return gpu.name if gpu else ""
 
 
 def _version(*packages: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,8 @@ from dreamactor.engines.store import Entry
 from dreamactor.engines.trust import check_file
 from dreamactor.errors import EngineError
 from dreamactor.production import rehearsal
-from dreamactor.production.beside import card, example, is_for_this_machine
-from dreamactor.production.gate import Lowered, Verdict, lower_all
+from dreamactor.production.beside import example, is_for_this_machine
+from dreamactor.production.gate import Verdict, lower_all, repaired
 from dreamactor.production.keys import Keys, digest
 from dreamactor.production.measure import measure
 from dreamactor.production.plan import check_memory, describe, plan
@@ -62,7 +62,9 @@ def make_engines(
     if stages.rehearsal != request.preset:
         log(f"  {rehearsal.describe(request.preset)}")
     lowered, verdict = lower_all(stages, log)
-    engines = {name: _engine(stages, name, lowered) for name in request.networks}
+    engines = lowered
+    if not request.target.is_onnx:
+        engines = {name: stages.engine(name, entry) for name, entry in lowered.items()}
     manifest = _write(stages, lowered, engines, verdict)
     summary, rows = from_json((request.output / REPORT_JSON).read_text())
     text = _text(summary, rows)
@@ -98,33 +100,28 @@ def _set_key(request: Request) -> str:
     return digest({"target": request.target.name, "networks": parts, "code": keys.code["judge"]})
 
 
-def _engine(stages: Stages, network: str, lowered: Lowered) -> Entry:
-    entry = lowered.entries[network]
-    if stages.request.target.is_onnx:
-        return entry
-    return stages.engine(network, entry, stages.keys.precision(network, lowered.put_back[network]))
-
-
-def _write(stages: Stages, lowered: Lowered, engines: dict[str, Entry], verdict: Verdict | None) -> Manifest:
+def _write(
+    stages: Stages, lowered: Mapping[str, Entry], engines: Mapping[str, Entry], verdict: Verdict | None
+) -> Manifest:
     """The set with its report, measured before it takes the place of an older one."""
     request, files = stages.request, []
     for name, entry in engines.items():
         inputs, outputs = _specs(name, entry)
         record = NetworkRecord(
             name=name,
-            precision=_precision(stages, lowered, name),
+            precision=_precision(stages, lowered[name]),
             runtime=request.target.runtime,
             runtime_version=runtime_version(request.target.runtime),
-            architecture=_architecture(stages, lowered, name),
+            architecture=_architecture(stages, lowered[name]),
             files=(),
             inputs=inputs,
             outputs=outputs,
             source_sha256=stages.onnx(name).sha256,
             weights_sha256=stages.keys.weights,
-            notes=(*_notes(stages, lowered, name), *request.build.notes),
-            gpu=card(request.target, request.build),
+            notes=(*_notes(stages, lowered[name], name), *request.build.notes),
+            gpu=request.build.card(request.target),
         )
-        weights = lowered.entries[name].paths if request.build.strip else ()
+        weights = lowered[name].paths if request.build.strip else ()
         files.append(EngineFiles(record, (*entry.paths, *weights), example(stages, name).paths[0]))
 
     def complete(folder: Path, manifest: Manifest) -> None:
@@ -150,23 +147,23 @@ def _specs(name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[Tenso
         session.close()
 
 
-def _precision(stages: Stages, lowered: Lowered, name: str) -> str:
+def _precision(stages: Stages, lowered: Entry) -> str:
     """What the network really is: one that the recipe quantises nothing of stays what the rest of it is."""
-    nothing = lowered.entries[name].facts.get("quantized_layers") == 0
+    nothing = lowered.facts.get("quantized_layers") == 0
     return stages.keys.recipe.high if nothing else stages.request.precision
 
 
-def _architecture(stages: Stages, lowered: Lowered, name: str) -> str:
+def _architecture(stages: Stages, lowered: Entry) -> str:
     """What the network runs on, as `trust.runs_on` reads it."""
     recipe, request = stages.keys.recipe, stages.request
-    signed = recipe.dynamic and not recipe.unsigned and lowered.entries[name].facts["quantized_layers"] > 0
+    signed = recipe.dynamic and not recipe.unsigned and lowered.facts["quantized_layers"] > 0
     return VNNI if signed else request.build.architecture(request.target)
 
 
-def _notes(stages: Stages, lowered: Lowered, name: str) -> tuple[str, ...]:
+def _notes(stages: Stages, lowered: Entry, name: str) -> tuple[str, ...]:
     from dreamactor.engines.onnxruntime_graph import describe
 
-    modules = lowered.repaired(name)
+    modules = repaired(lowered)
     put_back = [f"put back to high precision: {', '.join(modules)}"] if modules else []
     recipe = stages.keys.recipe
     method = stages.ranges(name).facts["method"] if recipe.calibrated else recipe.ranges

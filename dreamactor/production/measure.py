@@ -11,7 +11,7 @@ from dreamactor.engines.manifest import Manifest
 from dreamactor.engines.store import Entry
 from dreamactor.engines.verify import verify_engine
 from dreamactor.production import beside
-from dreamactor.production.gate import Lowered, Verdict
+from dreamactor.production.gate import Verdict, repaired
 from dreamactor.production.report import Row
 from dreamactor.production.stages import Stages
 
@@ -20,7 +20,7 @@ def measure(
     stages: Stages,
     folder: Path,
     manifest: Manifest,
-    lowered: Lowered,
+    lowered: Mapping[str, Entry],
     engines: Mapping[str, Entry],
     verdict: Verdict | None,
 ) -> list[Row]:
@@ -30,7 +30,7 @@ def measure(
         record, source = manifest.network(name), stages.onnx(name)
         stages.on_progress(f"verifying {name}", 0, 0)
         compared = verify_engine(folder, name, source.paths[0])
-        facts = {**lowered.entries[name].facts, **(entry.facts if entry is not lowered.entries[name] else {})}
+        facts = {**lowered[name].facts, **entry.facts}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
         gate = beside.gate(record.precision, stages.keys.recipe)
         reached = snr >= gate if snr is not None else record.precision == "fp32"
@@ -40,7 +40,7 @@ def measure(
                 network=name,
                 precision=record.precision,
                 bytes=entry.bytes,
-                onnx_bytes=lowered.entries[name].bytes,
+                onnx_bytes=lowered[name].bytes,
                 source_bytes=source.bytes,
                 latency_ms=compared.latency_ms,
                 reference_ms=compared.reference_ms,
@@ -48,7 +48,7 @@ def measure(
                 video_psnr_db=None if verdict is None else verdict.alone[name],
                 passed=bool(facts.get("passed", True)) and reached and (ran or not beside.is_for_this_machine(record)),
                 note=_note(compared.problem.removeprefix(f"{name} was "), facts),
-                put_back=lowered.repaired(name),
+                put_back=repaired(lowered[name]),
                 facts={**facts, "build_seconds": round(entry.seconds, 1)},
                 ran=ran,
             )

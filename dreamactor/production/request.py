@@ -55,7 +55,7 @@ def make_request(
     engines take the preset's picture size; without `build` they are as fast as they can be.
     """
     target = parse_target(target_name)
-    if target.architecture.startswith("sm") and int(target.architecture[2:]) < _LEAST.get(precision, 0):
+    if not target.is_onnx and target.capability < _LEAST.get(precision, 0):
         raise InputError(
             f"{precision} needs SM{_LEAST[precision]} or later, and {target.name} is {target.architecture.upper()}: "
             "use fp16 or int8."
@@ -147,7 +147,7 @@ def _check_build(target: Target, precision: str, build: BuildOptions) -> None:
         raise InputError(
             f"{level} engines run from SM80 on, and {precision} needs SM{least}: leave out one of the two."
         )
-    if int(target.architecture[2:]) < 80:
+    if target.capability < 80:
         raise InputError(f"{level} engines are built on SM80 or later, and this GPU is {target.architecture}.")
 
 

@@ -20,7 +20,7 @@ def origin() -> str:
     """Where clips come from on this machine, in words. The characters are of the validation split: the network never
     saw them."""
     from dreamactor.training.assets import mocap_folder
-    from dreamactor.training.mocap import is_there
+    from dreamactor.training.characters.mocap import is_there
 
     return CHARACTERS if is_there(mocap_folder(), "val") else NOISE
 
@@ -33,12 +33,12 @@ def clips(preset: Preset, seeds: Iterable[int], frames: int) -> list[MotionInput
 
 def _characters(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[MotionInputs]:
     from dreamactor.training.assets import mocap_folder
-    from dreamactor.training.clip import enlarge_faces, make_clip
-    from dreamactor.training.scene import Stage
+    from dreamactor.training.characters.clip import enlarge_faces, make_clip
+    from dreamactor.training.characters.scene import Scenes
 
-    stage = Stage("val", mocap_folder(), preset.height, preset.width, preset.fps)
+    scenes = Scenes("val", mocap_folder(), preset.height, preset.width, preset.fps)
     for seed in seeds:
-        clip = make_clip(stage, seed, frames, ("half", "face", "full")[seed % 3])
+        clip = make_clip(scenes, seed, frames, ("half", "face", "full")[seed % 3])
         faces = enlarge_faces(clip.faces)
         yield _inputs(preset, clip.references[:1], clip.reference_controls[:1], clip.controls, faces)
 

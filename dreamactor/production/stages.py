@@ -84,19 +84,20 @@ class Stages:
 
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.export.attention import inline
-            from dreamactor.export.calibrate import activation_ranges, method_for
+            from dreamactor.export.calibrate import activation_ranges
             from dreamactor.export.quantize import layers, prepare
             from dreamactor.export.weights import load
 
             recipe = self.keys.recipe
             prepared = prepare(load(self.onnx(network).paths[0]), recipe)
             model, nodes = inline(prepared), [layer.node for layer in layers(prepared, recipe)]
-            found = {}
+            found: dict[str, float] = {}
+            method = recipe.ranges
             if nodes:
-                feeds = self.feeds(network).first(-1)
-                found = activation_ranges(model, nodes, feeds, recipe.quantized, recipe.ranges)
+                seen = self.feeds(network).calibration
+                found, method = activation_ranges(model, nodes, seen, recipe.quantized, recipe.ranges)
             (folder / "ranges.json").write_text(json.dumps(found, indent=1))
-            return {"tensors": len(found), "method": method_for(model, recipe.ranges)}
+            return {"tensors": len(found), "method": method}
 
         return self._get("ranges", self.keys.ranges(network), f"calibrating {network}", make)
 
@@ -131,7 +132,7 @@ class Stages:
             "precision", self.keys.precision(network, put_back), f"{self.keys.recipe.name} {network}", make
         )
 
-    def engine(self, network: str, precision: Entry, key: Key) -> Entry:
+    def engine(self, network: str, precision: Entry) -> Entry:
         """The TensorRT engine of `precision` for the target."""
 
         def make(folder: Path) -> Mapping[str, Any]:
@@ -140,7 +141,7 @@ class Stages:
             return build_fastest(self, network, precision.paths[0], precision.facts["fused_type"], folder)
 
         label = f"building {network} for {self.request.target.name}"
-        return self._get("engine", self.engine_key(network, key), label, make)
+        return self._get("engine", self.engine_key(network, precision.key), label, make)
 
     def source(self, network: str) -> Entry:
         """The FP32 ONNX that is lowered: as ONNX Runtime runs it fastest where it is to run on this CPU."""
@@ -155,10 +156,10 @@ class Stages:
 
         return self._get("source", self.keys.source(network), f"rewriting {network} for ONNX Runtime", make)
 
-    def engine_key(self, network: str, precision: Key) -> Key:
+    def engine_key(self, network: str, precision: Mapping[str, Any]) -> Key:
         return self.keys.engine(network, precision, runtime_version(self.request.target.runtime))
 
-    def video(self, precisions: Mapping[str, Entry], keys: Mapping[str, Key], label: str) -> np.ndarray:
+    def video(self, networks: Mapping[str, Entry], label: str) -> np.ndarray:
         """The frames that these networks make of a clip kept for this, with the seed that is always the same."""
 
         def make(folder: Path) -> Mapping[str, Any]:
@@ -167,12 +168,13 @@ class Stages:
             from dreamactor.production.capture import animate
 
             with ExitStack() as opened:
-                sessions = self.open(precisions, opened)
+                sessions = self.open(networks, opened)
                 frames = animate(sessions, self.rehearsal, self._judged, _options())
             (folder / "frames.safetensors").write_bytes(save({"frames": frames}))
             return {"shape": list(frames.shape)}
 
-        entry = self._get("video", self.keys.video(keys), f"video with {label}", make)
+        key = self.keys.video({name: entry.key for name, entry in networks.items()})
+        entry = self._get("video", key, f"video with {label}", make)
         from safetensors.numpy import load_file
 
         return load_file(entry.paths[0])["frames"]
@@ -190,7 +192,7 @@ class Stages:
 
         prepared = prepare(load(self.source(network).paths[0]), self.keys.recipe)
         ranges = json.loads(self.ranges(network).paths[0].read_text()) if self.keys.recipe.calibrated else {}
-        feed = {} if self.keys.recipe.name == "fp32" else list(self.feeds(network).feeds())[-1]
+        feed = {} if self.keys.recipe.name == "fp32" else self.feeds(network).held_out
         return prepared, ranges, feed
 
     def open(self, entries: Mapping[str, Entry], opened: ExitStack) -> dict[str, Session]:

@@ -92,20 +92,20 @@ def test_the_faster_engine_is_taken_and_both_times_are_said(tmp_path: Path) -> N
     built = {NATIVE: products(tmp_path / "slow.onnx", 400), PLUGIN: products(tmp_path / "fast.onnx", 1)}
     feed = {"x": np.ones((64, 256), np.float32)}
     for first in (built, dict(reversed(built.items()))):
-        way, milliseconds, reason = fastest(first, open_plan, feed, 22.0)
-        assert (way, reason) == (PLUGIN, "")
-        assert milliseconds[NATIVE] > milliseconds[PLUGIN] > 0
+        choice = fastest(first, open_plan, feed, 22.0)
+        assert (choice.way, choice.reason) == (PLUGIN, "")
+        assert choice.milliseconds[NATIVE] > choice.milliseconds[PLUGIN] > 0
 
 
 @pytest.mark.parametrize(("factor", "decibels"), [(1.5, "6.0"), (float("nan"), "-inf")])
 def test_a_faster_engine_with_another_output_is_left_out(tmp_path: Path, factor: float, decibels: str) -> None:
     built = {NATIVE: products(tmp_path / "slow.onnx", 20), PLUGIN: products(tmp_path / "wrong.onnx", 1, factor)}
     feed = {"x": np.ones((64, 256), np.float32)}
-    way, milliseconds, reason = fastest(built, open_plan, feed, 22.0)
-    assert (way, milliseconds) == (NATIVE, {})
-    assert f"output is {decibels} dB from TensorRT's own, 22 dB are needed" in reason
+    choice = fastest(built, open_plan, feed, 22.0)
+    assert (choice.way, choice.milliseconds) == (NATIVE, {})
+    assert f"output is {decibels} dB from TensorRT's own, 22 dB are needed" in choice.reason
     if factor == 1.5:
-        assert fastest(built, open_plan, feed, least_snr=5.0)[0] == PLUGIN
+        assert fastest(built, open_plan, feed, least_snr=5.0).way == PLUGIN
 
 
 # What the builder's process does before it parses, over the real bindings; the registry itself is TensorRT's library.

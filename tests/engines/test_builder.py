@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -293,8 +293,27 @@ def test_a_gpu_that_runs_no_engine_is_none_for_auto_and_refused_by_name(
             parse_target(name)
 
 
+@pytest.mark.parametrize(
+    ("target", "level", "expected"),
+    [
+        ("tensorrt", "", "NVIDIA Nothing 1"),
+        ("tensorrt", "same-compute-capability", ""),
+        ("tensorrt", "ampere-plus", ""),
+        ("rtx", "", ""),
+        ("cpu", "", ""),
+    ],
+)
+def test_only_tensorrt_s_engines_are_for_one_model_of_card(
+    monkeypatch: pytest.MonkeyPatch, target: str, level: str, expected: str
+) -> None:
+    card = Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0")
+    monkeypatch.setattr("dreamactor.engines.target.local_gpu", lambda: card)
+    assert BuildOptions(hardware_compatibility=level).card(parse_target(target)) == expected
+
+
 def test_targets() -> None:
-    assert asdict(parse_target("sm120")) == {"name": "sm120", "runtime": "tensorrt_rtx", "architecture": "sm120"}
+    assert parse_target("sm120") == Target("sm120", "tensorrt_rtx", "sm120")
+    assert (parse_target("sm120").capability, parse_target("cpu").capability) == (120, 0)
     assert parse_target("cpu").is_onnx
     with pytest.raises(InputError, match="no target 'sm42'; choose one of auto, cpu"):
         parse_target("sm42")

@@ -13,7 +13,6 @@ import pytest
 
 from dreamactor.engines import builder
 from dreamactor.engines.build_worker import _keep_timing_cache, _use_timing_cache
-from dreamactor.engines.gpu import Gpu
 
 OF_ANOTHER_CARD = b"another card"
 
@@ -75,12 +74,7 @@ def test_a_file_that_cannot_be_written_is_said_and_no_failure(tmp_path: Path) ->
     assert _keep_timing_cache(Config(), tmp_path / "cache") == []
 
 
-def test_cards_of_one_architecture_have_a_file_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_of_one_architecture_have_a_file_each() -> None:
     path = Path("timing/sm89-11.4.0.106.cache")
-    found = []
-    for name in ("NVIDIA L4", "NVIDIA GeForce RTX 4090"):
-        monkeypatch.setattr(builder, "local_gpu", lambda name=name: Gpu(name, "sm89", 1, "13.0"))
-        found.append(builder._of_this_gpu(path).name)
+    found = [builder._of_card(path, name).name for name in ("NVIDIA L4", "NVIDIA GeForce RTX 4090")]
     assert found == ["sm89-11.4.0.106-NVIDIA_L4.cache", "sm89-11.4.0.106-NVIDIA_GeForce_RTX_4090.cache"]
-    monkeypatch.setattr(builder, "local_gpu", lambda: None)
-    assert builder._of_this_gpu(path) == path

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from dreamactor.engines.store import Entry
 from dreamactor.export import recipes
 from dreamactor.export.quantize import FORMATS, Format
 from dreamactor.export.recipe import Recipe
 from dreamactor.production import gate
-from dreamactor.production.gate import Lowered, Verdict, lower_all
+from dreamactor.production.gate import Verdict, lower_all, repaired
 from dreamactor.production.request import Request, make_request
 from dreamactor.production.stages import Stages
 
@@ -38,10 +39,7 @@ class Drawn:
 
     @property
     def keys(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            records=False, recipe=Recipe("int8", psnr_gate=self.psnr_gate), onnx=lambda name: {},
-            precision=lambda name, put_back: {},
-        )  # fmt: skip
+        return SimpleNamespace(records=False, recipe=Recipe("int8", psnr_gate=self.psnr_gate))
 
     exporter = SimpleNamespace(close=lambda: None)
 
@@ -56,8 +54,12 @@ class Drawn:
     def sensitivity(self, network: str) -> list[dict[str, Any]]:
         return [{"module": module} for module in MODULES[network]]
 
-    def video(self, entries: Mapping[str, SimpleNamespace], keys: object, label: str) -> np.ndarray:
+    def video(self, entries: Mapping[str, SimpleNamespace], label: str) -> np.ndarray:
         return np.full((2, 16, 16, 3), 100 + sum(entry.levels for entry in entries.values()), np.uint8)
+
+
+def put_back(lowered: Mapping[str, Entry]) -> dict[str, tuple[str, ...]]:
+    return {name: repaired(entry) for name, entry in lowered.items()}
 
 
 def test_when_the_worst_network_has_nothing_left_the_others_are_repaired() -> None:
@@ -65,7 +67,7 @@ def test_when_the_worst_network_has_nothing_left_the_others_are_repaired() -> No
     lowered, verdict = lower_all(stages, lines.append)  # type: ignore[arg-type]
     assert verdict is not None
     assert verdict.passed
-    assert lowered.put_back == {"denoiser": ("a",), "vae_decoder": ("b", "c", "d")}
+    assert put_back(lowered) == {"denoiser": ("a",), "vae_decoder": ("b", "c", "d")}
     assert stages.asked[2:] == [
         ("denoiser", ("a",)), ("vae_decoder", ("b",)), ("vae_decoder", ("b", "c", "d")),
     ]  # fmt: skip
@@ -79,7 +81,7 @@ def test_a_video_that_cannot_pass_has_everything_put_back_and_that_is_said() -> 
     lowered, verdict = lower_all(Drawn(psnr_gate=60.0), lines.append)  # type: ignore[arg-type]
     assert verdict is not None
     assert not verdict.passed
-    assert lowered.put_back == MODULES
+    assert put_back(lowered) == MODULES
     assert lines[-1] == "No network has a module left to put back, and the video still misses its gate."
 
 
@@ -87,7 +89,7 @@ def test_a_video_that_passes_is_left_as_it_is() -> None:
     lowered, verdict = lower_all(Drawn(psnr_gate=20.0), lambda line: None)  # type: ignore[arg-type]
     assert verdict is not None
     assert verdict.before is None
-    assert not any(lowered.put_back.values())
+    assert not any(put_back(lowered).values())
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_four_levels_spoil_the_video_and_it_is_repaired(four_levels: Request, mo
     """Random weights promise nothing: a gate is set 6 dB above what they reach, and the rest is as for a checkpoint."""
     judge, seen = gate.judge, list[Verdict]()
 
-    def strict(stages: Stages, lowered: Lowered) -> Verdict:
+    def strict(stages: Stages, lowered: Mapping[str, Entry]) -> Verdict:
         found = judge(stages, lowered)
         seen.append(replace(found, gate=(seen or [found])[0].video.whole_psnr + 6))
         return seen[-1]
@@ -115,10 +117,10 @@ def test_four_levels_spoil_the_video_and_it_is_repaired(four_levels: Request, mo
     assert [judged.passed for judged in seen] == [False] * (len(seen) - 1) + [True]
     assert len(seen) > 1
     assert verdict == replace(seen[-1], before=seen[0].video.whole_psnr)
-    first, repaired = stages.precision("denoiser"), lowered.entries["denoiser"]
-    assert lowered.repaired("denoiser")[0] == stages.sensitivity("denoiser")[0]["module"]
-    assert repaired.facts["snr_before_repair_db"] == first.facts["snr_db"] < repaired.facts["snr_db"]
-    assert repaired.facts["bytes_before_repair"] == first.bytes < repaired.bytes
+    first, last = stages.precision("denoiser"), lowered["denoiser"]
+    assert repaired(last)[0] == stages.sensitivity("denoiser")[0]["module"]
+    assert last.facts["snr_before_repair_db"] == first.facts["snr_db"] < last.facts["snr_db"]
+    assert last.facts["bytes_before_repair"] == first.bytes < last.bytes
 
 
 def test_four_levels_spoil_a_network_and_it_is_repaired(four_levels: Request, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ def test_four_levels_spoil_a_network_and_it_is_repaired(four_levels: Request, mo
     assert spoiled["put_back"] == []
     least = spoiled["snr_db"] + 3
     monkeypatch.setattr(recipes.int8, "CPU", replace(recipes.int8.CPU, snr_gate=least))
-    repaired = Stages(four_levels, lambda what, done, total: None).precision("denoiser").facts
-    assert repaired["snr_before_repair_db"] == spoiled["snr_db"] < least <= repaired["snr_db"]
-    assert repaired["put_back"]
-    assert repaired["passed"]
+    found = Stages(four_levels, lambda what, done, total: None).precision("denoiser").facts
+    assert found["snr_before_repair_db"] == spoiled["snr_db"] < least <= found["snr_db"]
+    assert found["put_back"]
+    assert found["passed"]

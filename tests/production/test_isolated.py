@@ -1,4 +1,4 @@
-"""A crash in a process of its own is a result like others."""
+"""A crash in a process of its own is an error like others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from dreamactor.errors import EngineError
 from dreamactor.production.isolated import isolated
 
 
@@ -40,8 +41,17 @@ def test_work_is_done_in_another_process(capsys: pytest.CaptureFixture[str]) -> 
         ("raise", "was ended with code 1: ", "RuntimeError: nobody caught this"),
     ],
 )
-def test_a_crash_is_the_result_of_that_work_alone(how: str, ended: str, last: str) -> None:
-    found = isolated(crashes, how)
-    assert found["passed"] is False
-    assert f"its process {ended}" in found["error"]
-    assert last in found["error"]
+def test_a_crash_is_an_error_of_that_work_alone(how: str, ended: str, last: str) -> None:
+    with pytest.raises(EngineError) as raised:
+        isolated(crashes, how)
+    assert f"its process {ended}" in str(raised.value)
+    assert last in str(raised.value)
+
+
+def refuses() -> dict[str, int]:
+    raise EngineError("No, because of this.")
+
+
+def test_what_work_refuses_is_raised_here() -> None:
+    with pytest.raises(EngineError, match=r"^No, because of this\.$"):
+        isolated(refuses)

@@ -92,7 +92,7 @@ def built(store: Path, precision: str, target: str, put_back: tuple[str, ...] = 
     request = make_request("tiny", precision, target, output=store.parent / "set", store=store)
     stages = Stages(request, lambda what, done, total: None)
     lowered = stages.precision("denoiser", put_back)
-    engine = stages.engine("denoiser", lowered, stages.keys.precision("denoiser", put_back))
+    engine = stages.engine("denoiser", lowered)
     assert lowered.facts["passed"]
     assert lowered.facts["put_back"] == list(put_back)
     assert engine.bytes > 10_000

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dreamactor.engines import open_engines
-from dreamactor.engines.builder import BuildOptions
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA
 from dreamactor.engines.target import Target
@@ -58,24 +57,6 @@ def test_an_engine_for_another_gpu_need_not_run_here(
 ) -> None:
     monkeypatch.setattr(beside, "local_gpu", lambda: gpu and Gpu("NVIDIA Nothing 1", gpu, 2**34, "13.0"))
     assert is_for_this_machine(record("denoiser", architecture=architecture, gpu=card)) is expected
-
-
-@pytest.mark.parametrize(
-    ("runtime", "level", "expected"),
-    [
-        ("tensorrt", "", "NVIDIA Nothing 1"),
-        ("tensorrt", "same-compute-capability", ""),
-        ("tensorrt", "ampere-plus", ""),
-        ("tensorrt_rtx", "", ""),
-        ("onnxruntime", "", ""),
-    ],
-)
-def test_only_tensorrt_s_engines_are_for_one_model_of_card(
-    monkeypatch: pytest.MonkeyPatch, runtime: str, level: str, expected: str
-) -> None:
-    monkeypatch.setattr(beside, "local_gpu", lambda: Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"))
-    options = BuildOptions(hardware_compatibility=level)
-    assert beside.card(Target("any", runtime, "sm89"), options) == expected
 
 
 def test_layers_that_are_not_measured_are_counted(

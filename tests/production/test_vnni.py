@@ -8,7 +8,6 @@ import pytest
 
 from dreamactor.engines.processor import VNNI
 from dreamactor.production import keys, make
-from dreamactor.production.gate import Lowered
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
 
@@ -27,7 +26,7 @@ def test_a_set_of_signed_weights_says_what_it_needs(
     assert made.keys.recipe.unsigned is not there
     for quantized, architecture in ((3, expected), (0, "any")):
         entry, _ = made.store.get("precision", {"layers": quantized}, lambda _, n=quantized: {"quantized_layers": n})
-        assert make._architecture(made, Lowered({"denoiser": entry}, {}), "denoiser") == architecture
+        assert make._architecture(made, entry) == architecture
 
 
 def test_a_set_of_another_processor_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
