@@ -22,6 +22,7 @@ CONTROL_CHANNELS = 6  # skeleton RGB + head sphere RGB
 ATTENTIONS = ("dense", "fp8", "sliding")
 SOLVERS = ("euler", "multistep")
 FACE_SIZE = 224
+DECODER_CONTEXT = 4  # latent frames decoded again before a segment's new ones: the causal decoder sees what came before
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """ONNX to engine for every target, the store and manifest of engines, and the sessions that run them. No torch here."""
 
-from dreamactor.engines.manifest import NETWORKS, FileRecord, Manifest, NetworkRecord
+from dreamactor.engines.manifest import FileRecord, Manifest, NetworkRecord
 from dreamactor.engines.session import Session, TensorSpec
 from dreamactor.engines.sets import EngineFiles, Engines, open_engines, read_manifest, write_set
+from dreamactor.interfaces import NETWORKS
 
 __all__ = [
     "NETWORKS",

@@ -10,13 +10,12 @@ from typing import Any
 
 from dreamactor.engines.session import TensorSpec
 from dreamactor.errors import EngineError, InputError
+from dreamactor.interfaces import MAX_REFERENCES, NETWORKS
 from dreamactor.presets import Preset
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.json.sig"
-NETWORKS = ("vae_encoder", "vae_decoder", "pose_encoder", "face_motion_encoder", "denoiser")
-MAX_REFERENCES = 8  # as the graphs are exported
 _MAX_BYTES = 4 << 20
 
 

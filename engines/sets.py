@@ -19,7 +19,6 @@ import dreamactor
 from dreamactor.engines import trust
 from dreamactor.engines.manifest import (
     FILE_NAME,
-    MAX_REFERENCES,
     FileRecord,
     Manifest,
     NetworkRecord,
@@ -28,6 +27,7 @@ from dreamactor.engines.manifest import (
 from dreamactor.engines.session import Session
 from dreamactor.engines.store import alive
 from dreamactor.errors import EngineError
+from dreamactor.interfaces import MAX_REFERENCES
 from dreamactor.presets import Preset
 
 _BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.(?P<pid>\d+)-[0-9a-f]{8}")

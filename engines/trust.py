@@ -21,13 +21,12 @@ from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, N
 from dreamactor.engines.onnxfile import external_files
 from dreamactor.engines.processor import VNNI, has_vnni
 from dreamactor.engines.session import TensorSpec
-from dreamactor.engines.shapes import Shape, Size, input_shapes
 from dreamactor.errors import EngineError, MissingDependency
-from dreamactor.presets import LATENT_CHANNELS, Preset
+from dreamactor.interfaces import Port, interface
+from dreamactor.presets import Preset
 
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz"}
 _PICKLE_HEAD = re.compile(rb"\x80[\x01-\x05][^\0]|PK\x03\x04")  # no opcode is 0; safetensors may go on with one
-_PIXELS = ("video", "control", "faces")
 _REBUILD = "Build the set again or fetch it from a source you trust."
 
 
@@ -95,33 +94,24 @@ def read_onnx(directory: Path, main: FileRecord, external: Sequence[FileRecord])
     return content
 
 
-def interface(preset: Preset, network: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def specs(preset: Preset, network: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of `network`; -1 marks the sizes that the preset leaves open."""
-    small, large = (input_shapes(preset, network, Size(n, 16 * n, 16 * n, n, n)) for n in (2, 4))
-    inputs = {
-        name: tuple(a if a == b else -1 for a, b in zip(shape, large[name], strict=True))
-        for name, shape in small.items()
-    }
-    latent = (1, LATENT_CHANNELS, -1, -1, -1)
-    outputs: dict[str, dict[str, Shape]] = {
-        "vae_encoder": {"latent": latent},
-        "vae_decoder": {"video": (1, 3, -1, -1, -1)},
-        "pose_encoder": {"pose_latent": (1, preset.pose_encoder.out_channels, -1, -1, -1)},
-        "face_motion_encoder": {"motion": (1, -1, preset.face_encoder.out_channels)},
-        "denoiser": {"latent_next": latent, "velocity": latent},
-    }
-    return _specs(inputs), _specs(outputs[network])
+    ports = interface(preset, network)
+    return _specs(ports.inputs), _specs(ports.outputs)
 
 
-def _specs(shapes: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name, "uint8" if name in _PIXELS else "float32", shape) for name, shape in shapes.items())
+def _specs(ports: Mapping[str, Port]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, port.dtype, tuple(-1 if isinstance(length, str) else length for length in port.shape))
+        for name, port in ports.items()
+    )
 
 
 def check_interface(record: NetworkRecord, preset: Preset) -> None:
     """Raises EngineError unless the inputs and outputs in the manifest are those of `preset`: names, types, ranks and
     the sizes that it fixes. Whether the engine has them too, only its deserialiser can tell."""
-    for recorded, expected in zip((record.inputs, record.outputs), interface(preset, record.name), strict=True):
-        found, wanted = ({spec.name: spec for spec in specs} for specs in (recorded, expected))
+    for recorded, expected in zip((record.inputs, record.outputs), specs(preset, record.name), strict=True):
+        found, wanted = ({spec.name: spec for spec in side} for side in (recorded, expected))
         for name in sorted(found.keys() | wanted.keys()):
             if name not in found or name not in wanted or not _agree(found[name], wanted[name]):
                 raise EngineError(

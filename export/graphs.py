@@ -6,18 +6,17 @@ that stay free.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from dreamactor.interfaces import MAX_REFERENCES, Size, interface, random_inputs
 from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
-from dreamactor.presets import CONTROL_CHANNELS, FACE_SIZE, LATENT_CHANNELS, SPATIAL_STRIDE, Preset, latent_frames
-
-NETWORKS = ("vae_encoder", "vae_decoder", "pose_encoder", "face_motion_encoder", "denoiser")
+from dreamactor.presets import Preset
 
 
 class VAEEncoderGraph(nn.Module):
@@ -51,8 +50,7 @@ class PoseEncoderGraph(nn.Module):
         self.pose_encoder = networks.pose_encoder
 
     def forward(self, control: Tensor) -> Tensor:
-        out: Tensor = self.pose_encoder(control.float() / 255)
-        return out
+        return self.pose_encoder(control.float() / 255)
 
 
 class FaceMotionEncoderGraph(nn.Module):
@@ -63,8 +61,7 @@ class FaceMotionEncoderGraph(nn.Module):
         self.face_encoder = networks.face_encoder
 
     def forward(self, faces: Tensor) -> Tensor:
-        out: Tensor = self.face_encoder(faces.float() / 127.5 - 1)
-        return out
+        return self.face_encoder(faces.float() / 127.5 - 1)
 
 
 class DenoiserGraph(nn.Module):
@@ -114,73 +111,39 @@ class Graph:
     dynamic: Mapping[str, Mapping[int, object]]
 
 
+_MODULES: Mapping[str, Callable[[Networks], nn.Module]] = {
+    "vae_encoder": VAEEncoderGraph,
+    "vae_decoder": VAEDecoderGraph,
+    "pose_encoder": PoseEncoderGraph,
+    "face_motion_encoder": FaceMotionEncoderGraph,
+    "denoiser": DenoiserGraph,
+}
+
+
 def graph(networks: Networks, name: str) -> Graph:
-    """The graph called `name` (one of NETWORKS), with example inputs at the preset's default size."""
-    chunks, rows, columns = Dim("chunks", min=1, max=256), Dim("rows", min=2, max=256), Dim("columns", min=2, max=256)
-    frames, latents = 4 * chunks + 1, chunks + 1
+    """The graph called `name` (one of `interfaces.NETWORKS`), with example inputs at the preset's default size."""
+    ports, lengths = interface(networks.preset, name), _lengths()
+    dynamic = {key: {axis: lengths[word] for axis, word in port.free.items()} for key, port in ports.inputs.items()}
     example = example_inputs(networks.preset, name)
-    pixels = {2: frames, 3: 16 * rows, 4: 16 * columns}
-    grid = {2: latents, 3: 2 * rows, 4: 2 * columns}
-    if name == "vae_encoder":
-        return Graph(name, VAEEncoderGraph(networks), example, ("latent",), {"video": pixels})
-    if name == "vae_decoder":
-        return Graph(name, VAEDecoderGraph(networks), example, ("video",), {"latent": grid})
-    if name == "pose_encoder":
-        return Graph(name, PoseEncoderGraph(networks), example, ("pose_latent",), {"control": pixels})
-    if name == "face_motion_encoder":
-        return Graph(name, FaceMotionEncoderGraph(networks), example, ("motion",), {"faces": {1: frames}})
-    if name != "denoiser":
-        raise ValueError(f"no graph '{name}'; choose one of {', '.join(NETWORKS)}")
-    batch, references = Dim("batch", min=1, max=2), Dim("references", min=1, max=8)
-    reference: dict[int, object] = {0: batch, 1: references, 3: 2 * rows, 4: 2 * columns}
-    dynamic: dict[str, dict[int, object]] = {
-        "latent": dict(grid), "velocity_previous": dict(grid), "timestep": {}, "known": {0: latents},
-        "guidance_scale": {}, "coefficients": {}, "pose_latent": {0: batch, **grid}, "motion": {0: batch, 1: frames},
-        "reference_latent": reference, "reference_pose": reference,
-    }  # fmt: skip
-    return Graph(name, DenoiserGraph(networks), example, ("latent_next", "velocity"), dynamic)
+    return Graph(name, _MODULES[name](networks), example, tuple(ports.outputs), dynamic)
 
 
-def example_inputs(
-    preset: Preset,
-    name: str,
-    frames: int | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    references: int = 2,
-    batch: int = 2,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Random inputs of a graph, by name; sizes default to the preset's segment."""
-    generator = torch.Generator().manual_seed(seed)
-    frames, height, width = frames or preset.segment_frames, height or preset.height, width or preset.width
-    latents, rows, columns = latent_frames(frames), height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
-
-    def pixels(*shape: int) -> Tensor:
-        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    if name == "vae_encoder":
-        return {"video": pixels(1, 3, frames, height, width)}
-    if name == "vae_decoder":
-        return {"latent": normal(1, LATENT_CHANNELS, latents, rows, columns)}
-    if name == "pose_encoder":
-        return {"control": pixels(1, CONTROL_CHANNELS, frames, height, width)}
-    if name == "face_motion_encoder":
-        return {"faces": pixels(1, frames, 3, FACE_SIZE, FACE_SIZE)}
-    known = torch.zeros(latents)
-    known[0] = 1
+def _lengths() -> dict[str, object]:
+    """What `interfaces.Port` calls the dimensions that vary, as expressions in those that are independent."""
+    chunks, rows, columns = Dim("chunks", min=1, max=256), Dim("rows", min=2, max=256), Dim("columns", min=2, max=256)
     return {
-        "latent": normal(1, LATENT_CHANNELS, latents, rows, columns),
-        "velocity_previous": normal(1, LATENT_CHANNELS, latents, rows, columns),
-        "timestep": torch.tensor([0.7]),
-        "known": known,
-        "guidance_scale": torch.tensor([2.5]),
-        "coefficients": torch.tensor([1.0, -0.15, 0.05]),
-        "pose_latent": normal(batch, preset.pose_encoder.out_channels, latents, rows, columns),
-        "motion": normal(batch, frames, preset.face_encoder.out_channels),
-        "reference_latent": normal(batch, references, LATENT_CHANNELS, rows, columns),
-        "reference_pose": normal(batch, references, preset.pose_encoder.out_channels, rows, columns),
-    }
+        "frames": 4 * chunks + 1, "latents": chunks + 1, "height": 16 * rows, "width": 16 * columns,
+        "rows": 2 * rows, "columns": 2 * columns, "batch": Dim("batch", min=1, max=2),
+        "references": Dim("references", min=1, max=MAX_REFERENCES),
+    }  # fmt: skip
+
+
+def example_size(preset: Preset) -> Size:
+    """The preset's segment with more than one of everything that varies: an exporter takes 1 for a constant."""
+    return replace(Size.of(preset), references=2, batch=2)
+
+
+def example_inputs(preset: Preset, name: str, size: Size | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs of a graph, by name, at `example_size` if no other is given."""
+    drawn = random_inputs(preset, name, size or example_size(preset), seed)
+    return {key: torch.from_numpy(value) for key, value in drawn.items()}

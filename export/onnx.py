@@ -14,7 +14,8 @@ import onnx_ir as ir
 import torch
 
 from dreamactor.errors import InputError
-from dreamactor.export.graphs import NETWORKS, graph
+from dreamactor.export.graphs import graph
+from dreamactor.interfaces import NETWORKS
 from dreamactor.networks import Networks
 
 OPSET = 23

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dreamactor.export.graphs import example_inputs, graph
+from dreamactor.export.graphs import example_inputs, example_size, graph
+from dreamactor.export.quality import run_model
 from dreamactor.networks import Networks
 
 RELATIVE_BOUND = 1e-3
@@ -30,20 +31,17 @@ class Parity:
         return self.relative <= RELATIVE_BOUND
 
 
-def check_parity(networks: Networks, name: str, path: Path, **sizes: int) -> list[Parity]:
-    """Runs `path` and the PyTorch module on the same random inputs (`sizes` as in `example_inputs`)."""
-    import onnxruntime
-
-    inputs = example_inputs(networks.preset, name, seed=1, **sizes)
+def check_parity(networks: Networks, name: str, path: Path, **changes: int) -> list[Parity]:
+    """Runs `path` and the PyTorch module on the same random inputs, with these changes to their `Size`."""
+    inputs = example_inputs(networks.preset, name, replace(example_size(networks.preset), **changes), seed=1)
     item = graph(networks, name)
     with torch.no_grad():
         expected = item.module(**inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(list(item.outputs), {key: value.numpy() for key, value in inputs.items()})
+    found = run_model(path, {key: value.numpy() for key, value in inputs.items()})
     return [
-        _compare(name, output, value.numpy(), other)
-        for output, value, other in zip(item.outputs, expected, found, strict=True)
+        _compare(name, output, value.numpy(), found[output])
+        for output, value in zip(item.outputs, expected, strict=True)
     ]
 
 
@@ -65,13 +63,13 @@ def format_parity(rows: list[Parity]) -> str:
 
 
 OTHER_SIZES: dict[str, list[dict[str, int]]] = {
-    "vae_encoder": [{"frames": 1}, {"frames": 17, "height": 96, "width": 64}],
-    "vae_decoder": [{"frames": 1}, {"frames": 17, "height": 96, "width": 64}],
-    "pose_encoder": [{"frames": 1}, {"frames": 17, "height": 96, "width": 64}],
-    "face_motion_encoder": [{"frames": 5}, {"frames": 17}],
+    "vae_encoder": [{"latents": 1}, {"latents": 5, "height": 96, "width": 64}],
+    "vae_decoder": [{"latents": 1}, {"latents": 5, "height": 96, "width": 64}],
+    "pose_encoder": [{"latents": 1}, {"latents": 5, "height": 96, "width": 64}],
+    "face_motion_encoder": [{"latents": 2}, {"latents": 5}],
     "denoiser": [
-        {"frames": 5, "height": 32, "width": 64, "references": 3},
-        {"frames": 17, "height": 96, "width": 64, "references": 1, "batch": 1},
+        {"latents": 2, "height": 32, "width": 64, "references": 3},
+        {"latents": 5, "height": 96, "width": 64, "references": 1, "batch": 1},
     ],
 }
 """Sizes that no preset exports at, for `check_export`."""
@@ -81,6 +79,6 @@ def check_export(networks: Networks, files: Mapping[str, Path]) -> list[Parity]:
     """Parity of every exported file at its preset's size and at OTHER_SIZES."""
     rows = []
     for name, path in files.items():
-        for sizes in [{}, *OTHER_SIZES[name]]:
-            rows += check_parity(networks, name, path, **sizes)
+        for changes in [{}, *OTHER_SIZES[name]]:
+            rows += check_parity(networks, name, path, **changes)
     return rows

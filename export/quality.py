@@ -126,7 +126,7 @@ def lowered_nodes(prepared: ModelProto, recipe: Recipe) -> dict[str, str]:
 
 
 def expand_wide_attention(prepared: ModelProto, recipe: Recipe, types: Collection[str]) -> ModelProto:
-    """`prepared` with every attention written out that the recipe leaves in none of `types` ("fp32", "fp16", "bf16")."""
+    """`prepared` with every attention written out that the recipe leaves in another type than `types` ("fp16" ...)."""
     if "fp32" in types:
         return prepared
     lowered = lowered_nodes(prepared, recipe) if recipe.high in types else {}

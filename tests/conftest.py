@@ -25,7 +25,7 @@ def tiny_engines() -> Path:
 @pytest.fixture(scope="session")
 def tiny_onnx() -> dict[str, Path]:
     """The same networks' ONNX files as exported, before any runtime's own rewriting."""
-    from dreamactor.export.graphs import NETWORKS
+    from dreamactor.interfaces import NETWORKS
     from dreamactor.production.request import make_request
     from dreamactor.production.stages import Stages
 

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.engines.session import Session
-from dreamactor.motion.media import VideoWriter
+from dreamactor.motion.video import VideoWriter
 from dreamactor.pipeline.prepare import Float, Framing
-from dreamactor.presets import TEMPORAL_STRIDE
-
-CONTEXT = 4  # latent frames decoded again before a segment's new ones, so that the causal decoder sees what came before
+from dreamactor.presets import DECODER_CONTEXT, TEMPORAL_STRIDE
 
 
 class Finisher:
@@ -19,7 +17,7 @@ class Finisher:
     def __init__(self, vae_decoder: Session, framing: Framing, driving: bytes) -> None:
         self._decoder = vae_decoder
         self._framing = framing
-        self._writer = VideoWriter(framing.fps, framing.output_size, audio_from=driving)
+        self._writer = VideoWriter(framing.fps, framing.crop[2:], audio_from=driving)
         self._past: Float | None = None
         self._written = 0
 
@@ -31,7 +29,7 @@ class Finisher:
         if self._past is None:
             frames, self._past = self._decode(latent), latent
         else:
-            past = self._past[:, -CONTEXT:]
+            past = self._past[:, -DECODER_CONTEXT:]
             window = np.concatenate([past, latent[:, 1:]], 1)
             frames = self._decode(window)[1 + TEMPORAL_STRIDE * (past.shape[1] - 1) :]
             self._past = window

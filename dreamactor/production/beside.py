@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.manifest import NetworkRecord
-from dreamactor.engines.session import Array, TensorSpec
-from dreamactor.engines.shapes import Size, input_shapes
 from dreamactor.engines.store import Entry
 from dreamactor.engines.trust import runs_on
 from dreamactor.engines.verify import Example
 from dreamactor.export.recipe import Recipe
-from dreamactor.presets import Preset
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.production.keys import digest
 
 if TYPE_CHECKING:
@@ -51,7 +47,7 @@ def example(stages: Stages, network: str) -> Entry:
             if keys.records:
                 inputs = stages.feeds(network).held_out
             else:
-                inputs = next(drawn(stages.rehearsal, network, session.inputs))
+                inputs = random_inputs(stages.rehearsal, network, Size.of(stages.rehearsal))
             content = Example(inputs, session.run(inputs)).to_bytes()
         (folder / f"{network}.example.safetensors").write_bytes(content)
         return {}
@@ -61,16 +57,3 @@ def example(stages: Stages, network: str) -> Entry:
         "samples": digest(keys.samples()) if keys.records else "",
     }  # fmt: skip
     return stages.store.get("example", key, make)[0]
-
-
-def drawn(preset: Preset, network: str, inputs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
-    """Inputs of `network` without end, noise of the preset's size, the same each time."""
-    draw, inputs = np.random.default_rng(0), tuple(inputs)
-    shapes = input_shapes(preset, network, Size(preset.latent_frames, preset.height, preset.width, batch=preset.rows))
-    while True:
-        yield {
-            spec.name: draw.integers(0, 256, shapes[spec.name], np.uint8)
-            if spec.dtype == "uint8"
-            else draw.standard_normal(shapes[spec.name], np.float32)
-            for spec in inputs
-        }

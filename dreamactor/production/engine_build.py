@@ -11,7 +11,7 @@ from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, build_engine
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
-from dreamactor.production import beside
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.production.isolated import isolated
 from dreamactor.production.lowering import attention_nodes, expected_layers
 
@@ -49,7 +49,7 @@ def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, fol
     choice = Choice(next(iter(built)), {}, failed.get(PLUGIN, reason))
     retry = PLUGIN in failed
     if len(built) > 1:
-        feed, weights = _timed_on(stages, network, reports[NATIVE]), onnx if options.strip else None
+        feed, weights = _timed_on(stages, network), onnx if options.strip else None
         least = stages.keys.recipe.snr_gate
         try:
             choice = Choice(**isolated(_timed, built, network, target.runtime, weights, feed, least))
@@ -61,11 +61,11 @@ def build_fastest(stages: Stages, network: str, onnx: Path, fused_type: str, fol
     return {**_facts(reports[choice.way], choice), "no_native": failed.get(NATIVE, ""), "retry": retry}
 
 
-def _timed_on(stages: Stages, network: str, report: BuildReport) -> dict[str, Array]:
+def _timed_on(stages: Stages, network: str) -> dict[str, Array]:
     """A recorded input, or noise of the preset's own size where it is recorded at a smaller one."""
     if stages.rehearsal == stages.request.preset:
         return stages.feeds(network).held_out
-    return next(beside.drawn(stages.request.preset, network, report.inputs))
+    return random_inputs(stages.request.preset, network, Size.of(stages.request.preset))
 
 
 def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:

@@ -28,8 +28,9 @@ from dreamactor.production.sources import origin
 Key = dict[str, Any]
 
 _EXPORT = (
-    "dreamactor/presets.py", "dreamactor/networks/*.py", "kernels/onnx*.py", "kernels/operators.py",
-    "kernels/reference.py", "export/graphs.py", "export/onnx.py", "export/fold.py",
+    "dreamactor/interfaces.py", "dreamactor/presets.py", "dreamactor/networks/*.py", "kernels/onnx*.py",
+    "kernels/operators.py", "kernels/reference.py", "export/graphs.py", "export/onnx.py", "export/fold.py",
+    "export/weights.py",
 )  # fmt: skip
 _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",
@@ -37,7 +38,8 @@ _LOWER = (
     "dreamactor/production/lowering.py", "dreamactor/production/stages.py",
 )  # fmt: skip
 _BUILD = (
-    "engines/attention.py", "engines/build_worker.py", "engines/builder.py", "engines/shapes.py",
+    "dreamactor/interfaces.py", "engines/attention.py", "engines/build_worker.py", "engines/builder.py",
+    "engines/shapes.py",
     "dreamactor/production/engine_build.py",
 )  # fmt: skip
 _PLUGIN = ("kernels/*.py", "kernels/tiles.json", "engines/cuda.py", "engines/tensorrt.py")  # and what it is timed in
@@ -48,8 +50,9 @@ _CAPTURE = (
     "training/characters/*.py", "training/assets.json",
 )  # fmt: skip
 _JUDGE = (
-    "dreamactor/production/beside.py", "dreamactor/production/gate.py", "dreamactor/production/make.py",
-    "dreamactor/production/measure.py", "dreamactor/production/video_quality.py", "dreamactor/fidelity.py",
+    "dreamactor/interfaces.py", "dreamactor/production/beside.py", "dreamactor/production/gate.py",
+    "dreamactor/production/make.py", "dreamactor/production/measure.py", "dreamactor/production/video_quality.py",
+    "dreamactor/fidelity.py",
     "engines/cuda.py", "engines/onnxruntime.py", "engines/runtimes.py", "engines/session.py", "engines/sets.py",
     "engines/tensorrt.py", "engines/trust.py", "engines/verify.py",
 )  # fmt: skip

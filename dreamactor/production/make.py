@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dreamactor.engines.manifest import MAX_REFERENCES, Manifest, NetworkRecord
+from dreamactor.engines.manifest import Manifest, NetworkRecord
 from dreamactor.engines.processor import VNNI
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import TensorSpec
@@ -16,6 +16,7 @@ from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable
 from dreamactor.engines.store import Entry
 from dreamactor.engines.trust import check_file
 from dreamactor.errors import EngineError
+from dreamactor.interfaces import MAX_REFERENCES
 from dreamactor.production import rehearsal
 from dreamactor.production.beside import example, is_for_this_machine
 from dreamactor.production.gate import Verdict, lower_all, repaired

@@ -9,11 +9,11 @@ from pathlib import Path
 from dreamactor import paths
 from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
 from dreamactor.engines.gpu import local_gpu
-from dreamactor.engines.manifest import MAX_REFERENCES, NETWORKS
 from dreamactor.engines.sets import check_destination
 from dreamactor.engines.shapes import Ranges
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError
+from dreamactor.interfaces import MAX_REFERENCES, NETWORKS
 from dreamactor.presets import Preset, preset
 from dreamactor.production.rehearsal import rehearsal
 

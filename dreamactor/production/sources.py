@@ -79,8 +79,6 @@ def _inputs(
         faces=faces.astype(np.uint8),
         fps=float(preset.fps),
         crop=(0, 0, height, width),
-        output_size=(height, width),
         notes=(),
-        scale="half",
         yaw=np.zeros(len(controls), np.float32),
     )

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dreamactor.engines import EngineFiles, NetworkRecord, onnxruntime, write_set
-from dreamactor.engines.trust import interface
+from dreamactor.engines.trust import specs
 from dreamactor.engines.verify import Example
 from dreamactor.presets import preset
 
@@ -44,7 +44,7 @@ def linear_model(path: Path, scale: float = 2.0, external: bool = False) -> Path
 
 def record(name: str, **changes: str) -> NetworkRecord:
     """As the manifest of a `tiny` set has it."""
-    inputs, outputs = interface(preset("tiny"), name)
+    inputs, outputs = specs(preset("tiny"), name)
     values = {
         "precision": "fp32",
         "runtime": "onnxruntime",

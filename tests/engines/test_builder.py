@@ -17,10 +17,11 @@ from dreamactor.engines.builder import BuildOptions, BuildReport, _is_fused, bui
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA, available_providers
 from dreamactor.engines.runtimes import load_tensorrt
-from dreamactor.engines.shapes import DECODER_CONTEXT, Ranges, Size, input_shapes, profiles
+from dreamactor.engines.shapes import Ranges, profiles
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError, MissingDependency
-from dreamactor.presets import preset
+from dreamactor.interfaces import Size, interface
+from dreamactor.presets import DECODER_CONTEXT, preset
 from dreamactor.production.request import make_request
 
 TINY = preset("tiny")
@@ -189,16 +190,16 @@ def test_missing_tensorrt_says_how_to_get_it() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_profiles_hold_everything_the_pipeline_sends(network: str) -> None:
-    found = profiles(TINY, network)
+    found, ports = profiles(TINY, network), interface(TINY, network)
     assert all(profile.minimum == profile.maximum for profile in found[:-1])
     whole = TINY.latent_frames
-    most = whole + DECODER_CONTEXT if network == "vae_decoder" else whole
+    most = whole + DECODER_CONTEXT - 1 if network == "vae_decoder" else whole
     span = found[-1]
     for latents in range(1, most + 1):
         for references in (1, 4):
             for batch in (1, 2):
-                shapes = input_shapes(TINY, network, Size(latents, TINY.height, TINY.width, references, batch))
-                low, high = input_shapes(TINY, network, span.minimum), input_shapes(TINY, network, span.maximum)
+                shapes = ports.input_shapes(Size(latents, TINY.height, TINY.width, references, batch))
+                low, high = ports.input_shapes(span.minimum), ports.input_shapes(span.maximum)
                 for name, shape in shapes.items():
                     assert all(a <= size <= b for a, size, b in zip(low[name], shape, high[name], strict=True)), name
 
@@ -262,15 +263,6 @@ def test_ranges_are_parsed_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("dreamactor.build.build_set", lambda *values: asked.append(values[-1]))
     assert main(["build", "--preset", "tiny", "--sizes", "32x48:128x96", "--references", "6"]) == 0
     assert asked == [Ranges(6, (32, 48), (128, 96))]
-
-
-def test_shapes_are_those_of_the_exported_inputs() -> None:
-    graphs = pytest.importorskip("dreamactor.export.graphs")
-    for network in NETWORKS:
-        example = graphs.example_inputs(TINY, network, references=3)
-        size = Size(TINY.latent_frames, TINY.height, TINY.width, references=3)
-        expected = {name: tuple(value.shape) for name, value in example.items()}
-        assert input_shapes(TINY, network, size) == expected
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None or CUDA in available_providers(), reason="a runtime for GPUs")

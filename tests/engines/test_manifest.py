@@ -51,11 +51,11 @@ def test_a_manifest_of_other_shapes_than_its_preset_s_is_refused_before_a_deseri
 def test_the_shapes_of_a_real_set_are_those_of_its_preset(tiny_engines: Path) -> None:
     manifest = read_manifest(tiny_engines)
     for name, found in manifest.networks.items():
-        inputs, outputs = trust.interface(manifest.preset, name)
+        inputs, outputs = trust.specs(manifest.preset, name)
         assert found.inputs == inputs  # sizes that the preset leaves open are open in the graph
         assert found.outputs == outputs
     wide = replace(manifest.preset, face_encoder=replace(manifest.preset.face_encoder, out_channels=48))
-    assert trust.interface(wide, "face_motion_encoder")[1] == (TensorSpec("motion", "float32", (1, -1, 48)),)
+    assert trust.specs(wide, "face_motion_encoder")[1] == (TensorSpec("motion", "float32", (1, -1, 48)),)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "networks": {}}'])

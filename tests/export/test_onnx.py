@@ -8,10 +8,11 @@ import onnx
 import pytest
 
 from dreamactor.errors import InputError
-from dreamactor.export.graphs import NETWORKS, example_inputs
+from dreamactor.export.graphs import example_inputs
 from dreamactor.export.onnx import METADATA, OPSET, export_all
 from dreamactor.export.onnxgraph import module_of
 from dreamactor.export.parity import OTHER_SIZES, RELATIVE_BOUND, check_parity, format_parity
+from dreamactor.interfaces import NETWORKS
 from dreamactor.networks import build
 from dreamactor.presets import preset
 from tests.conftest import ROOT
