@@ -122,7 +122,7 @@ def random_inputs(preset: Preset, network: str, size: Size, seed: int = 0) -> di
     def draw(name: str, port: Port) -> NDArray[Any]:
         shape = port.at(size)
         if name == "known":
-            return np.eye(1, *shape, dtype=np.float32)[0]
+            return np.array([1, *[0] * (size.latents - 1)], np.float32)
         if name in _SETTINGS:
             return np.array(_SETTINGS[name], np.float32)
         if port.dtype == "uint8":

@@ -73,7 +73,8 @@ def _check_files(onnx: Path) -> None:
     """The parser does not say which file it misses."""
     if not onnx.is_file():
         raise BuildFailed(f"there is no file {onnx}.")
-    missing = [name for name in sorted(external_files(onnx.read_bytes())) if not (onnx.parent / name).is_file()]
+    beside = sorted(external_files(onnx.read_bytes(), onnx.name))
+    missing = [name for name in beside if not (onnx.parent / name).is_file()]
     if missing:
         raise BuildFailed(f"{onnx.name} has weights in {', '.join(missing)}, missing from {onnx.parent}.")
 

@@ -24,12 +24,12 @@ _CHILDREN = {
 }
 
 
-def external_files(content: bytes) -> set[str]:
-    """Locations of external data, as the file spells them; raises EngineError if the bytes are not an ONNX."""
+def external_files(content: bytes, name: str) -> set[str]:
+    """Locations of external data, as the file spells them; raises EngineError if the bytes of `name` are no ONNX."""
     try:
         found = set(_locations(memoryview(content), "model", 0))
     except (IndexError, ValueError, UnicodeDecodeError) as error:
-        raise EngineError(f"This file is not an ONNX model, or it is cut short ({error}).") from error
+        raise EngineError(f"{name} is not an ONNX model, or it is cut short ({error}).") from error
     return found
 
 

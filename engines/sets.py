@@ -210,7 +210,7 @@ def _is_set(directory: Path) -> bool:
     """Whether the folder's manifest is that of an engine set, of this format or another."""
     try:
         values = json.loads((directory / FILE_NAME).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and {"format", "preset", "networks"} <= set(values)
 

@@ -38,16 +38,14 @@ class TensorRTSession:
         trt = load_tensorrt(runtime)
         self.name, self._cuda = name, Cuda()
         self._logger, self._messages = collecting_logger(trt, "ERROR")
-        self._runtime: Any = start(trt.Runtime, self._logger, self._messages)
-        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(f"{runtime} cannot load {name}: {self._reason()}")
-        self._fill(trt, weights)
-        if self._engine.streamable_weights_size > 0:
-            self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
-        self._context: Any = self._engine.create_execution_context(*_settings(trt, self._engine))
-        if self._context is None:
-            raise EngineError(f"{name} does not fit this GPU's memory: {self._reason()}")
+        try:
+            self._runtime: Any = start(trt.Runtime, self._logger, self._messages)
+            self._engine: Any = self._load(plan, runtime)
+            self._fill(trt, weights)
+            self._context: Any = self._prepare(trt)
+        except BaseException:
+            self._cuda.close()
+            raise
         self.inputs, self.outputs = _specs(trt, self._engine)
         self._buffers = {spec.name: Buffer(self._cuda) for spec in (*self.inputs, *self.outputs)}
         self._profile = -1
@@ -85,6 +83,21 @@ class TensorRTSession:
             buffer.close()
         self._context = self._engine = self._runtime = None  # in this order: each holds on to the next
         self._cuda.close()
+
+    def _load(self, plan: bytes, runtime: str) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"{runtime} cannot load {self.name}: {self._reason()}")
+        return engine
+
+    def _prepare(self, trt: ModuleType) -> Any:
+        """A context to run in, with as much of the weights on the GPU as there is room for where they are streamed."""
+        if self._engine.streamable_weights_size > 0:
+            self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
+        context = self._engine.create_execution_context(*_settings(trt, self._engine))
+        if context is None:
+            raise EngineError(f"{self.name} does not fit this GPU's memory: {self._reason()}")
+        return context
 
     def _fill(self, trt: ModuleType, weights: Weights | None) -> None:
         """Puts `weights` in where the plan was stripped; an engine without its weights would run, and on zeros."""

@@ -85,7 +85,7 @@ def read_onnx(directory: Path, main: FileRecord, external: Sequence[FileRecord])
     verified too (and so inside the folder)."""
     content = read_file(directory, main)
     listed = {file.path for file in external}
-    for location in sorted(external_files(content)):
+    for location in sorted(external_files(content, main.path)):
         safe_path(directory, location)
         if location not in listed:
             raise EngineError(f"{main.path} reads '{location}', which its manifest does not list. {_REBUILD}")

@@ -6,11 +6,8 @@ import ast
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, numpy_helper
-
-from dreamactor.export.weights import array
+from onnx import ModelProto, NodeProto
 
 ATTENTION = {"Attention", "FlashAttention", "FaceAttention"}
 PRODUCTS = {"MatMul", "Gemm", *ATTENTION}
@@ -80,18 +77,3 @@ def prune(model: ModelProto) -> None:
     for index in reversed(range(len(model.graph.initializer))):
         if model.graph.initializer[index].name not in used:
             del model.graph.initializer[index]
-
-
-def fold_transposes(model: ModelProto) -> None:
-    """Replaces every Transpose of an initializer by the transposed initializer, in place."""
-    stored = constants(model)
-    folded = []
-    for node in model.graph.node:
-        if node.op_type == "Transpose" and node.input[0] in stored:
-            order = next((list(item.ints) for item in node.attribute if item.name == "perm"), None)
-            values = np.ascontiguousarray(array(stored[node.input[0]]).transpose(order))
-            folded.append((node, numpy_helper.from_array(values, node.output[0])))
-    for node, tensor in folded:
-        model.graph.node.remove(node)
-        model.graph.initializer.append(tensor)
-    prune(model)

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask
-from dreamactor.export.onnxgraph import constants, fold_transposes, module_of, name_nodes, prune
+from dreamactor.export.onnxgraph import constants, module_of, name_nodes, prune
 from dreamactor.export.precision import lower
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.weights import array
@@ -32,9 +32,10 @@ class Format:
     dtype: np.dtype[np.generic]
 
 
+_E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 FORMATS = {
     "int8": Format(127.0, TensorProto.INT8, np.dtype(np.int8)),
-    "fp8": Format(448.0, TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn)),
+    "fp8": Format(float(ml_dtypes.finfo(_E4M3).max), TensorProto.FLOAT8E4M3FN, _E4M3),
 }
 
 
@@ -59,7 +60,6 @@ def prepare(model: ModelProto, recipe: Recipe) -> ModelProto:
         copy = ModelProto()
         copy.CopyFrom(model)
     name_nodes(copy)
-    fold_transposes(copy)
     return copy
 
 

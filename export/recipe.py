@@ -47,11 +47,12 @@ class Recipe:
         return replace(self, exclude=(*self.exclude, *modules))
 
 
+TIMESTEP = ("transformer.time_in*",)  # the layers that read the sines of the timestep
 # Small next to the rest, and everything passes through them: first and last layers, timestep and its modulation.
 EDGES = (
     "transformer.patchify",
     "transformer.face_in",
-    "transformer.time_in*",
+    *TIMESTEP,
     "transformer.time_out",
     "transformer.final",
     "vae.encoder.layers.0*",

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,6 @@ class Compiled:
     scratch: int
     num_warps: int
     arguments: int
-    _cache: dict[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
     def resources(self) -> tuple[int, int]:

@@ -14,20 +14,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dreamactor.kernels.reference import FP8_BLOCK, FP8_MAX
 from dreamactor.kernels.softmax import load_columns, load_rows, store_rows
 from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
 
-BLOCK = tl.constexpr(128)  # tokens that share a scale
-QUANT_BLOCK = 128
-E4M3_MAX = tl.constexpr(448.0)
+BLOCK, LARGEST = tl.constexpr(FP8_BLOCK), tl.constexpr(FP8_MAX)
 
 
 @triton.jit
 def _scale_of(values):
     """The scale that brings the block's largest magnitude to E4M3's; 1 for a block of zeros."""
     largest = tl.max(tl.max(tl.abs(values), 1), 0)
-    return tl.where(largest > 0, largest / E4M3_MAX, 1.0)
+    return tl.where(largest > 0, largest / LARGEST, 1.0)
 
 
 @triton.jit
@@ -166,8 +165,8 @@ def quantize(x: Tensor, offset: Tensor | None = None, transpose: bool = False) -
     padded with zeros, and float32 scales [B,H,T], T = ceil(N/128).
     """
     batch, heads, tokens, size = x.shape
-    blocks = triton.cdiv(tokens, QUANT_BLOCK)
-    shape = (batch, heads, size, blocks * QUANT_BLOCK) if transpose else (batch, heads, tokens, size)
+    blocks = triton.cdiv(tokens, FP8_BLOCK)
+    shape = (batch, heads, size, blocks * FP8_BLOCK) if transpose else (batch, heads, tokens, size)
     out = torch.empty(*shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(batch, heads, blocks, dtype=torch.float32, device=x.device)
     if blocks:

@@ -2,8 +2,8 @@
 
 `flash_attention` and `face_attention` put one node into the graph being exported; `attach_functions` then gives the
 program a model-local function for each kind of node it holds. ONNX Runtime runs that body, TensorRT-RTX inlines it,
-TensorRT takes the plugin that the node's `plugin_namespace` names (facts: a wrong namespace falls back silently, so the
-builder checks the layer type after parsing).
+TensorRT takes the plugin that the node's `plugin_namespace` names. It says nothing of a name that it does not know and
+takes the body, so the builder looks at the types of the layers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dreamactor.kernels import onnx_fp8
 from dreamactor.kernels.onnx_body import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, Body
+from dreamactor.kernels.reference import FP8_BLOCK
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
@@ -69,8 +70,8 @@ def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refere
 
 def _quantized(name: str, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, tokens, size = x.shape
-    blocks = (tokens + onnx_fp8.BLOCK - 1) // onnx_fp8.BLOCK
-    shape = [batch, heads, tokens, size] if name == "QuantizeBlocks" else [batch, heads, size, blocks * onnx_fp8.BLOCK]
+    blocks = (tokens + FP8_BLOCK - 1) // FP8_BLOCK
+    shape = [batch, heads, tokens, size] if name == "QuantizeBlocks" else [batch, heads, size, blocks * FP8_BLOCK]
     out, scale = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{name}", (x, offset), dict(PLUGIN_ATTRIBUTES), dtypes=(torch.float8_e4m3fn, torch.float32),
         shapes=(shape, [batch, heads, blocks]), version=1,

@@ -28,8 +28,7 @@ def two_segment_attention(
 
         return onnx.flash_attention(q, k, v, k_reference, v_reference, scale)
     if dispatch.by_operator("two_segment", q, k, v, k_reference, v_reference):
-        out: Tensor = _two_segment_attention(q, k, v, k_reference, v_reference, scale)
-        return out
+        return _two_segment_attention(q, k, v, k_reference, v_reference, scale)
     return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
 
 
@@ -40,16 +39,14 @@ def face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, sc
 
         return onnx.face_attention(q, k, v, frames, window, scale)
     if dispatch.by_operator("face_attention", q, k, v):
-        out: Tensor = _face_attention(q, k, v, frames, window, scale)
-        return out
+        return _face_attention(q, k, v, frames, window, scale)
     return reference.face_attention(q, k, v, frames, window, scale)
 
 
 def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
     """As `reference.norm_rope`."""
     if dispatch.by_operator("norm_rope", x, weight):
-        out: Tensor = _norm_rope(x, weight, cos, sin, num_heads, eps)
-        return out
+        return _norm_rope(x, weight, cos, sin, num_heads, eps)
     return reference.norm_rope(x, weight, cos, sin, num_heads, eps)
 
 
@@ -61,8 +58,7 @@ def modulate_norm(
         return reference.modulate_norm(x, shift, scale, branch, gate, eps)
     if branch is None or gate is None:
         return x, _modulate_norm(x, shift, scale, eps)
-    residual, normed = _gated_modulate_norm(x, shift, scale, branch, gate, eps)
-    return residual, normed
+    return _gated_modulate_norm(x, shift, scale, branch, gate, eps)
 
 
 def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
@@ -74,16 +70,14 @@ def fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_refere
         from dreamactor.kernels import onnx
 
         return onnx.fp8_attention(q, k, v, k_reference, v_reference, scale)
-    out: Tensor = _fp8_attention(q, k, v, k_reference, v_reference, scale)
-    return out
+    return _fp8_attention(q, k, v, k_reference, v_reference, scale)
 
 
 def norm_rope_fp8(
     x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, num_heads: int, eps: float = 1e-6, offset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Opt-in: as `reference.norm_rope_fp8`, one pass over memory; what `fp8.attend` takes. Inference only."""
-    out, scale = _norm_rope_fp8(x, weight, cos, sin, num_heads, eps, offset)
-    return out, scale
+    return _norm_rope_fp8(x, weight, cos, sin, num_heads, eps, offset)
 
 
 def sparse_attention(
@@ -93,8 +87,7 @@ def sparse_attention(
     """Opt-in: attention over listed blocks only, as `reference.sparse_attention`; see `sliding_tiles`."""
     tensors = (q, k, v, k_reference, v_reference)
     if dispatch.by_operator("sparse_attention", *tensors):
-        out: Tensor = _sparse_attention(*tensors, block_index, block_offsets, scale)
-        return out
+        return _sparse_attention(*tensors, block_index, block_offsets, scale)
     return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
 
 

@@ -17,8 +17,12 @@ GROUP_ROWS = gl.constexpr(64)  # queries of a group of four warps: what one inst
 
 
 @gluon.jit
-def allocate(q_desc, k_desc, v_desc, GROUPS: gl.constexpr, STAGES: gl.constexpr):
-    """Buffers and barriers as (queries, their barrier, keys, full, empty, values, full, empty)."""
+def allocate(described, GROUPS: gl.constexpr, STAGES: gl.constexpr):
+    """Buffers and barriers as (queries, their barrier, keys, full, empty, values, full, empty).
+
+    `described` are descriptors of the queries, (keys, values) and the references' (keys, values).
+    """
+    q_desc, k_desc, v_desc = described[0], described[1][0], described[1][1]
     barrier: gl.constexpr = mbarrier.MBarrierLayout()
     queries = gl.allocate_shared_memory(q_desc.dtype, [GROUPS] + q_desc.block_type.shape, q_desc.layout)  # noqa: RUF005
     keys = gl.allocate_shared_memory(k_desc.dtype, [STAGES] + k_desc.block_type.shape, k_desc.layout)  # noqa: RUF005
@@ -39,9 +43,20 @@ def allocate(q_desc, k_desc, v_desc, GROUPS: gl.constexpr, STAGES: gl.constexpr)
 
 
 @gluon.jit
-def _fetch(k_desc, v_desc, rings, batch, head, row, index, STAGES: gl.constexpr, TRANSPOSED: gl.constexpr):
+def place(p_out, heads, tokens, first, valid, SIZE: gl.constexpr):
+    """Where a program's queries are, (batch, head, first row), and each group's output: (pointer, row stride, rows)."""
+    batch, head = gl.program_id(1) // heads, gl.program_id(1) % heads
+    out_row = heads * SIZE
+    p_out += (batch.to(gl.int64) * tokens + first) * out_row + head * SIZE
+    below = p_out + GROUP_ROWS * out_row
+    return (batch, head, first), (p_out, out_row, valid), (below, out_row, valid - GROUP_ROWS)
+
+
+@gluon.jit
+def _fetch(segment, buffers, batch, head, row, index, STAGES: gl.constexpr, TRANSPOSED: gl.constexpr):
     """One block of keys and of values, as soon as their places are free."""
-    _, _, keys, k_full, k_empty, values, v_full, v_empty = rings
+    k_desc, v_desc = segment
+    _, _, keys, k_full, k_empty, values, v_full, v_empty = buffers
     stage = index % STAGES
     free = (index // STAGES + 1) & 1
     mbarrier.wait(k_empty.index(stage), free)
@@ -56,65 +71,51 @@ def _fetch(k_desc, v_desc, rings, batch, head, row, index, STAGES: gl.constexpr,
 
 
 @gluon.jit
-def _fetch_queries(q_desc, rings, batch, head, first, GROUPS: gl.constexpr):
-    mbarrier.expect(rings[1], GROUPS * q_desc.block_type.nbytes)
-    for group in gl.static_range(GROUPS):
-        row = first + group * GROUP_ROWS
-        tma.async_copy_global_to_shared(q_desc, [batch, head, row, 0], rings[1], rings[0].index(group))
-
-
-@gluon.jit
 def load(
-    q_desc, k_desc, v_desc, k_reference_desc, v_reference_desc, rings, batch, head, first, lengths,
+    described, buffers, rows, lengths, spans,
     BLOCK_N: gl.constexpr, GROUPS: gl.constexpr, STAGES: gl.constexpr, TRANSPOSED: gl.constexpr,
 ):  # fmt: skip
-    """All of the loader's work, for queries from row `first` on; values are [B,H,D,N] with TRANSPOSED."""
+    """All of the loader's work for the queries at `rows` (batch, head, first); values are [B,H,D,N] with TRANSPOSED.
+
+    With `spans` (pointer to first rows and lengths, how many) only those keys, and all references.
+    """
+    q_desc, segment, references = described
+    batch, head, first = rows
     key_tokens, reference_tokens = lengths
-    _fetch_queries(q_desc, rings, batch, head, first, GROUPS)
+    mbarrier.expect(buffers[1], GROUPS * q_desc.block_type.nbytes)
+    for group in gl.static_range(GROUPS):
+        row = first + group * GROUP_ROWS
+        tma.async_copy_global_to_shared(q_desc, [batch, head, row, 0], buffers[1], buffers[0].index(group))
     whole, reference_whole = key_tokens // BLOCK_N * BLOCK_N, reference_tokens // BLOCK_N * BLOCK_N
     index = 0
-    if whole < key_tokens:
-        _fetch(k_desc, v_desc, rings, batch, head, whole, index, STAGES, TRANSPOSED)
-        index += 1
+    if spans is None:  # noqa: SIM102 (the compiler's to decide, the next one the program's)
+        if whole < key_tokens:
+            _fetch(segment, buffers, batch, head, whole, index, STAGES, TRANSPOSED)
+            index += 1
     if reference_whole < reference_tokens:
-        _fetch(k_reference_desc, v_reference_desc, rings, batch, head, reference_whole, index, STAGES, TRANSPOSED)
+        _fetch(references, buffers, batch, head, reference_whole, index, STAGES, TRANSPOSED)
         index += 1
-    for row in range(0, whole, BLOCK_N):
-        _fetch(k_desc, v_desc, rings, batch, head, row, index, STAGES, TRANSPOSED)
-        index += 1
+    if spans is None:
+        for row in range(0, whole, BLOCK_N):
+            _fetch(segment, buffers, batch, head, row, index, STAGES, TRANSPOSED)
+            index += 1
+    else:
+        for block in range(spans[1]):
+            _fetch(segment, buffers, batch, head, gl.load(spans[0] + 2 * block), index, STAGES, TRANSPOSED)
+            index += 1
     for row in range(0, reference_whole, BLOCK_N):
-        _fetch(k_reference_desc, v_reference_desc, rings, batch, head, row, index, STAGES, TRANSPOSED)
+        _fetch(references, buffers, batch, head, row, index, STAGES, TRANSPOSED)
         index += 1
 
 
 @gluon.jit
-def load_listed(
-    q_desc, k_desc, v_desc, k_reference_desc, v_reference_desc, rings, batch, head, first, spans, reference_tokens,
-    BLOCK_N: gl.constexpr, GROUPS: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    """The same where only the keys of `spans` (pointer to their first rows and lengths, how many) are seen."""
-    p_spans, count = spans
-    _fetch_queries(q_desc, rings, batch, head, first, GROUPS)
-    reference_whole = reference_tokens // BLOCK_N * BLOCK_N
-    index = 0
-    if reference_whole < reference_tokens:
-        _fetch(k_reference_desc, v_reference_desc, rings, batch, head, reference_whole, index, STAGES, False)
-        index += 1
-    for block in range(count):
-        _fetch(k_desc, v_desc, rings, batch, head, gl.load(p_spans + 2 * block), index, STAGES, False)
-        index += 1
-    for row in range(0, reference_whole, BLOCK_N):
-        _fetch(k_reference_desc, v_reference_desc, rings, batch, head, row, index, STAGES, False)
-        index += 1
-
-
-@gluon.jit
-def store(p_out, out, out_row, valid, layout: gl.constexpr):
-    """[64, D] rows of the output, the first `valid` of them."""
-    row = gl.arange(0, out.shape[0], gl.SliceLayout(1, layout))
-    lane = gl.arange(0, out.shape[1], gl.SliceLayout(0, layout))
+def store(out, values, layout: gl.constexpr):
+    """[64, D] rows of a group's output `out`, as `place` describes it."""
+    p_out, out_row, valid = out
+    row = gl.arange(0, values.shape[0], gl.SliceLayout(1, layout))
+    lane = gl.arange(0, values.shape[1], gl.SliceLayout(0, layout))
     pointers = p_out + gl.expand_dims(row, 1) * out_row + gl.expand_dims(lane, 0)
-    gl.store(pointers, out.to(p_out.dtype.element_ty), mask=gl.expand_dims(row < valid, 1))
+    gl.store(pointers, values.to(p_out.dtype.element_ty), mask=gl.expand_dims(row < valid, 1))
 
 
 def layout(element_bits: int) -> gl.NVMMASharedLayout:

@@ -10,9 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dreamactor.kernels.reference import FP8_BLOCK, FP8_MAX
 from dreamactor.kernels.tiles import Tile
 
 FP8_HEADS, FP8_STAGES, FP8_WARPS = 16, 3, 16  # a program of the kernel to E4M3; one fills an SM
+LARGEST = tl.constexpr(FP8_MAX)
 
 
 @triton.jit
@@ -101,7 +103,7 @@ def norm_rope_fp8_kernel(
             first = tl.where(real, first - tl.load(p_offset + index * SIZE + lanes), 0.0)
             second = tl.where(real, second - tl.load(p_offset + index * SIZE + half + lanes), 0.0)
         largest = tl.max(tl.max(tl.max(tl.maximum(tl.abs(first), tl.abs(second)), 2), 1), 0)
-        scale = tl.where(largest > 0, largest / 448.0, 1.0)
+        scale = tl.where(largest > 0, largest / LARGEST, 1.0)
         inverse = 1.0 / scale  # once: a division is several instructions an element
         tl.store(p_scale + index * tl.num_programs(1) + tl.program_id(1), scale)
         pointers = p_out + (index * tokens + start) * SIZE + rows * SIZE + lanes
@@ -114,12 +116,12 @@ def launch_fp8(
 ) -> tuple[Tensor, Tensor]:
     """`launch` and `fp8.quantize` in one pass -> (E4M3 [B,H,N,D], float32 scales [B,H,ceil(N/128)])."""
     batch, tokens, channels = x.shape
-    size, blocks = channels // num_heads, triton.cdiv(tokens, 128)
+    size, blocks = channels // num_heads, triton.cdiv(tokens, FP8_BLOCK)
     out = torch.empty(batch, num_heads, tokens, size, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(batch, num_heads, blocks, dtype=torch.float32, device=x.device)
     norm_rope_fp8_kernel[(triton.cdiv(num_heads, FP8_HEADS), blocks, batch)](
         x, weight, cos, sin, scale if offset is None else offset, out, scale, num_heads, tokens,
-        x.stride(0), x.stride(1), EPS=eps, OFFSET=offset is not None, SIZE=size, BLOCK=128, HEADS=FP8_HEADS,
+        x.stride(0), x.stride(1), EPS=eps, OFFSET=offset is not None, SIZE=size, BLOCK=FP8_BLOCK, HEADS=FP8_HEADS,
         STAGES=FP8_STAGES, num_warps=FP8_WARPS,
     )  # fmt: skip
     return out, scale

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreamactor.kernels import face, fp8, modulate, rotary, sparse, two_segment
 from dreamactor.kernels.aot import Source
+from dreamactor.kernels.reference import FP8_BLOCK
 from dreamactor.kernels.tiles import Tile
 
 _LENGTHS = ("heads", "tokens", "key_tokens", "reference_tokens")
@@ -76,7 +77,7 @@ def _specialized_fp8(tile: Tile, size: int, dtype: str) -> Source:
     kernel = specialized_fp8.specialized_fp8_kernel
     scales = {name: "*fp32" for name in kernel.arg_names if name.endswith("_scale")}
     types = {
-        **_described("fp8e4nv", 8, (64, size), (128, size), (size, 128)), **scales, "p_out": f"*{dtype}",
+        **_described("fp8e4nv", 8, (64, size), (FP8_BLOCK, size), (size, FP8_BLOCK)), **scales, "p_out": f"*{dtype}",
         **dict.fromkeys(_LENGTHS, "i32"),
     }  # fmt: skip
     constants = {"SIZE": size, "BLOCK_M": tile.block_m, "SCALE_LOG2": _SCALE_LOG2, "STAGES": tile.num_stages}
@@ -148,7 +149,7 @@ def norm_rope_fp8(size: int, dtype: str = "bf16") -> Source:
     pointers = {**dict.fromkeys(("p_x", "p_weight"), f"*{dtype}"), "p_out": "*fp8e4nv"}
     others = dict.fromkeys(("p_cos", "p_sin", "p_offset", "p_scale"), "*fp32")
     scalars = dict.fromkeys(("heads", "tokens", "x_batch", "x_row"), "i32")
-    constants = {"EPS": 1e-6, "OFFSET": True, "SIZE": size, "BLOCK": 128}
+    constants = {"EPS": 1e-6, "OFFSET": True, "SIZE": size, "BLOCK": FP8_BLOCK}
     constants |= {"HEADS": rotary.FP8_HEADS, "STAGES": rotary.FP8_STAGES}
     types = {**pointers, **others, **scalars}
     return Source(rotary.norm_rope_fp8_kernel, types, constants, rotary.FP8_WARPS, 3, ("x_batch", "x_row"))

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dreamactor.kernels import sliding_tiles
 from dreamactor.kernels.softmax import attend_segment, load_columns, load_rows, softmax_update, store_rows
 from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
@@ -63,7 +64,7 @@ def spans_of(block_index: Tensor, block_offsets: Tensor, longest: int) -> tuple[
     lengths = block_offsets.diff()
     seen = block_index >= 0
     known = block_index.clamp(min=0).long()
-    pieces = -(-128 // longest)
+    pieces = triton.cdiv(sliding_tiles.BLOCK, longest)
     cut = torch.arange(pieces, device=block_index.device) * longest
     starts = block_offsets[:-1][known][:, :, None] + cut
     sizes = (torch.where(seen, lengths[known], 0)[:, :, None] - cut).clamp(0, longest)

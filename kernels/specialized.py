@@ -30,8 +30,9 @@ def _softmax(scores, maximum, total, SCALE_LOG2: gl.constexpr):
 
 
 @gluon.jit
-def _width(p_spans, block, count, BLOCK_N: gl.constexpr):
+def _width(spans, block, BLOCK_N: gl.constexpr):
     """How many keys of the `block`-th block are seen: those of its span, or all of a block of references."""
+    p_spans, count = spans
     width = BLOCK_N
     if block < count:
         width = gl.load(p_spans + 2 * block + 1)
@@ -40,16 +41,12 @@ def _width(p_spans, block, count, BLOCK_N: gl.constexpr):
 
 @gluon.jit
 def _compute(
-    buffers, p_out, out_row, valid, lengths, spans, GROUP: gl.constexpr,
-    SCALE_LOG2: gl.constexpr, SIZE: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, LISTED: gl.constexpr,
+    buffers, out, lengths, spans, GROUP: gl.constexpr,
+    SCALE_LOG2: gl.constexpr, SIZE: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """A group of warps: its rows of the block's queries over every block of keys. `p_out` is at its first row.
-
-    LISTED: over the keys of `spans` (pointer, how many) and all references; else `spans` is not looked at.
-    """
+    """A group of warps: its rows of the block's queries over every block of keys, of `spans` if they are given."""
     queries, q_full, keys, k_full, k_empty, values, v_full, v_empty = buffers
     key_tokens, reference_tokens = lengths
-    p_spans, count = spans
     dtype: gl.constexpr = keys.dtype
     scored: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     summed: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SIZE, 16])
@@ -63,8 +60,8 @@ def _compute(
 
     rest, reference_rest = key_tokens % BLOCK_N, reference_tokens % BLOCK_N
     whole = key_tokens // BLOCK_N
-    if LISTED:
-        rest, whole = 0, count
+    if spans is not None:
+        rest, whole = 0, spans[1]
     ragged = (rest > 0).to(gl.int32) + (reference_rest > 0).to(gl.int32)
     columns = gl.expand_dims(gl.arange(0, BLOCK_N, gl.SliceLayout(0, scored)), 0)
     for index in range(ragged):
@@ -92,16 +89,16 @@ def _compute(
         scores = warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
         scores = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(k_empty.index(ragged % STAGES), count=1)
-        if LISTED:
-            scores = gl.where(columns < _width(p_spans, 0, count, BLOCK_N), scores, -float("inf"))
+        if spans is not None:
+            scores = gl.where(columns < _width(spans, 0, BLOCK_N), scores, -float("inf"))
         p, maximum, total, decay = _softmax(scores, maximum, total, SCALE_LOG2)
         acc = acc * gl.expand_dims(gl.convert_layout(decay, gl.SliceLayout(1, summed)), 1)
         p = gl.convert_layout(p.to(dtype), operand)
         mbarrier.wait(v_full.index(ragged % STAGES), ragged // STAGES & 1)
         for index in range(ragged + 1, last):
             width = BLOCK_N
-            if LISTED:
-                width = _width(p_spans, index - ragged, count, BLOCK_N)
+            if spans is not None:
+                width = _width(spans, index - ragged, BLOCK_N)
             mbarrier.wait(k_full.index(index % STAGES), index // STAGES & 1)
             k = keys.index(index % STAGES).reshape([BLOCK_N, SIZE])
             scores = warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
@@ -109,7 +106,7 @@ def _compute(
             acc = warpgroup_mma(p, v, acc, is_async=True)
             scores = warpgroup_mma_wait(1, deps=[scores])
             mbarrier.arrive(k_empty.index(index % STAGES), count=1)
-            if LISTED:
+            if spans is not None:
                 scores = gl.where(columns < width, scores, -float("inf"))
             next_p, maximum, total, decay = _softmax(scores, maximum, total, SCALE_LOG2)
             # The values of the next step. Asked for here, where ptxas will not move the softmax past it: without, it
@@ -123,7 +120,27 @@ def _compute(
         acc = warpgroup_mma(p, v, acc, is_async=True)
         acc = warpgroup_mma_wait(0, deps=[acc])
     acc = acc / gl.expand_dims(gl.convert_layout(total, gl.SliceLayout(1, summed)), 1)
-    rings.store(p_out, acc, out_row, valid, summed)
+    rings.store(out, acc, summed)
+
+
+@gluon.jit
+def _attend(
+    described, p_out, heads, tokens, first, valid, lengths, spans,
+    SCALE_LOG2: gl.constexpr, SIZE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """A program: the `valid` queries from row `first` on."""
+    groups: gl.constexpr = BLOCK_M // GROUP_ROWS
+    buffers = rings.allocate(described, groups, STAGES)
+    rows, out, below = rings.place(p_out, heads, tokens, first, valid, SIZE)
+    gl.warp_specialize(
+        [
+            (_compute, (buffers, out, lengths, spans, 0, SCALE_LOG2, SIZE, BLOCK_N, STAGES)),
+            (_compute, (buffers, below, lengths, spans, 1, SCALE_LOG2, SIZE, BLOCK_N, STAGES)),
+            (rings.load, (described, buffers, rows, lengths, spans, BLOCK_N, groups, STAGES, False)),
+        ],
+        [4, 1],
+        [240, 24],
+    )
 
 
 @gluon.jit(do_not_specialize=["heads", "tokens", "key_tokens", "reference_tokens"])
@@ -133,38 +150,10 @@ def specialized_kernel(
 ):  # fmt: skip
     """Descriptors of [B,H,N,D], blocks [1,1,64,D] of queries and [1,1,BLOCK_N,D] of keys and values; out [B,M,H*D]
     contiguous. Grid: (blocks of queries, B*H), four warps; the others are added by the compiler."""
-    batch, head = gl.program_id(1) // heads, gl.program_id(1) % heads
-    first = gl.program_id(0) * BLOCK_M
-    buffers = rings.allocate(q_desc, k_desc, v_desc, BLOCK_M // GROUP_ROWS, STAGES)
-    out_row = heads * SIZE
-    p_out += (batch.to(gl.int64) * tokens + first) * out_row + head * SIZE
-    below = p_out + GROUP_ROWS * out_row
+    described = q_desc, (k_desc, v_desc), (k_reference_desc, v_reference_desc)
+    first, lengths = gl.program_id(0) * BLOCK_M, (key_tokens, reference_tokens)
     valid = tokens - first
-    lengths, spans = (key_tokens, reference_tokens), (p_out, 0)
-    gl.warp_specialize(
-        [
-            (
-                _compute,
-                (buffers, p_out, out_row, valid, lengths, spans, 0, SCALE_LOG2, SIZE, BLOCK_N, STAGES, False),
-            ),
-            (
-                _compute,
-                (
-                    buffers, below, out_row, valid - GROUP_ROWS, lengths, spans, 1, SCALE_LOG2, SIZE, BLOCK_N, STAGES,
-                    False,
-                ),
-            ),
-            (
-                rings.load,
-                (
-                    q_desc, k_desc, v_desc, k_reference_desc, v_reference_desc, buffers, batch, head, first, lengths,
-                    BLOCK_N, BLOCK_M // GROUP_ROWS, STAGES, False,
-                ),
-            ),
-        ],
-        [4, 1],
-        [240, 24],
-    )  # fmt: skip
+    _attend(described, p_out, heads, tokens, first, valid, lengths, None, SCALE_LOG2, SIZE, BLOCK_M, BLOCK_N, STAGES)
 
 
 @gluon.jit(do_not_specialize=["heads", "tokens", "reference_tokens", "width"])
@@ -174,35 +163,12 @@ def specialized_sparse_kernel(
     SCALE_LOG2: gl.constexpr, SIZE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The same with the lists of `sparse.sparse_kernel`. Grid: (T, B*H)."""
-    batch, head, block = gl.program_id(1) // heads, gl.program_id(1) % heads, gl.program_id(0)
+    described = q_desc, (k_desc, v_desc), (k_reference_desc, v_reference_desc)
+    block = gl.program_id(0)
     first = gl.load(p_offsets + block)
     valid = gl.load(p_offsets + block + 1) - first
-    buffers = rings.allocate(q_desc, k_desc, v_desc, BLOCK_M // GROUP_ROWS, STAGES)
-    out_row = heads * SIZE
-    p_out += (batch.to(gl.int64) * tokens + first) * out_row + head * SIZE
-    below = p_out + GROUP_ROWS * out_row
     lengths, spans = (tokens, reference_tokens), (p_spans + block.to(gl.int64) * width * 2, gl.load(p_counts + block))
-    gl.warp_specialize(
-        [
-            (_compute, (buffers, p_out, out_row, valid, lengths, spans, 0, SCALE_LOG2, SIZE, BLOCK_N, STAGES, True)),
-            (
-                _compute,
-                (
-                    buffers, below, out_row, valid - GROUP_ROWS, lengths, spans, 1, SCALE_LOG2, SIZE, BLOCK_N, STAGES,
-                    True,
-                ),
-            ),
-            (
-                rings.load_listed,
-                (
-                    q_desc, k_desc, v_desc, k_reference_desc, v_reference_desc, buffers, batch, head, first, spans,
-                    reference_tokens, BLOCK_N, BLOCK_M // GROUP_ROWS, STAGES,
-                ),
-            ),
-        ],
-        [4, 1],
-        [240, 24],
-    )  # fmt: skip
+    _attend(described, p_out, heads, tokens, first, valid, lengths, spans, SCALE_LOG2, SIZE, BLOCK_M, BLOCK_N, STAGES)
 
 
 def launch(

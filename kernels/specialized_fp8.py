@@ -15,12 +15,13 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from dreamactor.kernels import rings
-from dreamactor.kernels.fp8 import QUANT_BLOCK, Quantized
+from dreamactor.kernels.fp8 import Quantized
+from dreamactor.kernels.reference import FP8_BLOCK
 from dreamactor.kernels.rings import GROUP_ROWS
 from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
 
-BLOCK = gl.constexpr(QUANT_BLOCK)  # tokens that share a scale, and keys a step
+BLOCK = gl.constexpr(FP8_BLOCK)  # tokens that share a scale, and keys a step
 
 
 @gluon.jit
@@ -77,12 +78,11 @@ def _step(
 
 @gluon.jit
 def _compute(
-    buffers, scales, query_scale, p_out, out_row, valid, lengths, GROUP: gl.constexpr, SIZE: gl.constexpr,
-    STAGES: gl.constexpr,
+    buffers, scales, query_scale, out, lengths, GROUP: gl.constexpr, SIZE: gl.constexpr, STAGES: gl.constexpr
 ):  # fmt: skip
-    """A group of warps: its rows of the block's queries over every block of keys. `p_out` is at its first row."""
+    """A group of warps: its rows of the block's queries over every block of keys."""
     key_tokens, reference_tokens = lengths
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 32])
     maximum = gl.full([GROUP_ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, layout))
     total = gl.full([GROUP_ROWS], 0.0, gl.float32, gl.SliceLayout(1, layout))
     acc = gl.full([GROUP_ROWS, SIZE], 0.0, gl.float32, layout)
@@ -111,7 +111,7 @@ def _compute(
             q, buffers, index, query_scale, k_scale, v_scale, columns, BLOCK, maximum, total, acc, unit,
             SIZE, STAGES, False, layout,
         )  # fmt: skip
-    rings.store(p_out, acc * unit / gl.expand_dims(total, 1), out_row, valid, layout)
+    rings.store(out, acc * unit / gl.expand_dims(total, 1), layout)
 
 
 @gluon.jit(do_not_specialize=["heads", "tokens", "key_tokens", "reference_tokens"])
@@ -123,15 +123,11 @@ def specialized_fp8_kernel(
 ):  # fmt: skip
     """Descriptors of q and k [B,H,N,D], blocks [1,1,64,D] and [1,1,128,D], and of v [B,H,D,T*128], blocks [1,1,D,128];
     scales as `fp8.quantize` makes them; out [B,M,H*D] contiguous. BLOCK_M is 128. Grid: (blocks of queries, B*H)."""
-    index = gl.program_id(1)
-    batch, head = index // heads, index % heads
-    first = gl.program_id(0) * BLOCK_M
-    buffers = rings.allocate(q_desc, k_desc, v_desc, BLOCK_M // GROUP_ROWS, STAGES)
-    out_row = heads * SIZE
-    p_out += (batch.to(gl.int64) * tokens + first) * out_row + head * SIZE
-    below = p_out + GROUP_ROWS * out_row
-    valid = tokens - first
-    lengths = key_tokens, reference_tokens
+    described = q_desc, (k_desc, v_desc), (k_reference_desc, v_reference_desc)
+    groups: gl.constexpr = BLOCK_M // GROUP_ROWS
+    index, first, lengths = gl.program_id(1), gl.program_id(0) * BLOCK_M, (key_tokens, reference_tokens)
+    buffers = rings.allocate(described, groups, STAGES)
+    rows, out, below = rings.place(p_out, heads, tokens, first, tokens - first, SIZE)
     key_blocks, reference_blocks = gl.cdiv(key_tokens, BLOCK), gl.cdiv(reference_tokens, BLOCK)
     scales = (
         p_k_scale + index * key_blocks, p_v_scale + index * key_blocks,
@@ -140,19 +136,13 @@ def specialized_fp8_kernel(
     query_scale = gl.load(p_q_scale + index * gl.cdiv(tokens, BLOCK) + first // BLOCK) * SCALE_LOG2
     gl.warp_specialize(
         [
-            (_compute, (buffers, scales, query_scale, p_out, out_row, valid, lengths, 0, SIZE, STAGES)),
-            (_compute, (buffers, scales, query_scale, below, out_row, valid - GROUP_ROWS, lengths, 1, SIZE, STAGES)),
-            (
-                rings.load,
-                (
-                    q_desc, k_desc, v_desc, k_reference_desc, v_reference_desc, buffers, batch, head, first, lengths,
-                    BLOCK, BLOCK_M // GROUP_ROWS, STAGES, True,
-                ),
-            ),
+            (_compute, (buffers, scales, query_scale, out, lengths, 0, SIZE, STAGES)),
+            (_compute, (buffers, scales, query_scale, below, lengths, 1, SIZE, STAGES)),
+            (rings.load, (described, buffers, rows, lengths, None, BLOCK, groups, STAGES, True)),
         ],
         [4, 1],
         [240, 24],
-    )  # fmt: skip
+    )
 
 
 def launch(
@@ -166,7 +156,7 @@ def launch(
     segment, references = (k[0], v[0]), (k_reference[0], v_reference[0])
     out = torch.empty(batch, tokens, heads * size, dtype=dtype, device=q[0].device)
     specialized_fp8_kernel[(triton.cdiv(tokens, tile.block_m), batch * heads)](
-        *rings.describe_segments(q[0], segment, references, [1, 1, QUANT_BLOCK, size], [1, 1, size, QUANT_BLOCK]),
+        *rings.describe_segments(q[0], segment, references, [1, 1, FP8_BLOCK, size], [1, 1, size, FP8_BLOCK]),
         *(part[1] for part in parts), out, heads, tokens, *lengths,
         SCALE_LOG2=scale * LOG2_E, SIZE=size, BLOCK_M=tile.block_m, STAGES=tile.num_stages, num_warps=4,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """What a kernel's machine code allows at best: its inner loop's instructions against the chip's rates.
 
-`python -m dreamactor.kernels.static --write` compiles every entry of the tile table and commits the figures to
+`python -m dreamactor.kernels.static --write` compiles every entry of the tile table and writes the figures to
 `static.json`; the tests recompile and fail where a figure got worse. A bound is not a measurement: it ignores latency,
 and real kernels overlap matrix products and softmax only in part.
 """
@@ -107,7 +107,7 @@ def key(kernel: str, arch: int, size: int, tile: Tile) -> str:
 
 
 def load() -> dict[str, Figures]:
-    """The committed figures."""
+    """The figures in `static.json`."""
     table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text())["figures"]
     return {
         name: Figures(**{**row, "matrix_instructions": tuple(row["matrix_instructions"])})
@@ -116,7 +116,7 @@ def load() -> dict[str, Figures]:
 
 
 def prune() -> None:
-    """Drop the committed figures of tiles that the table no longer has."""
+    """Drop the figures of tiles that the table no longer has."""
     known = {key(*entry) for entry in entries()}
     table = json.loads(TABLE.read_text())
     table["figures"] = {name: row for name, row in table["figures"].items() if name in known}
@@ -124,7 +124,7 @@ def prune() -> None:
 
 
 def main() -> None:
-    """Print every entry's figures, and with --write commit them."""
+    """Print every entry's figures, and with --write keep them in `static.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write static.json")
     parser.add_argument("--only", default="", help="entries whose name contains this")

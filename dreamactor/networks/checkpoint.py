@@ -88,11 +88,16 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     folder = Path(folder)
     found = read_preset(folder)
     if preset is not None and preset.name != found.name:
-        raise InputError(f"{folder} holds a '{found.name}' checkpoint, not '{preset.name}'.")
+        raise InputError(
+            f"{folder} holds a '{found.name}' checkpoint, not '{preset.name}': ask for preset {found.name}, or give "
+            f"a checkpoint of {preset.name}."
+        )
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS} cannot be read as safetensors: {error}.") from error
+        raise InputError(
+            f"{folder / WEIGHTS} cannot be read as safetensors ({error}): copy the checkpoint again."
+        ) from error
     try:
         networks = build_meta(found)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -108,7 +113,9 @@ def read_preset(folder: Path | str) -> Preset:
     try:
         return Preset.from_dict(json.loads(path.read_text()))
     except FileNotFoundError as error:
-        raise InputError(f"{folder} is no checkpoint: it has no {CONFIG}.") from error
+        raise InputError(
+            f"{folder} is no checkpoint, for it has no {CONFIG}: give the folder that holds {CONFIG} and {WEIGHTS}."
+        ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except InputError as error:
@@ -128,4 +135,7 @@ def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {'; '.join(problems[:5])}{more}.")
+        raise InputError(
+            f"{folder / WEIGHTS} does not fit its {CONFIG} ({'; '.join(problems[:5])}{more}): copy both from the same "
+            "checkpoint."
+        )

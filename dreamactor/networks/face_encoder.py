@@ -21,8 +21,7 @@ class FaceBlock(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.layers(x)
-        return out
+        return x + self.layers(x)
 
 
 class FaceMotionEncoder(nn.Module):
@@ -43,5 +42,4 @@ class FaceMotionEncoder(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         batch, frames = faces.shape[:2]
-        tokens: Tensor = self.out(self.layers(faces.flatten(0, 1)))
-        return tokens.reshape(batch, frames, -1)
+        return self.out(self.layers(faces.flatten(0, 1))).reshape(batch, frames, -1)

@@ -63,8 +63,7 @@ class ResidualBlock(nn.Module):
         self.time = nn.Sequential(ChannelNorm(channels), nn.SiLU(), TemporalConv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.time(self.space(x))
-        return out
+        return x + self.time(self.space(x))
 
 
 class Downsample(nn.Module):
@@ -76,8 +75,7 @@ class Downsample(nn.Module):
         self.time = TemporalConv(out_channels, out_channels, stride=2) if time else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.time(self.space(x))
-        return out
+        return self.time(self.space(x))
 
 
 class Upsample(nn.Module):
@@ -95,8 +93,7 @@ class Upsample(nn.Module):
         if self.scale == 2:
             batch, frames = x.shape[:2]
             x = F.interpolate(x.flatten(0, 1), scale_factor=2.0, mode="nearest").unflatten(0, (batch, frames))
-        out: Tensor = self.space(x)
-        return out
+        return self.space(x)
 
 
 def strides(patch: int) -> list[tuple[bool, bool]]:

@@ -21,5 +21,4 @@ class PoseEncoder(nn.Module):
         )
 
     def forward(self, control: Tensor) -> Tensor:
-        out: Tensor = self.encoder(control)
-        return out
+        return self.encoder(control)

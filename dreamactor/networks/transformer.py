@@ -88,8 +88,7 @@ class FaceAttention(nn.Module):
         q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1))).transpose(1, 2)
         k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.kv(face).chunk(2, -1))
         k = self.k_norm(k).transpose(1, 2)
-        out: Tensor = self.out(kernels.face_attention(q, k, v.transpose(1, 2), frames, self.window, self.scale))
-        return out
+        return self.out(kernels.face_attention(q, k, v.transpose(1, 2), frames, self.window, self.scale))
 
 
 class Block(nn.Module):
@@ -171,8 +170,7 @@ class Transformer(nn.Module):
         size = self.config.patch
         x = torch.cat([latent, pose], 1).unflatten(4, (-1, size)).unflatten(3, (-1, size))
         x = x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
-        out: Tensor = self.patchify(x)
-        return out
+        return self.patchify(x)
 
     def _velocity(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
         """Patch values [B, F*rows*columns, 16*p*p] -> [B,16,F,h,w]."""
@@ -190,8 +188,7 @@ class Transformer(nn.Module):
         """motion [B,4(F-1)+1,c] -> [B,4F,C]: the first frame fills its group alone."""
         groups = torch.cat([motion[:, :1].expand(-1, TEMPORAL_STRIDE - 1, -1), motion], 1)
         tokens = self.face_in(self.face_norm(groups)).unflatten(1, (-1, TEMPORAL_STRIDE)) + self.face_position
-        out: Tensor = tokens.flatten(1, 2)
-        return out
+        return tokens.flatten(1, 2)
 
     def _sliding(self, grid: tuple[int, int, int], device: torch.device) -> BlockLayout | None:
         """The tiles where attention slides; raises InputError where anything but dense would be exported."""
@@ -242,8 +239,7 @@ class Transformer(nn.Module):
             x, reference = block(x, reference, time, reference_time, face, rotary, reference_rotary, layout)
         shift, scale = (embedding[:, :, None] + self.final_modulation).unbind(2)
         _, normed = kernels.modulate_norm(x, shift, scale)
-        out: Tensor = self.final(normed)
-        return self._velocity(out, frames, rows, columns)
+        return self._velocity(self.final(normed), frames, rows, columns)
 
 
 def _gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:

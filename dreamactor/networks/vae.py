@@ -35,8 +35,7 @@ class CausalEncoder(nn.Module):
         frames_first = x.transpose(1, 2)
         if self.patch > 1:
             frames_first = F.pixel_unshuffle(frames_first, self.patch)
-        out: Tensor = self.layers(frames_first)
-        return out.transpose(1, 2)
+        return self.layers(frames_first).transpose(1, 2)
 
 
 class CausalDecoder(nn.Module):
@@ -54,7 +53,7 @@ class CausalDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor) -> Tensor:
-        frames_first: Tensor = self.layers(latent.transpose(1, 2))
+        frames_first = self.layers(latent.transpose(1, 2))
         if self.patch > 1:
             frames_first = F.pixel_shuffle(frames_first, self.patch)
         return frames_first.transpose(1, 2)
@@ -88,10 +87,9 @@ class VAE(nn.Module):
 
     def latent(self, video: Tensor) -> Tensor:
         """video [B,3,T,H,W] in [-1,1] -> normalised latent [B,16,T',H/8,W/8], the encoder's mean."""
-        mean: Tensor = self.encoder(video)[:, :LATENT_CHANNELS]
+        mean = self.encoder(video)[:, :LATENT_CHANNELS]
         return (mean - self.shift[:, None, None, None]) / self.scale[:, None, None, None]
 
     def decode(self, latent: Tensor) -> Tensor:
         """Normalised latent [B,16,T',h,w] -> video [B,3,4(T'-1)+1,8h,8w], about [-1,1], not clamped."""
-        out: Tensor = self.decoder(latent * self.scale[:, None, None, None] + self.shift[:, None, None, None])
-        return out
+        return self.decoder(latent * self.scale[:, None, None, None] + self.shift[:, None, None, None])

@@ -3,7 +3,7 @@
 Attention has Q/DQ on Q, K, V and the softmax output, which is what makes TensorRT fuse it in FP8.
 """
 
-from dreamactor.export.recipe import EDGES, Recipe
+from dreamactor.export.recipe import EDGES, TIMESTEP, Recipe
 
 RECIPE = Recipe(
     "fp8",
@@ -11,7 +11,7 @@ RECIPE = Recipe(
     quantized="fp8",
     attention=True,
     exclude=EDGES,
-    keep_fp32=("transformer.time_in*",),
+    keep_fp32=TIMESTEP,
     psnr_gate=32.0,
     snr_gate=15.0,
 )

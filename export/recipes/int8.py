@@ -1,13 +1,13 @@
 """INT8: linear and convolution layers with static scales, attention in FP16; on the CPU what is faster there."""
 
-from dreamactor.export.recipe import EDGES, Recipe
+from dreamactor.export.recipe import EDGES, TIMESTEP, Recipe
 
 RECIPE = Recipe(
     "int8",
     high="fp16",
     quantized="int8",
     exclude=EDGES,
-    keep_fp32=("transformer.time_in*",),
+    keep_fp32=TIMESTEP,
     ranges="entropy",
     psnr_gate=30.0,
     snr_gate=15.0,

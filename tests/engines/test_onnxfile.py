@@ -40,4 +40,4 @@ def test_external_data_is_found_wherever_a_tensor_may_be(way: tuple[Any, ...]) -
         inner = value.add() if hasattr(value, "add") else value
     inner.data_location = TensorProto.EXTERNAL
     inner.external_data.add(key="location", value="../secret")
-    assert external_files(model.SerializeToString()) == {"../secret"}
+    assert external_files(model.SerializeToString(), "a.onnx") == {"../secret"}

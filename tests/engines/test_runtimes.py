@@ -82,10 +82,12 @@ def test_a_session_names_the_driver_that_is_too_old(monkeypatch: pytest.MonkeyPa
 
     trt = SimpleNamespace(ILogger=ILogger, Runtime=runtime)
     monkeypatch.setattr(tensorrt, "load_tensorrt", lambda runtime: trt)
-    monkeypatch.setattr(tensorrt, "Cuda", lambda: None)
+    closed: list[bool] = []
+    monkeypatch.setattr(tensorrt, "Cuda", lambda: SimpleNamespace(close=lambda: closed.append(True)))
     monkeypatch.setattr(runtimes, "local_gpu", lambda: Gpu("NVIDIA L4", "sm89", 2**34, "12.4"))
     with pytest.raises(EngineError, match=r"returned nullptr\..* for CUDA 13; this machine's is for CUDA 12\.4"):
         tensorrt.TensorRTSession(b"plan", "denoiser", "tensorrt")
+    assert closed == [True]
 
 
 @needs_rtx

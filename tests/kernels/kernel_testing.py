@@ -16,6 +16,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver, interpreter
 
+from dreamactor.kernels.reference import FP8_MAX
+
 _TORCH = {
     tl.bfloat16: torch.bfloat16,
     tl.float8e4nv: torch.float8_e4m3fn,
@@ -24,7 +26,6 @@ _TORCH = {
 }
 _WIDTH = {1: (np.uint8, torch.uint8), 2: (np.uint16, torch.int16), 4: (np.uint32, torch.int32)}
 _NARROW = (tl.bfloat16, tl.float8e4nv)  # the interpreter computes on their bit patterns
-E4M3_MAX = 448.0
 
 
 def _to_torch(data: np.ndarray, dtype: Any) -> Tensor:
@@ -41,7 +42,7 @@ def _convert(
         return fallback(data, source, target, rounding)
     values = _to_torch(data, source).float()
     if target.scalar == tl.float8e4nv:
-        values = values.clamp(-E4M3_MAX, E4M3_MAX)
+        values = values.clamp(-FP8_MAX, FP8_MAX)
     converted = values.to(_TORCH[target.scalar])
     bits, raw = _WIDTH[converted.element_size()]
     return converted.view(raw).numpy().view(bits)

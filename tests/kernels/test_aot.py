@@ -68,7 +68,7 @@ def test_what_runs_first(entry: tuple[str, int, int, Tile]) -> None:
 def test_a_gpu_that_shares_a_table_has_code_of_its_own(arch: int, target: str) -> None:
     table = tiles.table_key(arch)
     assert table is not None
-    tile = tiles.choose("norm_rope", table, 64)
+    tile = tiles.tiles("norm_rope", table, 64)[0]
     compiled = aot.compile_kernel(sources.norm_rope(tile, 64), arch)
     assert re.findall(r"^\.target (\w+)", compiled.ptx, re.M) == [target]
     assert compiled.arch == arch
@@ -170,10 +170,3 @@ def test_a_scratch_user_is_refused() -> None:
     compiled = aot.Compiled("k", 90, ptx, b"", 0, 8, 4, 1)
     with pytest.raises(ValueError, match="scratch"):
         aot.plugin_ptx(compiled)
-
-
-def test_no_tiles_where_native_attention_is_better() -> None:
-    assert tiles.table_key(100) is None
-    assert tiles.table_key(86) == 89
-    with pytest.raises(KeyError, match="two_segment"):
-        tiles.choose("attention", 90, 128)

@@ -40,7 +40,7 @@ def test_lengths(interpreted: Load, lengths: tuple[int, int, int]) -> None:
 
 
 def test_error_goal_on_e4m3_inputs(interpreted: Load) -> None:
-    """The issue's bound, relative L2 at most 3e-2 and cosine at least 0.9995, for inputs that are E4M3 already.
+    """The goal in NOTES.md, relative L2 at most 3e-2 and cosine at least 0.9995, for inputs that are E4M3 already.
 
     From N(0,1) inputs in bf16 the rounding of Q, K and V alone gives about 5e-2, whatever the kernel: see `check`.
     """

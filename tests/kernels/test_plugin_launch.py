@@ -51,9 +51,9 @@ def test_flash_attention(interpreted: Load) -> None:
 def test_face_attention(interpreted: Load) -> None:
     q, k, v = (torch.randn(2, 3, 2, count, 64).half() for count in (130, 5, 5))  # two frames
     joined = [tensor.flatten(2, 3) for tensor in (q, k, v)]
-    exact = reference.face_attention(*(tensor.double() for tensor in joined), 2, 0, SCALE)
-    same = reference.face_attention(*joined, 2, 0, SCALE)
-    found = launch(interpreted, "FaceAttention", q, k, v, window=0, scale=SCALE)
+    exact = reference.face_attention(*(tensor.double() for tensor in joined), 2, 1, SCALE)
+    same = reference.face_attention(*joined, 2, 1, SCALE)
+    found = launch(interpreted, "FaceAttention", q, k, v, window=1, scale=SCALE)
     assert within(found, same, exact), relative_error(found, exact)
 
 

@@ -38,25 +38,25 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
         yield noted
 
 
-def tensor(tokens: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty(2, 3, tokens, 128, dtype=dtype, device="meta")
+def tensor(tokens: int, size: int = 64) -> Tensor:
+    return torch.empty(2, 3, tokens, size, dtype=torch.bfloat16, device="meta")
 
 
-def specialized(kernel: str) -> Tile:
-    return next(tile for tile in tiles.tiles(kernel, 90, 128) if tile.specialized)
+def specialized(kernel: str, size: int = 64) -> Tile:
+    return next(tile for tile in tiles.tiles(kernel, 90, size) if tile.specialized)
 
 
 @pytest.mark.parametrize(("keys", "references"), [(301, 45), (0, 45), (301, 0)])
 def test_two_segments(launches: Launches, keys: int, references: int) -> None:
     tensors = (tensor(301), tensor(keys), tensor(keys), tensor(references), tensor(references))
     out = two_segment.launch(*tensors, 0.1, specialized("two_segment"))
-    assert out.shape == (2, 301, 384)
+    assert out.shape == (2, 301, 192)
     assert launches == [("specialized_kernel", (3, 6))]
 
 
 def test_fp8(launches: Launches) -> None:
-    tensors = (tensor(301), tensor(301), tensor(301), tensor(0), tensor(0))
-    assert fp8.launch(*tensors, 0.1, specialized("fp8_attention")).shape == (2, 301, 384)
+    tensors = (tensor(301, 128), tensor(301, 128), tensor(301, 128), tensor(0, 128), tensor(0, 128))
+    assert fp8.launch(*tensors, 0.1, specialized("fp8_attention", 128)).shape == (2, 301, 384)
     assert launches[-1] == ("specialized_fp8_kernel", (3, 6))
 
 
@@ -65,7 +65,7 @@ def test_lists(launches: Launches) -> None:
     tokens = len(layout.order)
     tensors = (tensor(tokens), tensor(tokens), tensor(tokens), tensor(45), tensor(45))
     lists = (layout.index.to("meta"), layout.offsets.to("meta"))
-    assert sparse.launch(*tensors, *lists, 0.1, specialized("sparse_attention")).shape == (2, tokens, 384)
+    assert sparse.launch(*tensors, *lists, 0.1, specialized("sparse_attention")).shape == (2, tokens, 192)
     assert launches == [("specialized_sparse_kernel", (len(layout.index), 6))]
 
 

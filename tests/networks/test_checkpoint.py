@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks import build, load, save
-from dreamactor.presets import Preset, preset
+from dreamactor.presets import PRESETS, Preset, preset
 from tests.disk import full_disk
 
 TINY = preset("tiny")
@@ -96,8 +96,9 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_is_kept(tmp_path: Path) -
 
 
 def test_preset_survives_json() -> None:
-    for name in ("tiny", "puppet", "m1"):
-        assert Preset.from_dict(json.loads(json.dumps(preset(name).to_dict()))) == preset(name)
+    for name, described in PRESETS.items():
+        assert Preset.from_dict(json.loads(json.dumps(described.to_dict()))) == described == preset(name)
+        assert described.transformer.dim % described.transformer.num_heads == 0
     with pytest.raises(InputError, match="does not fit"):
         Preset.from_dict({**preset("tiny").to_dict(), "colour": 1})
     with pytest.raises(InputError, match="no solver 'heun'; choose one of euler, multistep"):

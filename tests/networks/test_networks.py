@@ -11,7 +11,7 @@ from dreamactor.networks import build, build_meta
 from dreamactor.networks.checkpoint import Networks
 from dreamactor.networks.positions import rotary_angles
 from dreamactor.networks.transformer import Transformer
-from dreamactor.presets import PRESETS, preset
+from dreamactor.presets import preset
 
 TINY = preset("tiny")
 
@@ -144,12 +144,3 @@ def test_m1_has_the_size_the_design_says() -> None:
     counts = build_meta(preset("m1")).parameter_counts()
     assert 7e9 < sum(counts.values()) < 8.5e9
     assert preset("m1").transformer.head_dim == 128
-
-
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_presets_fit_the_grid(name: str) -> None:
-    sizes = preset(name)
-    assert sizes.height % 16 == 0
-    assert sizes.width % 16 == 0
-    assert sizes.segment_frames % 4 == 1
-    assert sizes.transformer.dim % sizes.transformer.num_heads == 0

@@ -73,7 +73,8 @@ def test_two_and_a_half_gigabytes_of_weights_take_two_and_a_half_times_the_memor
     for precision, share in (("fp32", 1.0), ("int8", 0.39)):
         files = json.loads(read_bytes(tmp_path / precision))["networks"]["denoiser"]["files"]
         assert [file["path"] for file in files] == ["denoiser.onnx", "denoiser.onnx.data"]
-        assert external_files((tmp_path / precision / "denoiser.onnx").read_bytes()) == {"denoiser.onnx.data"}
+        content = (tmp_path / precision / "denoiser.onnx").read_bytes()
+        assert external_files(content, "denoiser.onnx") == {"denoiser.onnx.data"}
         assert files[1]["bytes"] < 1.01 * share * weights
 
 
