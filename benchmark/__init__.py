@@ -1,1 +1,1 @@
-"""The latency harness: how fast, where time goes, how far from the limit, against what, and since when."""
+"""The latency harness: how fast, where the time goes, how far from the limit, compared with what, since when."""

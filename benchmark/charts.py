@@ -16,7 +16,7 @@ BOTTOM, TOP, LEFT, KEY = 290.0, 15.0, 70.0, 250.0  # of a chart with two axes, a
 class Bar:
     """A bar to `value`, a whisker over `low`..`high`, further ticks on a thin line, and the text at its end.
 
-    An end of the whisker that is None is not known: it is drawn to zero, or to the last of the marks.
+    An end of the whisker that is None is unknown: it is drawn to zero, or to the last of the marks.
     """
 
     label: str

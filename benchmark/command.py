@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-MINUTES = 13.0  # after which no section is begun
+from dreamactor.benchmark.settings import SECTIONS, Settings
+from dreamactor.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -14,15 +17,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="tiny, puppet or m1 (default: puppet)")
     parser.add_argument("--precision", action="append", help="repeatable (default: fp32 and every one that is built)")
     parser.add_argument("--engines", type=Path, help="engine set to measure instead of the preset's")
-    parser.add_argument("--checkpoint", type=Path, help="what that set was built from, if neither shipped nor random")
+    parser.add_argument("--checkpoint", type=Path, help="what that set was built from, unless it ships or is random")
     parser.add_argument(
-        "--output", type=Path, default=Path("build/bench"),
+        "--output", type=Path, default=Settings.output,
         help="folder for report.json, report.html and plots/ (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--only", help="comma-separated sections: engine, peers, trace, service, scaling, outside")
+    parser.add_argument("--only", help=f"comma-separated sections: {', '.join(SECTIONS)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: a look in a few minutes")
     parser.add_argument(
-        "--minutes", type=_above_zero, default=MINUTES,
+        "--minutes", type=_above_zero, default=Settings.minutes,
         help="begin no section after so many minutes, building not counted (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
@@ -30,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--rates", type=_rates, metavar="R,R,...",
         help="requests a second of the service's open loops (default: 0.5, 0.8 and 1.2 of what it can do)",
     )  # fmt: skip
+    harness = vars(parser.parse_args([]))
     parser.set_defaults(run=_run)
     actions = parser.add_subparsers(
         title="also", metavar="compare A B", required=False,
@@ -42,11 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=_above_zero, default=5.0, metavar="PERCENT",
         help="a slowdown beyond this ends with status 1 (default: %(default)s)",
     )  # fmt: skip
-    compare.set_defaults(run=_compare)
+    compare.set_defaults(run=partial(_compare, harness=harness))
 
 
 def _run(options: argparse.Namespace) -> int:
-    from dreamactor.benchmark.run import Settings, main
+    from dreamactor.benchmark.run import main
 
     precisions = tuple(options.precision) if options.precision else None
     sections = tuple(options.only.split(",")) if options.only else None
@@ -73,10 +77,14 @@ def _rates(text: str) -> tuple[float, ...]:
     try:
         return tuple(map(_above_zero, text.split(",")))
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' are no rates: {error}; give some such as 0.5,1,2") from error
+        raise argparse.ArgumentTypeError(f"'{text}' are no rates: {error}; give them as in 0.5,1,2") from error
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace, harness: dict[str, Any]) -> int:
+    """`harness` has the defaults of the harness's own options, which mean nothing here."""
+    given = [f"--{name}" for name, default in harness.items() if getattr(options, name) != default]
+    if given:
+        raise InputError(f"`dreamactor bench compare` takes no option but --threshold: leave {', '.join(given)} out.")
     from dreamactor.benchmark.compare import main
 
     return main(options.before, options.after, options.threshold / 100)

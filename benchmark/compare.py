@@ -1,12 +1,12 @@
-"""Two reports of the harness against each other: faster, slower, no difference, or nothing that can be told.
+"""Two reports of the harness compared: faster, slower, no difference, or cannot tell.
 
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
 a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
-widened for the number of measurements judged (Bonferroni) and to what the blocks say of the run's own drift, which is
-the same for all. What has one block only is kept from false alarms by the threshold alone. PyTorch's rows are shown and
-not judged: they are not this build's.
+widened for the number of measurements judged (Bonferroni) and for the run's own drift, as the blocks show it. Where
+there is only one block, the threshold alone keeps false alarms away. PyTorch's rows are shown and not judged: they are
+not this build's.
 
-Two runs on a machine that is not steady tell little: two engine sets are better measured in turn (`compare_sets.py`).
+On an unsteady machine two runs tell little: measure two engine sets in turn instead (`compare_sets.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from dreamactor.benchmark.schema import SCHEMA, is_ours
-from dreamactor.benchmark.statistics import LEVEL, Interval, block_ratio, percentile, ratio
+from dreamactor.benchmark.statistics import LEVEL, Interval, block_ratio, ratio
 from dreamactor.benchmark.timing import Timing
 from dreamactor.engines.manifest import FILE_NAME
 from dreamactor.errors import InputError
@@ -47,7 +47,7 @@ class Difference:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report, or the one in the folder `path`; raises InputError when it is none, of another schema or not whole."""
+    """A report, or the one in the folder `path`; raises InputError for anything else or an incomplete one."""
     path = path / "report.json" if path.is_dir() else path
     try:
         report: dict[str, Any] = json.loads(path.read_text())
@@ -74,7 +74,7 @@ def _is_whole(name: str, timing: Any) -> bool:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Difference]:
-    """Every timing that both reports hold, in the first one's order; `threshold` as in `verdict`."""
+    """Every timing that both reports hold, in the first one's order, judged by `verdict`."""
     old, new = before["timings"], after["timings"]
     names = [name for name in old if name in new]
     level = level_of_each(sum(map(is_ours, names)))
@@ -102,7 +102,7 @@ def verdict(views: Sequence[Interval], threshold: float) -> str:
 
 
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What makes the comparison less than fair, in sentences."""
+    """What makes the comparison unfair, in sentences."""
     a, b = before["environment"], after["environment"]
     found = ["The two are one and the same report."] if before == after else []
     found += [
@@ -121,7 +121,7 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def finest(rows: list[Difference]) -> float:
-    """The relative change that these runs could just tell, at the median over `rows`: half the interval's width."""
+    """The smallest relative change that these runs could tell, at the median over `rows`: half the interval's width."""
     return median(math.sqrt(row.ratio.high / row.ratio.low) if row.ratio.low else math.inf for row in rows) - 1
 
 
@@ -148,10 +148,10 @@ def _difference(
     old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
     raw, drifting = ratio(new.blocks(), old.blocks(), level=level), block_ratio(new.blocks(), old.blocks())
     raw = Interval(raw.value, min(raw.low, drifting.low), max(raw.high, drifting.high))
-    drift = percentile(new.blocks("yardstick"), 50).value / percentile(old.blocks("yardstick"), 50).value
+    drift = median(sample.yardstick for sample in new.samples) / median(sample.yardstick for sample in old.samples)
     views = [raw, Interval(raw.value / drift, raw.low / drift, raw.high / drift)]
     seen = Interval(raw.value, min(view.low for view in views), max(view.high for view in views))
-    return Difference(name, old.median().value, new.median().value, seen, verdict(views, threshold))
+    return Difference(name, median(old.seconds), median(new.seconds), seen, verdict(views, threshold))
 
 
 def format_differences(rows: list[Difference], notes: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Two engine sets against each other, measured in turn, so that a machine's drift hits both alike.
+"""Two engine sets compared, measured in turn, so that a machine's drift hits both alike.
 
 rows = compare_sets(Path("build/yesterday"), Path("build/engines/puppet-fp32-cpu"))
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from dreamactor.benchmark import inputs
 from dreamactor.benchmark.compare import THRESHOLD, Difference, level_of_each, verdict
@@ -17,6 +18,7 @@ from dreamactor.benchmark.timing import Case, Timing, interleave
 from dreamactor.engines import Engines, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.pipeline import Animator, Options
 
 ROUNDS, CLIPS = 40, 16  # pairs of each network and of whole clips
@@ -41,20 +43,20 @@ def compare_sets(
 
 
 def judge(pairs: Mapping[str, tuple[Timing, Timing]], threshold: float = THRESHOLD) -> list[Difference]:
-    """The second timing of each pair over the first, round by round; the intervals hold together."""
+    """The second timing of each pair over the first, round by round; the intervals hold jointly."""
     level, rows = level_of_each(len(pairs)), []
     for name, (old, new) in pairs.items():
         seen = paired_ratio(new.seconds, old.seconds, level)
-        rows.append(Difference(name, old.median().value, new.median().value, seen, verdict([seen], threshold)))
+        rows.append(Difference(name, median(old.seconds), median(new.seconds), seen, verdict([seen], threshold)))
     return rows
 
 
 def _network(old: Engines, new: Engines, name: str, rounds: int) -> tuple[Timing, Timing]:
     given: dict[str, Array] = {}
-    size = inputs.Size.of(old.preset)
+    size = Size.of(old.preset)
 
     def fresh(round_: int) -> None:
-        given.update(inputs.network_inputs(old.preset, name, size, round_))
+        given.update(random_inputs(old.preset, name, size, round_))
 
     fresh(rounds)
     return _in_turn([partial(each.session(name).run, given) for each in (old, new)], rounds, fresh)

@@ -2,8 +2,8 @@
 
 ONNX Runtime's basic, semantics-preserving passes fix the free dimensions and fold what depends on them; the function
 bodies of our own operators are inlined; then every shape is static and each node is counted once. A multiply-add is two
-operations. Of bytes two sums are kept: what must move at least (inputs, weights and outputs of the whole network, once)
-and what moves when only element-wise work is fused (inputs and outputs of each convolution, product and attention).
+operations. Bytes are summed twice: what must move at least (inputs, weights and outputs of the whole network, once) and
+what moves when only element-wise work is fused (inputs and outputs of each convolution, product and attention).
 """
 
 from __future__ import annotations

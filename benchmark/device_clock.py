@@ -1,7 +1,7 @@
 """How long a TensorRT engine runs on the GPU itself, by events on its stream.
 
-A session's run as the pipeline sees it copies its arrays to the GPU and the results back besides; between the two
-events lies the engine alone. Names and signatures: CUDA Driver API 12 and 13. Not yet run on a GPU.
+A session's run as the pipeline sees it also copies arrays to the GPU and results back; between the two events is the
+engine alone. Names and signatures: CUDA Driver API 12 and 13. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DeviceClock:
         return run
 
     def timing(self, name: str, whole: Timing) -> Timing:
-        """The same runs as those of `whole`, the last ones there were, by the seconds between the events."""
+        """The runs of `whole`, which were the last ones, by the seconds between the events."""
         taken = zip(whole.samples, self._taken[-len(whole.samples) :], strict=True)
         return Timing(name, tuple(replace(sample, seconds=seconds) for sample, seconds in taken))
 

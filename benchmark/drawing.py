@@ -97,7 +97,7 @@ class Drawing:
         self.height = max(self.height, y + 22)
 
     def svg(self) -> str:
-        """One SVG element that needs nothing beside it."""
+        """One SVG element that needs no other file."""
         body = "".join(mark.svg() for mark in self.marks)
         size = f'viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" height="{self.height:.0f}"'
         font = f'font-family="system-ui, sans-serif" font-size="{FONT_SIZE}"'

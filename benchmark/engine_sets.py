@@ -4,36 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dreamactor import paths
+from dreamactor.benchmark.settings import Settings
 from dreamactor.engines import Engines, Manifest, open_engines, read_manifest
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.target import RTX_ARCHITECTURES
 from dreamactor.errors import DreamActorError
-
-if TYPE_CHECKING:
-    from dreamactor.benchmark.run import Settings
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Folders and open sets by label, the main one first; `left_out` says of others why they are not measured."""
+    """Folders and open sets by label, the main one first; `left_out` says why others are not measured."""
 
     folders: Mapping[str, Path]
     opened: Mapping[str, Engines]
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_sets(settings: Settings, closing: ExitStack, say: Say) -> Sets:
     """Opens the sets, to be closed with `closing`; builds those that were asked for and are missing.
 
-    A set that merely lies beside them and is out of date or does not open is left out. Raises EngineError or InputError
-    for one that was asked for.
+    A set that was not asked for is left out if it is out of date or does not open; one that was asked for raises
+    EngineError or InputError.
     """
     folders = _asked_for(settings, say)
     opened = {name: closing.enter_context(open_engines(folder)) for name, folder in folders.items()}
@@ -86,7 +83,7 @@ def _asked_for(settings: Settings, say: Say) -> dict[str, Path]:
 
 
 def _beside(settings: Settings) -> Iterator[Path]:
-    """Folders of the preset's sets for this machine: on a GPU those of the precisions wanted, on the CPU all."""
+    """Folders of the preset's sets for this machine: those of the precisions asked for, else all."""
     for target in ("cpu", *(name for names in gpu_targets() for name in names)):
         for precision in settings.precisions or ("*",):
             found = paths.ENGINES.glob(f"{settings.preset_name}-{precision}-{target}/manifest.json")
@@ -113,7 +110,7 @@ def _up_to_date(folder: Path, preset: str) -> Manifest:
 
 
 def _about_the_gpu(settings: Settings, folders: Mapping[str, Path]) -> dict[str, str]:
-    """What of this machine's GPU is not measured, and the command for it."""
+    """What is not measured on this machine's GPU, and the command for it."""
     found, gpu = {}, local_gpu()
     for names in gpu_targets():
         built = [path for path in folders.values() if path.name.endswith(tuple(f"-{name}" for name in names))]

@@ -1,4 +1,4 @@
-"""The machine and the software at the time of a run, so that a figure can be traced to what gave it."""
+"""The machine and the software at the time of a run, so that a figure can be traced to them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from dreamactor.engines.onnxruntime import available_threads, session_options
 from dreamactor.errors import InputError, MissingDependency
+from dreamactor.production.plan import available_memory
 from dreamactor.serving.environment import DEFAULT_DIR, ServerEnvironment
 
 PACKAGES = (
@@ -29,15 +30,15 @@ GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem
 
 
 def environment() -> dict[str, Any]:
-    """Date, processor, GPU, versions, threads and commit; constants of a run. `server_packages` are those of the
-    server's environment where it is made: Triton comes in nvidia-pytriton."""
+    """Date, processor, GPU, versions, threads and commit: what stays the same in a run. `server_packages` are those
+    of the server's environment, if there is one; Triton comes in nvidia-pytriton."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "processor": processor_name(),
         "cores": available_threads(),
-        "memory_bytes": total_memory(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "gpu": gpu(),
         "packages": _versions(PACKAGES),
         "server_packages": _versions(SERVER_PACKAGES, [str(ServerEnvironment(DEFAULT_DIR).site_packages)]),
@@ -58,12 +59,12 @@ def thread_counts() -> dict[str, int | str]:
 
 
 def conditions() -> dict[str, Any]:
-    """What changes while a run goes on: load, clock and temperature; None where the system does not tell."""
+    """What changes during a run: load, clock, temperature and free memory; None where the system does not say."""
     return {
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "load": list(os.getloadavg()),
         "clock_mhz": _clock_mhz(),
         "temperature_c": _temperature(),
-        "available_bytes": _meminfo("MemAvailable"),
+        "available_bytes": available_memory(),
         "gpu": gpu(),
     }
 
@@ -79,13 +80,11 @@ def processor_name() -> str:
 def limited_to(count: int | None) -> Iterator[None]:
     """Inside, this process, all its threads and whatever it starts, servers too, have `count` cores; None leaves all.
 
-    Raises InputError for a count that is not to be had here.
+    Raises InputError for a count that this process cannot have.
     """
     if count is None:
         yield
         return
-    if not hasattr(os, "sched_setaffinity"):
-        raise InputError("This system cannot keep a process to some of its cores: leave --threads out.")
     before = os.sched_getaffinity(0)
     if not 1 <= count <= len(before):
         raise InputError(f"--threads is from 1 to the {len(before)} cores that this process may use, not {count}.")
@@ -106,14 +105,6 @@ def _place(core: int) -> tuple[bool, int]:
     """Sorts the first hardware thread of every physical core before the second ones."""
     siblings = _lines(Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"))
     return bool(siblings) and int(re.split("[-,]", siblings[0])[0]) != core, core
-
-
-def total_memory() -> int | None:
-    return _meminfo("MemTotal")
-
-
-def available_memory() -> int | None:
-    return _meminfo("MemAvailable")
 
 
 def gpu() -> dict[str, str] | None:
@@ -166,13 +157,6 @@ def _temperature() -> float | None:
     found = [line for path in Path("/sys/class/thermal").glob("thermal_zone*/temp") for line in _lines(path)]
     values = [int(line) / 1000 for line in found if line.lstrip("-").isdigit()]
     return max(values) if values else None
-
-
-def _meminfo(key: str) -> int | None:
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,10 +1,10 @@
-"""Everything that wants an NVIDIA GPU, in turn: `python -m dreamactor.benchmark.gpu_check [PART ...]`.
+"""Everything that needs an NVIDIA GPU, in turn: `python -m dreamactor.benchmark.gpu_check [PART ...]`.
 
-Each part runs in a process of its own, so that one that crashes takes nothing with it. Parts: kernels (correctness and
-speed), denoiser (a step at m1's width), engines (those of the puppet preset by every runtime and precision that is
-here, run beside FP32), bench (one of these sets timed, beside PyTorch on the same GPU).
-Results lie in benchmark/results, named by device and date; gpu_check_DEVICE_DATE.json says what became of every part
-and is written anew after each. Status 0 when one passed and none failed, 1 otherwise, 2 without a GPU.
+Each part runs in a process of its own, so that a crash takes nothing else with it. Parts: kernels (correctness and
+speed), denoiser (a step at m1's width), engines (the puppet preset's, in every runtime and precision available here,
+run beside FP32), bench (one of these sets timed, beside PyTorch on the same GPU).
+Results are in benchmark/results, named by device and date; gpu_check_DEVICE_DATE.json has the outcome of every part and
+is written again after each. Status 0 when one passed and none failed, 1 otherwise, 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "bench": ("-m", "dreamactor.cli", "bench", "--quick", "--only", "engine,peers,trace", "--output", str(BENCH)),
 }  # fmt: skip
 PASSED, FAILED, UNSUPPORTED = "passed", "failed", "not supported here"
-_CANNOT = 2  # the status of a part that finds nothing here that it could run on
+_CANNOT = 2  # the status of a part that cannot run here
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the parts that are named, or all."""
+    """Runs the named parts, or all."""
     parser = argparse.ArgumentParser(prog="python -m dreamactor.benchmark.gpu_check", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     options = parser.parse_args(arguments)
@@ -79,7 +79,7 @@ def run(name: str, stamp: str) -> Outcome:
     start = time.monotonic()
     try:
         found = _bench(PARTS[name], stamp) if name == "bench" else _called(PARTS[name], cannot=_CANNOT)
-    except Exception as error:  # the other parts are of interest
+    except Exception as error:  # the other parts still run
         found = Outcome(FAILED, f"{type(error).__name__}: {error}")
     return Outcome(found.state, found.reason, round(time.monotonic() - start, 1))
 

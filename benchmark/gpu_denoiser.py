@@ -1,10 +1,10 @@
 """A denoising step at m1's width on this machine's GPU, in each way of `gpu_ways`.
 
 `python -m dreamactor.benchmark.gpu_denoiser` writes benchmark/results/gpu_denoiser_DEVICE_DATE.json. A few blocks are
-timed and the step is extrapolated to m1's depth, which the report says: blocks are equal, so the difference between
-two depths is the time of the blocks between them. All ways at both depths are timed in turn, round by round; a figure
-is the rounds' median, its interval the smallest to the largest, which holds it in 98 of 100 cases. A way whose output
-differs too much gets none.
+timed and the step is extrapolated to m1's depth, as the report says: blocks are equal, so the difference between two
+depths is the time of the blocks between them. All ways at both depths are timed in turn, round by round; a figure is
+the rounds' median, its interval from the smallest to the largest, which holds the true median in 98 of 100 cases. A way
+whose output differs too much gets none.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def measure(
 
 
 def _correct(calls: Mapping[str, Call], rows: Mapping[str, Any]) -> Iterator[tuple[str, Call]]:
-    """The ways whose output is eager's within the bounds; the error of each goes into its row. Raises what eager
-    raises: without it nothing can be judged."""
+    """The ways whose output is eager's within the bounds; the error of each goes into its row. What eager raises is
+    raised: without it nothing can be judged."""
     expected = calls["eager"]().double()
     for name, call in calls.items():
         with _noted(rows[name]):
@@ -150,7 +150,7 @@ def main() -> int:
             found: dict[str, Any] = {"before": gpu_timing.state()}
             found |= measure(config, grid, depths, "cuda", torch.bfloat16, gpu_timing.once_ms)
             found["after"] = gpu_timing.state()
-        except Exception as problem:  # the other size is of interest
+        except Exception as problem:  # the other size still runs
             found = {"tokens": grid.tokens, "problem": f"{type(problem).__name__}: {problem}"[:300], "ways": {}}
             print(f"{grid.tokens} tokens: {found['problem']}", file=sys.stderr)
         report["sizes"].append(judged(found, report["peaks"]))
@@ -170,7 +170,7 @@ def main() -> int:
 
 
 def off(name: str, row: Mapping[str, Any]) -> bool:
-    """Whether a way failed or its output was wrong; FP8 may be more than the device can."""
+    """Whether a way failed or its output was wrong; FP8 may fail on a device that does not have it."""
     failed = "problem" in row and (name not in FP8 or torch.cuda.get_device_capability() >= (8, 9))
     return failed or row["relative_error"] > BOUNDS.get(name, 0)
 

@@ -83,8 +83,8 @@ CASES: dict[tuple[str, str], tuple[Function, Function, Callable[[], Arguments]]]
 }  # fmt: skip
 
 
-def _first(result: Any) -> Tensor:
-    """The last of several results: the normed one."""
+def _output(result: Any) -> Tensor:
+    """What is compared: of several results the last, the normed one."""
     tensor = result[-1] if isinstance(result, tuple) else result
     assert isinstance(tensor, Tensor)
     return tensor
@@ -101,7 +101,7 @@ def _graphed(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
     kept = arguments[0].clone()
     arguments[0].zero_()
     with torch.cuda.graph(graph):
-        result = _first(operator(*arguments))
+        result = _output(operator(*arguments))
     arguments[0].copy_(kept)
     graph.replay()
     torch.cuda.synchronize()
@@ -109,12 +109,12 @@ def _graphed(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _eager(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
-    return _first(operator(*arguments))
+    return _output(operator(*arguments))
 
 
 def _compiled(operator: Function, arguments: tuple[Any, ...]) -> Tensor:
     compiled: Function = torch.compile(operator, fullgraph=True, dynamic=False)
-    return _first(compiled(*arguments))
+    return _output(compiled(*arguments))
 
 
 WAYS = {"eager": _eager, "compiled": _compiled, "graph": _graphed}
@@ -133,13 +133,13 @@ def check(kernel: str, variant: str) -> dict[str, float]:
     arguments = make()
     with torch.no_grad():
         wide = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-        exact = _first(plain(*wide))
+        exact = _output(plain(*wide))
         found = {way: call(operator, arguments).float() - exact for way, call in WAYS.items()}
         return {way: float(difference.norm() / exact.norm()) for way, difference in found.items()}
 
 
 def check_all(report: Report, run: str, only: str, until: float) -> None:
-    """Every operator whose kernel has `only` in its name; what this `run` has in the report is not done again."""
+    """Every operator whose kernel has `only` in its name; what this `run` has already done is not done again."""
     for kernel, variant in CASES:
         if only not in kernel or time.monotonic() > until:
             continue

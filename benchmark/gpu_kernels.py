@@ -2,15 +2,15 @@
 
 `python benchmark/gpu_kernels.py` from a checkout (nothing need be installed), or `python -m
 dreamactor.benchmark.gpu_kernels`. Writes benchmark/results/gpu_kernels_DEVICE_TORCH_DATE.json after every step, and a
-plot beside it; another run of the day adds to it. Each kernel runs in a process of its own, started again behind what
-ended it. A tile that fails a check gets no figure. Ends with 1 if a check failed.
+plot beside it; another run on the same day adds to it. Each kernel runs in a process of its own; where one ends early,
+another goes on after the step that ended it. A tile that fails a check gets no figure. Ends with 1 if a check failed.
 """
 
 from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:  # run as a file: its folder has modules named as the standard library's
+if __name__ == "__main__" and not __package__:  # run as a file: its folder hides standard modules
     sys.path.pop(0)
 
 import argparse
@@ -96,7 +96,7 @@ def spawn(part: str, seconds: float, options: argparse.Namespace) -> subprocess.
 
 
 def finish(part: str, until: float, options: argparse.Namespace) -> None:
-    """Run a part until it is done or `until`; a process that ends before is followed by one that does the rest."""
+    """Run a part until it is done or `until`; a process that ends early is followed by one that does the rest."""
     while (left := until - time.monotonic()) > 0:
         before = options.report.read_bytes()
         process = spawn(part, left, options)
@@ -110,7 +110,7 @@ def finish(part: str, until: float, options: argparse.Namespace) -> None:
         if code == 0:
             return
         print(f"{part}: the process ended with {code}", flush=True)
-        if options.report.read_bytes() == before:  # nothing was even begun: another would do no better
+        if options.report.read_bytes() == before:  # nothing was begun: another process would do no better
             report = Report(options.report)
             row = report.row("kernels", options.run, kernel=part.partition(":")[2] or part, case="its process")
             row |= {"tiles": {}, "passed": False, "failure": f"ended with {code} before its first step"}
@@ -120,7 +120,7 @@ def finish(part: str, until: float, options: argparse.Namespace) -> None:
 
 
 def compile_all(seconds: float, options: argparse.Namespace) -> None:
-    """Compile what will be launched, on all cores; what is not done in time is compiled when it is needed."""
+    """Compile what will be launched, on all cores; what is not done in time is compiled when needed."""
     start = time.monotonic()
     processes = [spawn(f"compile:{index}", seconds, options) for index in range(gpu_warm.PROCESSES)]
     for process in processes:
@@ -132,7 +132,7 @@ def compile_all(seconds: float, options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Every part in turn, each with its share of the time; the shortest first, so that what they leave adds up."""
+    """Every part in turn, each with its share of the time; the shortest first, which leave their rest to the others."""
     whole = options.seconds
     deadline = time.monotonic() + whole
     last = SANITIZER * whole if gpu_sanitize.tool() else GRACE
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def judged(options: argparse.Namespace) -> Report:
-    """The report with all that is known so far judged, on the disk as well."""
+    """The report, judged by all that is known so far and saved."""
     report = Report(options.report)
     gpu_report.judge(report.data)
     report.data["goals"] = gpu_plot.goals(report.data)
@@ -177,7 +177,7 @@ def begin(options: argparse.Namespace) -> None:
     options.report = (options.output / f"{name}_{now:%Y-%m-%d}.json").resolve()
     options.run = f"{now:%Y-%m-%d %H:%M:%S}"
     report = Report(options.report)
-    gpu_report.judge(report.data)  # what a run before was cut off in
+    gpu_report.judge(report.data)  # an earlier run may have been cut off
     planned = gpu_plan.names()
     report.data["kernels"] = [row for row in report.data["kernels"] if row["case"] in planned]
     report.data = {
@@ -208,7 +208,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     parser.add_argument("--check", action="store_true", help="correctness only, no timing")
     parser.add_argument(
-        "--seconds", type=float, default=530, help="for everything but the imports; what is not reached is said"
+        "--seconds", type=float, default=530, help="for everything but the imports; what is not reached is named"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmark" / "results", help="folder for the results")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # what a worker does: compile:N, peaks, kernel:NAME, ...

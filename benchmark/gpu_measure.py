@@ -18,16 +18,16 @@ from dreamactor.benchmark.gpu_report import BEGUN, Report, Row, line
 from dreamactor.kernels.tiles import Tile
 
 FP8_ERROR, FP8_COSINE = 3e-2, 0.9995
-LOST = 3  # exit status of a process whose device context is gone: what is left goes on in another
+LOST = 3  # exit status of a process whose device context is gone: another does the rest
 SECONDS_A_STEP = 45  # a tile or a peer, its compilation with it
 Peaks = dict[str, float | None]
 Save = Callable[[], None]
 
 
 def measure_kernel(kernel: str, report: Report, run: str, until: float, timed: bool) -> None:
-    """Every case of `kernel`, those checked first; takes up nothing new at `until` (time.monotonic).
+    """Every case of `kernel`, those only checked first; begins nothing after `until` (time.monotonic).
 
-    What this `run` has in the report already is not done again, so that a new process goes on where one ended.
+    What this `run` already has in the report is not done again, so that a new process goes on where one ended.
     """
     for make in [*gpu_plan.CHECKED[kernel], *(gpu_plan.TIMED[kernel] if timed else [])]:
         if time.monotonic() > until:
@@ -45,7 +45,7 @@ def case_of(make: gpu_plan.Make, entry: Row, peaks: Peaks, save: Save, until: fl
     """One case with fresh random inputs."""
     torch.manual_seed(time.time_ns() % 2**31)
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what the case before held
+        torch.cuda.empty_cache()  # what the previous case held
     made = []
     with step(entry, save):
         made.append(make())
@@ -82,7 +82,7 @@ def measure(case: Case, entry: Row, peaks: Peaks, save: Save, until: float) -> N
 
 @contextmanager
 def step(row: Row, save: Save) -> Iterator[None]:
-    """Fill `row`; that it was begun is on the disk before the device is asked, for whoever finds this process ended."""
+    """Fill `row`, which says on the disk that it was begun before the device is used, in case this process ends."""
     row |= {"passed": None, "failure": BEGUN}
     save()
     watchdog = threading.Timer(SECONDS_A_STEP, os._exit, (LOST,))
@@ -105,7 +105,7 @@ def step(row: Row, save: Save) -> Iterator[None]:
 
 
 def _lost() -> bool:
-    """Whether the device answers no more, as after an illegal access; every later call would fail for it."""
+    """Whether the device no longer answers, as after an illegal access: every later call would fail."""
     if not torch.cuda.is_available():
         return False
     try:
@@ -116,8 +116,7 @@ def _lost() -> bool:
 
 
 def check(case: Case, tile: Tile) -> Row:
-    """Errors of one tile against float64, the root mean square of the rows' relative ones, and whether they keep to the
-    rule."""
+    """Errors of one tile against float64, the root mean square of the rows' relative ones, and whether they pass."""
     with gpu_timing.poisoned():
         result = case.run(tile)
     tensors = result if isinstance(result, tuple) else (result,)

@@ -1,4 +1,4 @@
-"""What else PyTorch can do the same with: SDPA's backends, FlexAttention, torch.compile of the unfused form."""
+"""How else PyTorch computes the same: SDPA's backends, FlexAttention, torch.compile of the unfused form."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def block_mask(layout: BlockLayout, references: int, device: str) -> Any:
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return seen[tile[query], tile[key]]
 
-    compiled = device == "cuda"  # else the whole mask, query by key, is made
+    compiled = device == "cuda"  # uncompiled, the whole mask is made, query by key
     return create_block_mask(visible, None, None, tokens, tokens + references, device, _compile=compiled)
 
 
@@ -67,7 +67,7 @@ def frame_mask(frames: int, per_frame: int, group: int, window: int, device: str
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query // per_frame - key // group).abs() <= window
 
-    compiled = device == "cuda"  # else the whole mask, query by key, is made
+    compiled = device == "cuda"  # uncompiled, the whole mask is made, query by key
     return create_block_mask(visible, None, None, frames * per_frame, frames * group, device, _compile=compiled)
 
 

@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 
-from dreamactor.benchmark.gpu_cases import (
+from dreamactor.benchmark.gpu_attention import (
     REFERENCE_TOKENS,
-    Case,
     attention,
     face_attention,
     fp8_attention,
-    modulate_norm,
-    norm_rope,
-    norm_rope_fp8,
     sparse_attention,
 )
+from dreamactor.benchmark.gpu_cases import Case
+from dreamactor.benchmark.gpu_rows import modulate_norm, norm_rope, norm_rope_fp8
 
 bf16, fp16 = torch.bfloat16, torch.float16
 Make = Callable[[], Case]
@@ -85,7 +83,7 @@ CHECKED: dict[str, list[Make]] = {
         partial(modulate_norm, 225, 2400, 4096, False),  # ends beyond 2^31 elements
     ],
 }
-RAGGED: dict[str, list[Make]] = {  # for the sanitizer: small, more than one block of everything, no multiple of any
+RAGGED: dict[str, list[Make]] = {  # for the sanitizer: small, but more than a block each way, and no multiple
     "two_segment": [partial(attention, 301, 45, 3, d, bf16, False, batch=2) for d in (128, 64)],
     "fp8_attention": [partial(fp8_attention, 301, 45, 3, False, batch=2)],
     "norm_rope": [

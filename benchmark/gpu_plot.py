@@ -14,7 +14,7 @@ from dreamactor.benchmark.gpu_report import judge
 
 Entry = dict[str, Any]
 LABELS, BARS, ROW, WIDTH = 250.0, 520.0, 18.0, 900.0  # pixels
-MASKED = ("masked efficient", "masked cudnn", "masked flex")  # what PyTorch has for the face kernel's attention
+MASKED = ("masked efficient", "masked cudnn", "masked flex")  # PyTorch's ways to compute the face kernel's attention
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def plot(report: Entry, path: Path) -> bool:
 
 
 def _bars(drawing: Drawing, entry: Entry) -> None:
-    """One case below what is drawn: its rows by rate."""
+    """One case, drawn below the others: a bar for each rate."""
     unit, words = ("tflops", "TFLOP/s") if "tflops" in _best(entry) else ("gbps", "GB/s")
     rows = {name: row for name, row in {**entry["tiles"], **entry.get("peers", {})}.items() if unit in row}
     top, largest = drawing.height + 10, max(row[unit] for row in rows.values())
@@ -120,7 +120,7 @@ def main(paths: list[str]) -> int:
     drawn = []
     for path in map(Path, paths):
         report = json.loads(path.read_text())
-        judge(report)  # a run that was cut off has not been
+        judge(report)  # not yet done where the run was cut off
         drawn.append(plot(report, path.with_suffix(".svg")))
         print(json.dumps(goals(report), indent=1))
     return 0 if drawn and all(drawn) else 1

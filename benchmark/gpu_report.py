@@ -1,8 +1,8 @@
-"""The GPU check's report: a file that grows case by case, goes on where an earlier run of the day ended, and is judged.
+"""The GPU check's report: a file that grows case by case, continues an earlier run of the same day, and is judged.
 
 A figure stands only if nothing contradicts it: a tile that failed a check anywhere gives none for its kernel and size,
-and a kernel that failed compiled, captured or under the sanitizer gives none at all. What is not believed stays in the
-file under `withheld`, with the reason. A row that a later run of the day did not get to the end of is put back.
+and a kernel that failed compiled, captured or under the sanitizer gives none at all. What is not trusted stays in the
+file under `withheld`, with the reason. A row that a later run did not finish is put back as it was.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dreamactor.benchmark.gpu_tiles import failed_kernels, wrong_tiles
 from dreamactor.benchmark.schema import finite
-from dreamactor.kernels.tiles import failed_kernels, wrong_tiles
 
 Row = dict[str, Any]
 FIGURES = ("ms", "tflops", "gbps", "of_peak")
@@ -23,7 +23,7 @@ LISTS = ("kernels", "compiled_and_graphs", "sanitizer")
 
 
 class Report:
-    """The report at `path`: `data` is what the file holds, and every change is on the disk before the next begins."""
+    """The report at `path`: `data` is what the file holds; `save` after every change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,8 +32,8 @@ class Report:
             self.data.setdefault(name, [])
 
     def row(self, part: str, run: str, **identity: Any) -> Row:
-        """The row of list `part` with this identity, begun anew unless it is already of this `run`; what an earlier run
-        had is kept until `judge`."""
+        """The row of list `part` with this identity, begun again unless it is of this `run`; what an earlier run had is
+        kept until `judge`."""
         rows: list[Row] = self.data[part]
         at = next((i for i, row in enumerate(rows) if identity.items() <= row.items()), None)
         if at is not None and rows[at]["run"] == run:
@@ -64,14 +64,14 @@ def passed(row: Row) -> bool | None:
 
 
 def settled(row: Row) -> bool:
-    """Whether no more is to come of a row: something of it failed, or all of it was done."""
+    """Whether a row is complete: something in it failed, or all of it was done."""
     if "tiles" in row:
         return passed(row) is False or "done" in row
     return row.get("passed") is not None
 
 
 def ended(report: Report, run: str, passed: bool | None, why: str) -> None:
-    """After a worker of `run` has ended: the verdict on what it was at."""
+    """After a worker of `run` has ended: the verdict on what it was doing."""
     for row in report.of(run):
         for part in (row, *row.get("tiles", {}).values(), *row.get("peers", {}).values()):
             if part.get("failure") == BEGUN:
@@ -80,9 +80,9 @@ def ended(report: Report, run: str, passed: bool | None, why: str) -> None:
 
 
 def judge(data: Row) -> None:
-    """Put every figure where it belongs by all that is known now, and name the fastest tile of each timed case.
+    """Withhold or restore every figure by all that is known now, and name the fastest tile of each timed case.
 
-    May be called at any time between two parts of a run, and on a file that a run left when it was cut off.
+    May be called between any two parts of a run, and on the file of a run that was cut off.
     """
     for kept in data.pop("earlier", []):
         rows: list[Row] = data[kept["part"]]

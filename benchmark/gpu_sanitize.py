@@ -27,7 +27,7 @@ RAN = "memcheck ran"
 
 
 def check(kernel: str, until: float) -> int:
-    """The small cases of `kernel`, one tile of each kind, against float64; no other is begun at `until`.
+    """The small cases of `kernel`, one tile of each kind, against float64; none is begun after `until`.
 
     Returns the exit status: 0, WRONG or NOTHING. What ran is printed for `sanitize` to read.
     """
@@ -60,7 +60,7 @@ def tool() -> str | None:
 
 
 def sanitize(kernels: Sequence[str], command: Sequence[str], seconds: float) -> list[Row]:
-    """A row for each kernel: `command` and `sanitize:KERNEL`, under memcheck, for at most so long.
+    """A row for each kernel: `command` and `sanitize:KERNEL`, under memcheck, for at most `seconds`.
 
     `passed` is False where the tool found errors or the result was wrong, None where either is not known.
     """

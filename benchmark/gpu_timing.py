@@ -1,4 +1,4 @@
-"""Timing on a GPU, and what the device itself reaches: matrix products and a copy, measured in the same run."""
+"""Timing on a GPU, and the device's own peaks: matrix products and a copy, measured in the same run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def median_ms(function: Callable[[], Any], milliseconds: int = 400) -> float:
 
 
 def once_ms(function: Callable[[], Any]) -> float:
-    """CUDA-event time of one call, for work so long that the L2 cache does not matter."""
+    """CUDA-event time of one call, for work long enough that the L2 cache does not matter."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     function()
@@ -32,7 +32,7 @@ def once_ms(function: Callable[[], Any]) -> float:
 
 
 def state() -> str:
-    """Clocks, temperature and power now, as nvidia-smi tells."""
+    """Clocks, temperature and power now, from nvidia-smi."""
     return _smi("clocks.sm,clocks.mem,temperature.gpu,power.draw")
 
 
@@ -61,7 +61,7 @@ def _smi(fields: str) -> str:
 
 
 def peaks() -> dict[str, float | None]:
-    """TFLOP/s of large bf16 and E4M3 products, GB/s of a copy (bytes read and written); None where not possible."""
+    """TFLOP/s of large bf16 and E4M3 products, GB/s of a copy (bytes read and written); None if it cannot."""
     side = PEAK_SIDE
     a, b = torch.randn(2, side, side, device="cuda", dtype=torch.bfloat16).unbind()
     flop = 2 * side**3
@@ -78,7 +78,7 @@ def peaks() -> dict[str, float | None]:
 
 
 def _scaled_product(a: Tensor, b: Tensor, fast: bool) -> Callable[[], Tensor]:
-    """Of E4M3, with sums kept in float32 or, `fast`, in the tensor core's shorter accumulator."""
+    """A product in E4M3, summed in float32 or, if `fast`, in the tensor core's shorter accumulator."""
     one = torch.ones((), device="cuda")
     a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
     return lambda: torch._scaled_mm(a8, b8, one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
@@ -86,7 +86,7 @@ def _scaled_product(a: Tensor, b: Tensor, fast: bool) -> Callable[[], Tensor]:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Inside, torch.empty gives memory of NaN, so that what a kernel leaves out shows."""
+    """Inside, torch.empty gives NaN, so that what a kernel leaves out shows."""
     original = torch.empty
 
     def filled(*shape: Any, **options: Any) -> Tensor:

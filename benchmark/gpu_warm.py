@@ -1,6 +1,6 @@
 """Compiles what the GPU check will launch, in many processes at once, into Triton's cache on the disk.
 
-Every case is run on tensors without memory (the meta device) by a launcher that only compiles, so the specialisations
+Every case runs on tensors without memory (the meta device) with a launcher that only compiles, so the specialisations
 are those of the real launches.
 """
 
@@ -43,7 +43,7 @@ def compile_share(index: int, count: int, kernels: list[str], until: float) -> i
 
 
 def _runs(kernels: list[str]) -> list[Callable[[], None]]:
-    """One for each tile of each kernel and size: that tile in every case, so that no two processes compile the same."""
+    """One for each tile of each kernel and size: that tile in every case: no two processes compile the same."""
     found: dict[tuple[Any, ...], list[tuple[Case, Tile]]] = {}
     for kernel in kernels:
         for make in gpu_plan.CHECKED[kernel] + gpu_plan.RAGGED[kernel] + gpu_plan.TIMED[kernel]:
@@ -57,5 +57,5 @@ def _run(pairs: list[tuple[Case, Tile]]) -> None:
     for case, tile in pairs:
         try:
             case.run(tile)
-        except Exception as error:  # the check itself will meet it and say so
+        except Exception as error:  # the check itself will report it
             print(f"{case.kernel} {case.label} {tile.name} does not compile: {str(error)[:200]}", flush=True)

@@ -1,7 +1,7 @@
 """The ways in which the GPU check evaluates a transformer of m1's width: PyTorch eager, compiled, our kernels in bf16,
 FP8, and these two with the rest compiled around them.
 
-FP8 is the products of the blocks (E4M3, a scale a row and a column, `torch._scaled_mm`) and the attention kernel.
+FP8 is in the products of the blocks (E4M3, a scale for each row and column, `torch._scaled_mm`) and in attention.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Grid:
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer whose product runs in E4M3: weights scaled a column once, inputs a row each call."""
+    """A linear layer whose product runs in E4M3: weights scaled by column once, inputs by row in each call."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def model(config: TransformerConfig, depth: int, device: str, dtype: torch.dtype
 
 
 def inputs(grid: Grid, device: str, dtype: torch.dtype, seed: int = 1) -> tuple[Tensor, ...]:
-    """Random inputs of `Transformer.forward`, a batch of one; guidance doubles the batch and the time."""
+    """Random inputs of `Transformer.forward`, a batch of one; guidance doubles both batch and time."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -97,7 +97,7 @@ def using(functions: SimpleNamespace) -> Iterator[None]:
 
 
 def plain() -> AbstractContextManager[None]:
-    """Inside, every kernel is its reference in PyTorch: what one has without this project."""
+    """Inside, every kernel is its reference in PyTorch, as without this project."""
     return using(PLAIN)
 
 
@@ -111,7 +111,7 @@ def to_fp8(network: transformer.Transformer) -> None:
 
 
 def operations(config: TransformerConfig, depth: int, grid: Grid) -> int:
-    """Of one evaluation, counted by PyTorch on tensors without memory."""
+    """Operations of one evaluation, counted by PyTorch on tensors without memory."""
     with plain(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = model(config, depth, "meta", torch.bfloat16)
         shapes = [torch.empty(t.shape, device="meta", dtype=t.dtype) for t in inputs(grid, "cpu", torch.bfloat16)]

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it."""
+"""The report as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dreamactor.benchmark import words
 from dreamactor.benchmark.plots import report_charts
-from dreamactor.benchmark.table import exponents, interval, peer_rows
-from dreamactor.benchmark.table import title as table_title
+from dreamactor.benchmark.words import exponents, interval, peer_rows
 
 Report = Mapping[str, Any]
 Table = tuple[str, Sequence[str], list[Sequence[object]]]  # heading, columns, rows
@@ -32,7 +32,7 @@ _CARDS = {
 
 def write_html(report: Report) -> str:
     """The page; every figure in it is in the JSON too."""
-    title = f"dreamactor bench: {table_title(report)}"
+    title = f"dreamactor bench: {words.title(report)}"
     plain = {key: found for key, found in report["service"].items() if key == "plain_grpc_overhead"}
     body = [f"<h1>{html.escape(title)}</h1>", f"<p>{_subtitle(report)}</p>", _cards({**report["summary"], **plain})]
     for chart in report_charts(report):
@@ -158,7 +158,7 @@ def _of_scaling(scaling: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _moment(conditions: Mapping[str, Any]) -> Sequence[object]:
-    """A row of what the system told between two sections; "-" for what it did not."""
+    """A row of what the system said between two sections; "-" for what it did not."""
     load, gpu = conditions["load"] or [None], conditions["gpu"] or {}
     processor = (load[0], conditions["clock_mhz"], conditions["temperature_c"])
     told = ["-" if value is None else f"{value:.{digits}f}" for value, digits in zip(processor, (1, 0, 0), strict=True)]
@@ -175,7 +175,7 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def _twice(report: Report) -> list[Sequence[object]]:
-    """The same network by itself, on inputs drawn fresh, and within whole clips: both should agree."""
+    """The same network by itself on fresh inputs, and within whole clips: the two should agree."""
     engine = f"engine/denoiser/{report['settings'].get('precisions', ['fp32'])[0]}"
     names = {"by itself, other networks in between": engine, "within a clip, step after step": "step/denoiser"}
     timings = report["timings"]

@@ -1,7 +1,7 @@
 """Load on a service.
 
-Closed loop: so many callers, each sending again when answered. Open loop: requests arrive by themselves (Poisson) at a
-rate, whether or not the service keeps up, and latency counts from the planned arrival, so that queueing shows.
+Closed loop: a number of callers, each sending again when answered. Open loop: requests arrive at a rate (Poisson),
+whether or not the service keeps up; latency counts from the planned arrival, so that queueing shows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Call = Callable[[], object]
 class LoadResult:
     """Latencies in seconds of the requests that were answered; `offered` is callers (closed) or requests a second.
 
-    `seconds` is how long the load took, `window` over how many of them an open loop's requests arrive, which it takes
-    at least, and `late` how long after its planned arrival the latest request was sent.
+    `seconds` is how long the load took, `window` the time over which an open loop's requests arrive, and `late` the
+    longest that a request was sent after its planned arrival.
     """
 
     kind: str

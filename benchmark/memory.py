@@ -1,7 +1,7 @@
 """Peak memory of a whole clip, in a process of its own so that nothing else counts.
 
 `python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS REFERENCES` prints what one run needed, as JSON. The demo
-clip is played over and over where it is shorter than that.
+clip is repeated where it is too short.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dreamactor.errors import DreamActorError
 class Peak:
     """Bytes of host memory with the engines open and idle, the most during the run, seconds of the run.
 
-    `device_idle` and `device_peak` are the same of all the memory in use on the GPU, the parent's engines included;
-    None without a GPU.
+    `device_idle` and `device_peak` are the same for all memory in use on the GPU, the parent's engines included; None
+    without a GPU.
     """
 
     frames: int
@@ -41,7 +41,7 @@ class Peak:
 
     @property
     def device_grown(self) -> int | None:
-        """The same on the GPU, as long as no other process there takes or frees memory meanwhile; None without one."""
+        """The same on the GPU, if no other process took or freed memory there meanwhile; None without a GPU."""
         if self.device_peak is None or self.device_idle is None:
             return None
         return self.device_peak - self.device_idle
@@ -51,7 +51,7 @@ class Peak:
 
 
 def probe(engines: Path, frames: int, steps: int, references: int = 1, timeout: float = 600) -> Peak:
-    """Animates `frames` frames of the demo clip in a fresh process, the demo photo given so many times.
+    """Animates `frames` frames of the demo clip in a fresh process, with the demo photo `references` times.
 
     Raises DreamActorError when that fails, is ended or takes longer than `timeout` seconds.
     """
@@ -63,7 +63,7 @@ def probe(engines: Path, frames: int, steps: int, references: int = 1, timeout: 
     except subprocess.TimeoutExpired as error:
         raise DreamActorError(f"{what} was not done after {timeout:g} seconds.") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no word of it; -9 is mostly a want of memory"])[-1]
+        said = (done.stderr.strip().splitlines() or ["nothing; -9 mostly means that memory ran out"])[-1]
         raise DreamActorError(f"{what} ended with status {done.returncode}: {said}")
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -109,19 +109,14 @@ class _DevicePeak:
 
 
 def device_used() -> int | None:
-    """Bytes of the GPU's memory that are in use by whatever process, None without a GPU that tells."""
+    """Bytes of the GPU's memory in use by all processes, None without a GPU or where it does not say."""
     number, _, unit = (query_gpu(["memory.used"]) or {}).get("memory.used", "").partition(" ")
     return int(number) << 20 if unit == "MiB" and number.isdigit() else None
 
 
 def _status(key: str) -> int:
-    """Bytes of this process, after /proc; the peak of getrusage where there is no /proc."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Bytes of this process, from /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 

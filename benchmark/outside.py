@@ -1,8 +1,8 @@
 """An outside reference for the transformer: diffusers' WanAnimateTransformer3DModel at our width, depth and tokens.
 
 Not the same network: it attends to 512 text tokens in every block where ours attends to the face, and to the face in
-every fifth or so. Its weights are random, and its face encoder is left out of the clock as ours is. So it says what
-order of time an independent PyTorch implementation of a network of this kind and size needs, no more.
+every fifth or so. Its weights are random, and its face encoder is left out of the clock as ours is. So it
+only says roughly how long an independent PyTorch implementation of such a network of this size takes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.benchmark.peers import Place
 from dreamactor.benchmark.statistics import paired_ratio
 from dreamactor.benchmark.timing import interleave
+from dreamactor.benchmark.torch_engines import Place
 from dreamactor.engines import Engines
 from dreamactor.engines.onnxruntime import available_threads
 from dreamactor.errors import MissingDependency
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.presets import Preset
 
 TEXT_TOKENS = 512
@@ -29,7 +29,7 @@ def compare_with_wan(engines: Engines, rounds: int) -> dict[str, Any]:
     Raises MissingDependency without diffusers, or torch for that device.
     """
     preset, size, place = engines.preset, Size.of(engines.preset), Place.beside(engines.manifest)
-    inputs = network_inputs(preset, "denoiser", size, seed=5)
+    inputs = random_inputs(preset, "denoiser", size, seed=5)
     cases = {"ours": partial(engines.session("denoiser").run, inputs), "theirs": wan_animate(preset, size, place)}
     timings = interleave(cases, rounds)
     return {
@@ -43,7 +43,7 @@ def compare_with_wan(engines: Engines, rounds: int) -> dict[str, Any]:
 
 def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
     """A call that evaluates diffusers' network once at `size`, on random inputs, in the type and on the device of
-    `place`, which it waits for."""
+    `place`, and waits for it."""
     try:
         import torch
         from diffusers import WanAnimateTransformer3DModel
@@ -68,11 +68,11 @@ def wan_animate(preset: Preset, size: Size, place: Place) -> Any:
         face_encoder_num_heads=config.num_heads,
         inject_face_latents_blocks=next(n for n in (5, 4, 3, 2, 1) if config.depth % n == 0),  # it must divide
     ).eval()
-    frames, rows, columns = size.latent
+    frames, rows, columns = size.latents, size.rows, size.columns
     motion = torch.randn(size.batch * size.frames, config.dim).to(place.device, place.torch_dtype)
 
     class Encoded(torch.nn.Module):
-        """Motion vectors that were made before, as ours are."""
+        """Motion vectors made beforehand, as ours are."""
 
         def forward(self, faces: Any) -> Any:
             return motion[: len(faces)]

@@ -1,242 +1,172 @@
-"""What one would use instead: the same networks in PyTorch, eager and compiled, behind the same pipeline.
+"""The peers section: other precisions of the engines, PyTorch eager and torch.compile, each through the same pipeline.
 
-A peer has the set's own weights and runs where the set runs, on the CPU or the GPU. Beside engines in a half type its
-networks have their weights in that type, cast once, as one runs PyTorch there; what the engines keep in float32 between
-the networks, the solver above all, is float32 here too. A peer is compared only after its outputs were found equal on
-fresh inputs; one that differs is reported as such and gets no figure. torch is imported here and nowhere else in the
-harness's measured path.
+First every network by itself, then the whole pipeline, then the part between landmarks and MP4, the cases in turn.
+Engines are compared with PyTorch on the same device only.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
+from dreamactor.benchmark import inputs, torch_engines
+from dreamactor.benchmark.bench import Bench
+from dreamactor.benchmark.engine_sets import label, on_gpu, runtime_name
+from dreamactor.benchmark.statistics import paired_ratio
+from dreamactor.benchmark.timing import Case, Timing, interleave
+from dreamactor.engines import Engines
+from dreamactor.errors import DreamActorError
+from dreamactor.fidelity import psnr
+from dreamactor.interfaces import Size, random_inputs
+from dreamactor.motion.limits import Limits
+from dreamactor.motion.prepare import MotionInputs
+from dreamactor.motion.prepare import prepare as prepare_motion
+from dreamactor.pipeline import Animator, Options
+from dreamactor.production.capture import animate
 
-from dreamactor import paths
-from dreamactor.benchmark.engine_sets import on_gpu
-from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.engines import NETWORKS, Engines, Manifest, Session
-from dreamactor.engines.onnxruntime import available_threads
-from dreamactor.engines.session import Array
-from dreamactor.errors import InputError, MissingDependency
-from dreamactor.export.recipes import recipe
-from dreamactor.presets import Preset
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from dreamactor.networks import Networks
-
-RELATIVE_BOUND = 2e-2  # of float outputs; single-precision networks lie near 1e-5, half-precision ones near 1e-3
-PIXEL_BOUND = 1.0  # mean difference of byte outputs, in levels of 255
+ON_GPU = "-cuda"  # ends the name of a peer that runs on the GPU
+VIDEO_BOUND = 30.0  # dB of PSNR against the main set's video, as at the build of a quantised set
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where PyTorch runs, "cpu" or "cuda", and the type of its networks: "float32" or a half one."""
+class Group:
+    """Engines of one device and the PyTorch peers on it, by the names of their rows. The peers were checked against the
+    first of `ours`."""
 
-    device: str = "cpu"
-    dtype: str = "float32"
-
-    @classmethod
-    def beside(cls, manifest: Manifest) -> Place:
-        """Where the set runs, in the type of what the set does not quantise; on the CPU always float32.
-
-        Raises MissingDependency without a PyTorch that can do so.
-        """
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingDependency("The PyTorch peers need torch: pip install 'dreamactor[export]'.") from error
-        if not on_gpu(manifest):
-            return cls()
-        if not torch.cuda.is_available():
-            raise MissingDependency(
-                f"The set runs on the GPU and this PyTorch ({torch.__version__}) does not: install one for CUDA."
-            )
-        half = {"fp16": "float16", "bf16": "bfloat16"}
-        return cls("cuda", half.get(recipe(manifest.precision, manifest.target).high, "float32"))
+    ours: Mapping[str, Engines]
+    peers: Mapping[str, Engines]
 
     @property
-    def torch_dtype(self) -> Any:
-        """PyTorch's own name of the type."""
-        import torch
-
-        return getattr(torch, self.dtype)
+    def everyone(self) -> dict[str, Engines]:
+        return {**self.ours, **self.peers}
 
 
-class TorchSession:
-    """A network's PyTorch module as the pipeline's Session: arrays in, arrays out, when the device is done."""
-
-    def __init__(self, name: str, module: Any, like: Session, output_names: tuple[str, ...], place: Place) -> None:
-        self.name, self.inputs, self.outputs = name, like.inputs, like.outputs
-        self._module, self._output_names, self._place = module, output_names, place
-
-    def compiled(self) -> TorchSession:
-        """The same module, and so the same weights, behind torch.compile: specialised on each shape, compiled at its
-        first run."""
-        import torch
-
-        module = torch.compile(self._module, dynamic=False)
-        return TorchSession(self.name, module, self, self._output_names, self._place)
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        import torch
-
-        given = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()}
-        with torch.inference_mode():
-            out = self._module(**{key: value.to(self._place.device) for key, value in given.items()})
-        values = out if isinstance(out, tuple) else (out,)
-        return {key: _array(value) for key, value in zip(self._output_names, values, strict=True)}
-
-    def close(self) -> None:
-        self._module = None
+def compare_peers(bench: Bench) -> None:
+    """Adds `peer/`, `networks/` and `pipeline/` timings and the summary's speedups; none for outputs that differ."""
+    preset, clips = bench.main.preset, bench.settings.clips
+    media, options = inputs.media(), Options(max_frames=preset.segment_frames)
+    given = prepare_motion([media.reference], media.driving, preset, Limits(), options.max_frames)
+    variants = {runtime_name(bench.main.manifest): bench.main, **_precisions(bench, given, options)}
+    with ExitStack() as inside:
+        groups = _groups(bench, variants, inside)
+        for group in groups:
+            _networks_alone(bench, group)
+        everyone = {name: engines for group in groups for name, engines in group.everyone.items()}
+        whole: dict[str, Case] = {
+            name: partial(Animator(engines).animate, [media.reference], media.driving, options)
+            for name, engines in everyone.items()
+        }
+        pipelines = _keep(bench, "pipeline", interleave(whole, clips))
+        between: dict[str, Case] = {
+            name: partial(animate, engines.sessions, engines.preset, given, options)
+            for name, engines in everyone.items()
+        }
+        networks = _keep(bench, "networks", interleave(between, clips))
+    _speedups(bench, groups, pipelines, networks)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Largest difference of a peer from the engine over all outputs of a network; `passed` is the bound kept."""
-
-    network: str
-    difference: float
-    passed: bool
-
-
-def torch_engines(engines: Engines, place: Place, checkpoint: Path | None = None) -> Engines:
-    """The set's networks in eager PyTorch at `place`, with the weights of `checkpoint_of`."""
-    import torch
-
-    from dreamactor import networks
-    from dreamactor.export.graphs import graph
-
-    torch.set_num_threads(available_threads())
-    preset, source = engines.preset, checkpoint_of(engines.manifest, checkpoint)
-    model = networks.load(source, preset) if source else networks.build(preset)
-    move(model, place)
-    sessions: dict[str, Session] = {}
-    for name in NETWORKS:
-        item = graph(model, name)
-        sessions[name] = TorchSession(name, item.module, engines.session(name), item.outputs, place)
-    return Engines(preset, engines.manifest, sessions)
+def _speedups(
+    bench: Bench, groups: Sequence[Group], pipelines: Mapping[str, Timing], networks: Mapping[str, Timing]
+) -> None:
+    """How many times as fast as each peer the engines on its device are."""
+    for group in groups:
+        for peer in group.peers:
+            for name, engines in group.ours.items():
+                suffix = "" if engines is bench.main else f"_{name}"
+                speedup = paired_ratio(pipelines[peer].seconds, pipelines[name].seconds)
+                kind = peer.removesuffix(ON_GPU)
+                bench.report["summary"][f"pipeline_speedup_over_{kind}{suffix}"] = speedup.to_dict()
+                alone = paired_ratio(networks[peer].seconds, networks[name].seconds)
+                bench.report["peers"][peer][f"networks_speedup{suffix}"] = alone.to_dict()
 
 
-def compiled(eager: Engines) -> Engines:
-    """The engines of `torch_engines` behind torch.compile; both share their weights."""
-    sessions: dict[str, Session] = {
-        name: session.compiled() for name, session in eager.sessions.items() if isinstance(session, TorchSession)
-    }
-    return replace(eager, sessions=sessions)
-
-
-def move(model: Networks, place: Place) -> None:
-    """Takes the networks to `place`, each tensor at once to its device and type. One in a half type casts its inputs as
-    they come, though not the timesteps, and gives float32."""
-    for network in (model.vae.encoder, model.vae.decoder, model.pose_encoder, model.face_encoder, model.transformer):
-        network.to(place.device, place.torch_dtype)
-        if place.dtype != "float32":
-            timestep = 1 if network is model.transformer else None  # bfloat16 holds 0.7 as 0.699
-            _cast_inputs(network, place.torch_dtype, timestep)
-    model.to(place.device)  # the statistics of the latents are left, which stay float32
-
-
-def _cast_inputs(network: nn.Module, dtype: Any, exact: int | None) -> None:
-    """Casts every input but the one at `exact`, and the output to float32."""
-
-    def lower(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(x if index == exact else x.to(dtype) for index, x in enumerate(inputs))
-
-    network.register_forward_pre_hook(lower)
-    network.register_forward_hook(lambda module, inputs, output: output.float())
-
-
-def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Path | None:
-    """The checkpoint that a set was built from, by the manifest's hash: `given`, or the one that ships, or None for the
-    random weights of `networks.build`.
-
-    Raises InputError where none of them is it.
-    """
-    built = {record.weights_sha256 for record in manifest.networks.values()}
-    for folder in (given,) if given else (paths.checkpoint(manifest.preset.name), None):
-        if built == {_weights(manifest.preset, folder)}:
-            return folder
-    what = f"from {given}" if given else "from the shipped checkpoint or random weights"
-    raise InputError(
-        f"The engine set was not built {what} (its weights are {', '.join(sorted(built))[:16] or 'unknown'}): give the "
-        "checkpoint that it was built from with --checkpoint, beside --engines."
-    )
-
-
-def _weights(preset: Preset, checkpoint: Path | None) -> str:
-    """What the manifest of a set built from this checkpoint, or from none, says of its weights."""
-    from dreamactor.engines.target import parse_target
-    from dreamactor.production.keys import Keys
-    from dreamactor.production.request import WEIGHTS, Request
-
-    if checkpoint is not None and not (checkpoint / WEIGHTS).is_file():
-        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
-    return Keys(Request(preset, "fp32", parse_target("cpu"), checkpoint, Path())).weights
-
-
-def plain() -> AbstractContextManager[None]:
-    """Inside, the networks in PyTorch run none of our kernels on a GPU: what one has without this project."""
-    from dreamactor.benchmark import gpu_ways
-
-    return gpu_ways.plain()
-
-
-def compile_for(engines: Engines) -> float:
-    """Runs each network once at each size of a clip of one segment, so that nothing compiles under the clock; returns
-    the seconds it took."""
-    start = time.perf_counter()
-    for name, wanted in pipeline_sizes(engines.preset, engines.preset.segment_frames).items():
-        for size in wanted:
-            engines.session(name).run(network_inputs(engines.preset, name, size, seed=0))
-    return time.perf_counter() - start
-
-
-def pipeline_sizes(preset: Preset, frames: int) -> dict[str, tuple[Size, ...]]:
-    """The sizes at which a clip of one segment of `frames` frames with one reference calls each network."""
-    photo = replace(Size.of(preset), frames=1)
-    clip = replace(photo, frames=frames)
-    return {
-        "vae_encoder": (photo,), "pose_encoder": (photo, clip), "face_motion_encoder": (clip,),
-        "denoiser": (clip,), "vae_decoder": (clip,),
-    }  # fmt: skip
-
-
-def agreement(engines: Engines, peer: Engines, size: Size, seed: int = 1) -> list[Agreement]:
-    """Every network of `peer` against the engine of the same name, on fresh random inputs."""
-    rows = []
-    for name in NETWORKS:
-        inputs = network_inputs(engines.preset, name, size, seed)
-        ours, theirs = engines.session(name).run(inputs), peer.session(name).run(inputs)
-        rows.append(compare_outputs(name, ours, theirs))
-    return rows
-
-
-def compare_outputs(name: str, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Agreement:
-    """Relative L2 of float outputs, mean difference in levels of byte outputs; NaN never passes."""
-    worst, passed = 0.0, set(ours) == set(theirs)
-    for key, value in ours.items():
-        if key not in theirs or theirs[key].shape != value.shape:
-            return Agreement(name, float("inf"), False)
-        expected, found = value.astype(np.float64), theirs[key].astype(np.float64)
-        if value.dtype == np.uint8:
-            difference, bound = float(np.abs(found - expected).mean()), PIXEL_BOUND
+def _precisions(bench: Bench, given: MotionInputs, options: Options) -> dict[str, Engines]:
+    """The other sets by label, those whose video is close to the main set's."""
+    found, expected = {}, animate(bench.main.sessions, bench.main.preset, given, options)
+    for name, engines in bench.sets.opened.items():
+        if engines is bench.main:
+            continue
+        decibels = psnr(animate(engines.sessions, engines.preset, given, options), expected)
+        bench.report["peers"][name] = {"video_psnr_db": decibels}
+        if decibels >= VIDEO_BOUND:
+            found[name] = engines
         else:
-            scale = max(float(np.linalg.norm(expected)), 1e-12)
-            difference, bound = float(np.linalg.norm(found - expected)) / scale, RELATIVE_BOUND
-        worst, passed = max(worst, difference), passed and difference <= bound
-    return Agreement(name, worst, passed)
-
-
-def _array(value: Any) -> Array:
-    """A tensor's values, float32 where they are floating; waits for its device."""
-    found: Array = (value.float() if value.is_floating_point() else value).cpu().numpy()
+            bench.report["not_run"][f"pipeline in {name}"] = (
+                f"its video is {decibels:.1f} dB from {label(bench.main.manifest)}'s; {VIDEO_BOUND:g} are needed"
+            )
+    if len(bench.sets.opened) == 1 and bench.settings.engines is None:
+        bench.report["not_run"]["other precisions of the pipeline"] = (
+            f"only {label(bench.main.manifest)} is built; 'dreamactor build --precision int8' gives another"
+        )
     return found
+
+
+def _groups(bench: Bench, variants: Mapping[str, Engines], inside: ExitStack) -> list[Group]:
+    """The engines by device, the main set's first, each with its peers."""
+    groups = []
+    for device in dict.fromkeys(on_gpu(engines.manifest) for engines in variants.values()):
+        ours = {name: engines for name, engines in variants.items() if on_gpu(engines.manifest) == device}
+        groups.append(Group(ours, _peers(bench, next(iter(ours.values())), inside)))
+    return groups
+
+
+def _peers(bench: Bench, ours: Engines, inside: ExitStack) -> dict[str, Engines]:
+    """PyTorch eager and compiled behind the pipeline's interface where `ours` runs, compiled before anything is timed.
+    Both run one model: it is loaded once."""
+    found: dict[str, Engines] = {}
+    where = ON_GPU if on_gpu(ours.manifest) else ""
+    try:
+        place = torch_engines.Place.beside(ours.manifest)
+        if place.device == "cuda":
+            inside.enter_context(torch_engines.plain())
+        eager = torch_engines.eager(ours, place, bench.settings.checkpoint)
+    except Exception as error:
+        bench.report["not_run"] |= {f"peer {kind}{where}": _reason(error) for kind in ("eager", "compile")}
+        return found
+    for kind in ("eager", "compile"):
+        name = kind + where
+        try:
+            peer = torch_engines.compiled(eager) if kind == "compile" else eager
+            seconds = torch_engines.compile_for(peer)
+            rows = torch_engines.agreement(ours, peer, Size.of(ours.preset))
+        except Exception as error:
+            bench.report["not_run"][f"peer {name}"] = _reason(error)
+            continue
+        bench.report["peers"][name] = {
+            "device": place.device, "dtype": place.dtype, "first_run_seconds": seconds,
+            "agreement": [vars(row) for row in rows],
+        }  # fmt: skip
+        if all(row.passed for row in rows):
+            found[name] = peer
+        else:
+            bad = ", ".join(row.network for row in rows if not row.passed)
+            bench.report["not_run"][f"peer {name}"] = f"its outputs differ from the engines' in {bad}: no figure"
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """What an error says: ours, or PyTorch's own (mostly a missing compiler)."""
+    if isinstance(error, DreamActorError):
+        return str(error)
+    return f"PyTorch failed with {type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _networks_alone(bench: Bench, group: Group) -> None:
+    """Every network by itself, the peers beside the engines they were checked against; those of other precisions are
+    the engine section's."""
+    first = next(iter(group.ours))
+    for network in group.ours[first].sessions if group.peers else ():
+        single = random_inputs(bench.main.preset, network, Size.of(bench.main.preset), 4)
+        cases: dict[str, Case] = {
+            name: partial(engines.session(network).run, single)
+            for name, engines in {first: group.ours[first], **group.peers}.items()
+        }
+        _keep(bench, f"peer/{network}", interleave(cases, bench.settings.rounds))
+
+
+def _keep(bench: Bench, group: str, timings: Mapping[str, Timing]) -> Mapping[str, Timing]:
+    for name, timing in timings.items():
+        bench.add(Timing(f"{group}/{name}", timing.samples))
+    return timings

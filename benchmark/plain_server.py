@@ -1,4 +1,4 @@
-"""The simplest server one would write instead: gRPC, one method, the same pipeline behind it. A peer for Triton.
+"""The simplest server one would write instead of Triton: gRPC, one method, the same pipeline behind it.
 
 `python -m dreamactor.benchmark.plain_server ENGINES` prints `ready PORT` and serves until it is ended.
 """

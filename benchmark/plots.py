@@ -10,7 +10,7 @@ from typing import Any
 from dreamactor.benchmark import charts
 from dreamactor.benchmark.drawing import COLOURS, Drawing
 from dreamactor.benchmark.profiles import PARTS
-from dreamactor.benchmark.table import interval
+from dreamactor.benchmark.words import interval
 
 Report = Mapping[str, Any]
 _BARS = (
@@ -28,7 +28,7 @@ _SPANS = {"stage": COLOURS[0], "engine": COLOURS[1]}
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture, its heading, and what one sees in it; `name` is fit for a file."""
+    """A picture, its heading, and what it shows; `name` is fit for a file."""
 
     name: str
     title: str
@@ -174,6 +174,6 @@ def _fit(curve: Mapping[str, Any]) -> str:
 
 
 def _colour(label: str) -> str:
-    """Ours in one colour, each rival in its own."""
+    """Ours in one colour, each peer in its own."""
     words = re.split("[/-]", label)
     return next((COLOURS[i % 8] for i, kind in enumerate(_KINDS) if kind in words), COLOURS[0])

@@ -1,4 +1,4 @@
-"""A drawing as a PNG, for where no page can be shown: the same marks, drawn by Pillow with the font it carries."""
+"""A drawing as a PNG, for where no page can be shown: the same marks, drawn by Pillow with its own font."""
 
 from __future__ import annotations
 

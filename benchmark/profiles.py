@@ -1,7 +1,7 @@
 """Where an engine's time goes: ONNX Runtime's profile of every node, folded into parts of the network.
 
 The exporter names nodes after the module they came from (metadata of the ONNX file); ONNX Runtime keeps these names
-through its passes or, where it fuses or inserts nodes, tells the operator. Both together give the part.
+through its passes or, where it fuses or inserts nodes, gives the operator. The two together tell the part.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Profile:
     session_seconds: float
 
     def by_part(self) -> dict[str, float]:
-        """Seconds a run of each part, largest first; `scheduling` is what lies between the nodes."""
+        """Seconds of each part in a run, largest first; `scheduling` is what lies between the nodes."""
         totals = _sum((node.part, node.seconds) for node in self.nodes)
         between = self.session_seconds - sum(totals.values())
         return {**totals, "scheduling": between} if between > 0 else totals
@@ -76,7 +76,7 @@ class Profile:
 def profile(
     model: Path, network: str, options: Callable[[], Any], inputs: Mapping[str, Array], runs: int = 9
 ) -> Profile:
-    """The median one of `runs` runs of `model` with ONNX Runtime's profiler on. `options` makes fresh SessionOptions as
+    """The median of `runs` runs of `model` with ONNX Runtime's profiler on. `options` makes fresh SessionOptions as
     the engine uses them."""
     import onnxruntime
 
@@ -92,8 +92,8 @@ def profile(
 
 
 def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs: int) -> Profile:
-    """The run of median length among the last `runs` in ONNX Runtime's trace events (microseconds): a mean would carry
-    one slow run's time in its parts."""
+    """The median of the last `runs` runs in ONNX Runtime's trace events (microseconds): a mean would spread one slow
+    run's time over the parts."""
     last = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: event["ts"])[-runs:]
     chosen = sorted(last, key=lambda event: event["dur"])[(len(last) - 1) // 2]
     start, end = chosen["ts"], chosen["ts"] + chosen["dur"]
@@ -112,7 +112,7 @@ def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs
 
 def graph_nodes(model: Path) -> dict[str, tuple[str, str]]:
     """Node name -> its operator and the dotted name of the module it was exported from, "" where the file does not
-    tell; {} without `onnx`."""
+    say; {} without `onnx`."""
     try:
         import onnx
     except ImportError:

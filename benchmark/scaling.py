@@ -1,5 +1,5 @@
-"""How time grows with frames, resolution, references and steps, and memory with all of these but the resolution, which
-is the set's own; with the fitted exponents."""
+"""How time grows with frames, resolution, references and steps, and memory with frames, references and steps; with the
+fitted exponents."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from statistics import median
 from typing import Any
 
 from dreamactor.benchmark import memory
-from dreamactor.benchmark.environment import available_memory
-from dreamactor.benchmark.inputs import Size, network_inputs
 from dreamactor.benchmark.statistics import Growth, Interval, exponent, exponent_of_rounds, growth
 from dreamactor.benchmark.timing import interleave
 from dreamactor.engines import Engines, Session
 from dreamactor.engines.session import Array
 from dreamactor.errors import DreamActorError, EngineError, InputError
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.motion.limits import Limits
-from dreamactor.presets import Preset
+from dreamactor.presets import Preset, latent_frames
+from dreamactor.production.plan import available_memory
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Curve:
 
     @property
     def exponent(self) -> Interval:
-        """Of the rounds' noise where there are rounds, else of the residuals."""
+        """Its interval is that of the rounds' noise where there are rounds, else of the residuals."""
         if len(self.samples[0]) > 1:
             return exponent_of_rounds(self.sizes, self.samples)
         return exponent(self.sizes, self.values)
@@ -54,13 +54,13 @@ class Curve:
 
 def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curve], dict[str, str]]:
     """The denoiser's step against frames, resolution and references, and the decoder's against frames; and why a size
-    is not on its curve: TensorRT's engines take no others than they were built for, and a GPU's memory ends."""
+    is missing: TensorRT's engines take only sizes they were built for, and a GPU's memory is limited."""
     base = Size.of(engines.preset)
     side = base.height
     frames = [5, 13, 25] if quick else [5, 13, 25, 49]
     sides = [side // 2, side] if quick else [side // 2, side, side * 3 // 2]
     counts = [1, 2] if quick else [1, 2, 4]
-    lengths = {float(n): replace(base, frames=n) for n in frames}
+    lengths = {float(n): replace(base, latents=latent_frames(n)) for n in frames}
     plan: list[tuple[str, str, dict[float, Size]]] = [
         ("denoiser", "frames", lengths),
         ("denoiser", "pixels", {float(s * s): _square(base, s) for s in sides}),
@@ -72,7 +72,7 @@ def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curv
     for network, axis, sizes in plan:
         taken = {}
         for number, size in sizes.items():
-            given = network_inputs(engines.preset, network, size, seed=2)
+            given = random_inputs(engines.preset, network, size, seed=2)
             try:
                 engines.session(network).run(given)
                 taken[number] = given
@@ -107,7 +107,7 @@ class ClipScaling:
         return Curve("pipeline", "frames", frames, seconds)
 
     def memory(self) -> Growth:
-        """Bytes on top of the idle process, its engines and models open, ~ constant + factor * frames**exponent."""
+        """Bytes on top of the idle process with engines and models open ~ constant + factor * frames**exponent."""
         long = [peak for peak in self.peaks if peak.frames >= self.fitted_from]
         return growth([peak.frames for peak in long], [peak.grown for peak in long])
 
@@ -129,10 +129,9 @@ class ClipScaling:
 
 
 def clip_scaling(engines: Path, preset: Preset, quick: bool) -> tuple[ClipScaling, dict[str, str]]:
-    """Probes clips of so many segments, each once in a process of its own, with one denoising step; and what became of
-    those that failed.
+    """Probes clips of growing length, each once in a process of its own, with one denoising step; and why some failed.
 
-    Raises DreamActorError where fewer than three of the long ones are left: nothing can be fitted to them.
+    Raises DreamActorError where fewer than three long ones are left: too few to fit.
     """
     short, long = ((1, 4), (12, 18, 24)) if quick else ((1, 2, 4), (12, 15, 18, 22, 28))
 
@@ -152,8 +151,8 @@ def clip_scaling(engines: Path, preset: Preset, quick: bool) -> tuple[ClipScalin
 
 
 def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -> dict[str, Any]:
-    """Peak memory of a clip of one segment, on top of the open engines, against references, as far as the set takes
-    them, and against steps: bytes and the exponent, which is small where most of it does not grow."""
+    """Peak memory of a clip of one segment, on top of the open engines, against references, up to as many as the
+    set takes, and against steps: bytes and the exponent, which is small where most of the memory does not grow."""
     counts, frames = (1, 4) if quick else (1, 2, 4), preset.segment_frames
     one, found = memory.probe(engines, frames, steps=1), {}
     for axis, most in (("references", references), ("steps", counts[-1])):

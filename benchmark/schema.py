@@ -35,7 +35,7 @@ def is_ours(timing: str) -> bool:
 
 
 def finite(value: Any) -> Any:
-    """The same without NaN and infinities, which JSON does not have: None."""
+    """The same with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
 """The sections of a run, in the order they run. Each takes the shared `Bench` and adds to its report and timings.
 
-Engines are measured in three blocks spread over the run, so that a busy minute of the machine is seen as such.
+Engines are measured in three blocks spread over the run, so that one busy minute does not decide.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from dreamactor.benchmark import inputs, scaling
+from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.count import count
 from dreamactor.benchmark.device_clock import DeviceClock
 from dreamactor.benchmark.engine_sets import on_gpu
-from dreamactor.benchmark.limits import Peaks, measure_gpu_peaks, measure_peaks, placed
+from dreamactor.benchmark.peers import compare_peers
 from dreamactor.benchmark.profiles import profile
-from dreamactor.benchmark.rivals import compare_peers
-from dreamactor.benchmark.run import Bench
+from dreamactor.benchmark.roofline import Peaks, measure_gpu_peaks, measure_peaks, placed
 from dreamactor.benchmark.service import load_service
 from dreamactor.benchmark.tensorrt_profiles import profile_engine, source_model
 from dreamactor.benchmark.timing import Case, Sample, Timing, Yardstick, interleave
@@ -27,25 +27,26 @@ from dreamactor.engines.session import Array, Session
 from dreamactor.engines.tensorrt import TensorRTSession
 from dreamactor.errors import DreamActorError, EngineError
 from dreamactor.export.recipes import recipe
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Animator, Options
 
 
 def engines(bench: Bench, block: int) -> None:
-    """Every network of every set at the size of one segment, in turn, on inputs drawn fresh each round; of TensorRT's
+    """Every network of every set at the size of one segment, in turn, on inputs drawn fresh each round; for TensorRT's
     also what the same runs took on the GPU alone."""
     given: dict[str, Mapping[str, Array]] = {}
-    size = inputs.Size.of(bench.main.preset)
+    size = Size.of(bench.main.preset)
 
     def fresh(round_: int) -> None:
         for network in bench.main.sessions:
-            given[network] = inputs.network_inputs(bench.main.preset, network, size, 1000 * block + round_)
+            given[network] = random_inputs(bench.main.preset, network, size, 1000 * block + round_)
 
     fresh(999)  # for the warm-up
     cases: dict[str, Case] = {}
     clocks: dict[str, DeviceClock] = {}
     with ExitStack() as closing:
-        for name, opened in bench.sets.items():
+        for name, opened in bench.sets.opened.items():
             for network, session in opened.sessions.items():
                 case = f"{network}/{name}"
                 cases[case] = partial(_run, session, given, network)
@@ -65,7 +66,7 @@ def limits(bench: Bench) -> None:
     sources = _sources(bench)
     try:
         _profiles(bench, sources)
-    except EngineError as error:  # of a stripped plan, above all
+    except EngineError as error:  # mostly a stripped plan
         bench.report["not_run"]["profiles"] = str(error)
     try:
         manifest = bench.main.manifest
@@ -77,7 +78,7 @@ def limits(bench: Bench) -> None:
 
 
 def _sources(bench: Bench) -> dict[str, Path | None]:
-    """The ONNX to count and to name layers by, of every network of the main set; None where it is in no store here."""
+    """Each network's ONNX, to count operations and name layers by; None where it is in no store here."""
     manifest, folder = bench.main.manifest, bench.main_folder
     records = [manifest.network(network) for network in bench.main.sessions]
     if on_gpu(manifest):
@@ -88,11 +89,11 @@ def _sources(bench: Bench) -> dict[str, Path | None]:
 def _profiles(bench: Bench, sources: Mapping[str, Path | None]) -> None:
     preset, folder, manifest = bench.main.preset, bench.main_folder, bench.main.manifest
     if manifest.target == "cuda":
-        reason = "ONNX Runtime tells when it started a GPU's kernels, not how long they took"
+        reason = "ONNX Runtime records when it started a GPU's kernels, not how long they took"
         bench.report["not_run"]["profiles"] = reason
         return
     for network in bench.main.sessions:
-        record, given = manifest.network(network), inputs.network_inputs(preset, network, inputs.Size.of(preset), 3)
+        record, given = manifest.network(network), random_inputs(preset, network, Size.of(preset), 3)
         if on_gpu(manifest):
             found = profile_engine(folder, record, given, sources[network])
         else:
@@ -101,9 +102,9 @@ def _profiles(bench: Bench, sources: Mapping[str, Path | None]) -> None:
 
 
 def _roofs(bench: Bench, peaks: Peaks, sources: Mapping[str, Path | None]) -> None:
-    """Every network of the main set under `peaks`, by the GPU's own time where that was taken."""
-    manifest, rows, name = bench.main.manifest, {}, next(iter(bench.sets))
-    preset, size = bench.main.preset, inputs.Size.of(bench.main.preset)
+    """Every network of the main set against `peaks`, by the GPU's own time where that was taken."""
+    manifest, rows, name = bench.main.manifest, {}, next(iter(bench.sets.opened))
+    preset, size = bench.main.preset, Size.of(bench.main.preset)
     clock = "device" if f"device/denoiser/{name}" in bench.timings else "engine"
     half = on_gpu(manifest) and recipe(manifest.precision, manifest.target).high != "fp32"
     for network in bench.main.sessions:
@@ -111,7 +112,7 @@ def _roofs(bench: Bench, peaks: Peaks, sources: Mapping[str, Path | None]) -> No
         if model is None:
             bench.report["not_run"][f"limit of {network}"] = "the ONNX it was built from is in no store here"
             continue
-        work = count(model, inputs.network_inputs(preset, network, size, 3), float_bytes=2 if half else 4)
+        work = count(model, random_inputs(preset, network, size, 3), float_bytes=2 if half else 4)
         rows[network] = placed(work, bench.timings[f"{clock}/{network}/{name}"].median().value, peaks)
     bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "clock": clock, "networks": rows}
 
@@ -143,7 +144,7 @@ def stages(bench: Bench) -> None:
 
 def growth(bench: Bench) -> None:
     """Curves over sizes; peak memory of whole clips in fresh processes. What is found is kept at once: a later part may
-    break, the long clips for want of memory above all."""
+    break, above all the long clips where memory runs out."""
     quick, preset, media = bench.settings.quick, bench.main.preset, inputs.media()
     found, animator = bench.report["scaling"], Animator(bench.main)
 
@@ -165,11 +166,6 @@ def growth(bench: Bench) -> None:
     found["memory_curves"] = scaling.memory_curves(bench.main_folder, preset, bench.main.manifest.references, quick)
 
 
-def service(bench: Bench) -> None:
-    """A clip in process and served, and loads on the server."""
-    load_service(bench, bench.settings.rates)
-
-
 def outside(bench: Bench) -> None:
     """diffusers' network of equal width and depth, where diffusers is installed."""
     from dreamactor.benchmark.outside import compare_with_wan
@@ -187,7 +183,7 @@ PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (  # the longest la
     ("trace", "stages", stages),
     ("engine", "engines, second block", partial(engines, block=1)),
     ("outside", "diffusers' network of equal size", outside),
-    ("service", "service over gRPC", service),
+    ("service", "service over gRPC", load_service),
     ("engine", "engines, third block", partial(engines, block=2)),
     ("engine", "limits and profiles", limits),
     ("scaling", "scaling", growth),

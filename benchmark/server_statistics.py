@@ -1,4 +1,4 @@
-"""Triton's own statistics over a load: what each model waited, computed and lost beside it, as the server saw it."""
+"""Triton's own statistics over a load: how long each model waited, computed and did neither, as the server saw it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dreamactor.errors import DreamActorError
@@ -22,8 +22,8 @@ Look = Callable[[], Snapshot]
 class ModelShare:
     """Of one served model over a load: requests answered, and the mean seconds of one in each phase.
 
-    "success" is the whole of a request, "overhead" what of it is neither queue nor compute. The ensemble has only
-    "queue", its own, and "success": its compute is a sum over its steps, which lacks what they call in turn.
+    "success" is the whole request, "overhead" the part that is neither queue nor compute. The ensemble has only its own
+    "queue" and "success": its compute is a sum over its steps, without what these call in turn.
     """
 
     model: str
@@ -31,11 +31,11 @@ class ModelShare:
     seconds: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"model": self.model, "executions": self.executions, "seconds": dict(self.seconds)}
+        return asdict(self)
 
 
 def snapshot(http_address: str) -> Snapshot:
-    """Counts and nanoseconds of every model and phase up to now, from HOST:PORT of the server's HTTP door.
+    """Counts and nanoseconds of every model and phase up to now, from HOST:PORT of the server's HTTP endpoint.
 
     Raises DreamActorError where no server answers.
     """
@@ -50,7 +50,7 @@ def snapshot(http_address: str) -> Snapshot:
 def settled(look: Look) -> Snapshot:
     """A snapshot that the next one confirms: Triton counts a request a moment after it has answered it.
 
-    While the server goes on working for nobody it is the last of several.
+    After several tries it is the last one, confirmed or not.
     """
     found = look()
     for _ in range(_TRIES):

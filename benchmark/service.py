@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from dreamactor.benchmark import inputs, server_statistics
+from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.load import Call, LoadResult, closed_loop, open_loop
 from dreamactor.benchmark.plain_server import PlainServer
-from dreamactor.benchmark.run import Bench
 from dreamactor.benchmark.scaling import Curve
 from dreamactor.benchmark.server_statistics import Look, settled, shares
 from dreamactor.benchmark.statistics import Interval, paired_ratio
@@ -17,17 +17,16 @@ from dreamactor.benchmark.timing import Case, Timing, interleave
 from dreamactor.errors import DreamActorError
 from dreamactor.pipeline import Animator, Options
 
-SHORT = Options(max_frames=5, steps=2)  # a request of a load: queueing is what is looked at, not the clip
+SHORT = Options(max_frames=5, steps=2)  # a request of a load, which is about queueing and not the clip
 
 _CALLERS = (1, 2, 4)
 _SHARES = (0.5, 0.8, 1.2)  # of the closed loops' best throughput
 
 
-def load_service(bench: Bench, rates: Sequence[float] | None = None) -> None:
+def load_service(bench: Bench) -> None:
     """Starts both servers on the main set, compares whole clips, loads Triton, stops both.
 
-    `rates` are those of the open loops, requests a second; None means shares of what the closed loops reach. Raises
-    DreamActorError when a load gets no answer; what was measured until then is in the report.
+    Raises DreamActorError when a load gets no answer; what was measured until then is in the report.
     """
     from dreamactor.serving.client import animate
     from dreamactor.serving.launcher import ServeOptions, Server
@@ -57,13 +56,13 @@ def load_service(bench: Bench, rates: Sequence[float] | None = None) -> None:
         curve = _against_callers(bench.report["service"]["loads"])
         if curve is not None:
             bench.report["scaling"].setdefault("curves", {})[curve.title] = curve.to_dict()
-        loads.open_loops(bench.settings.quick, rates)
+        loads.open_loops(bench.settings.quick, bench.settings.rates)
 
 
 class Loads:
-    """Loads on one service, each in `report["loads"]` as soon as it is over, with the server's own statistics of it.
+    """Loads on one service, each in `report["loads"]` as soon as it is over, with the server's own statistics.
 
-    What failed is in `report["failed_requests"]`, a sentence a load. A load in which nothing was answered raises
+    Failures are in `report["failed_requests"]`, a sentence for each load. A load in which nothing was answered raises
     DreamActorError with the first failure.
     """
 

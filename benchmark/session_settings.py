@@ -1,8 +1,8 @@
-"""ONNX Runtime's settings for a session, one against the other in turn: what `engines/onnxruntime.py` chose, and why.
+"""ONNX Runtime's settings for a session, timed in turn: what `engines/onnxruntime.py` chose, and why.
 
 `python -m dreamactor.benchmark.session_settings ENGINES [NETWORK] [ROUNDS]` prints how many times as fast a run is with
-each, beside the session as it is, with the 95 % interval. Only a quiet machine tells: a pool that spins loses most of
-all where another job wants the cores.
+each, beside the session as it is, with the 95 % interval. Only a quiet machine tells: a pool that spins loses most
+where another job wants the cores.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dreamactor.benchmark.inputs import Size, network_inputs
 from dreamactor.benchmark.statistics import Interval, paired_ratio
 from dreamactor.benchmark.timing import Case, interleave
 from dreamactor.engines import open_engines
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.engines.session import Array
 from dreamactor.engines.trust import check_file
+from dreamactor.interfaces import Size, random_inputs
 
 SPIN, DURATION = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
 Change = Callable[[Any], None]  # of fresh `onnxruntime.SessionOptions`
@@ -67,7 +67,7 @@ def compare(engines: Path, network: str, rounds: int) -> dict[str, Interval]:
     with open_engines(engines, networks=[network]) as opened:
         ours = opened.session(network)
         path = check_file(engines, opened.manifest.network(network).files[0])
-        given = network_inputs(opened.preset, network, Size.of(opened.preset), seed=1)
+        given = random_inputs(opened.preset, network, Size.of(opened.preset), seed=1)
         cases: dict[str, Case] = {"as it is": partial(ours.run, given)}
         for name, change in CHANGES.items():
             cases[name] = partial(_session(path, change).run, None, given)
@@ -87,7 +87,7 @@ def _session(path: Path, change: Change = CHANGES["the same again"]) -> Any:
 
 
 def _bound(session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Case:
-    """A run that copies nothing: inputs and outputs lie where they are, as a loop could at best have them."""
+    """A run that copies nothing: inputs and outputs stay where they are, the best that a loop could have."""
     from onnxruntime import OrtValue
 
     binding = session.io_binding()

@@ -1,17 +1,17 @@
 """Percentiles, ratios and exponents, each with its interval. Nothing is dropped: an outlier is a measurement.
 
 A percentile lies between two of the samples, by the binomial distribution; where there are too few samples for that, an
-end is infinite: nobody knows a 99th percentile from twenty. Samples that were taken together drift together (another
+end is infinite: twenty samples do not give a 99th percentile. Samples that were taken together drift together (another
 job on the machine, a clock that throttles), so they are kept in blocks, and the interval is widened to that of a
 bootstrap that draws blocks first and samples within them second. With three blocks that differ it still covers the
-truth in less than 95 of 100 runs. What is compared in turn, round by round, has exact intervals.
+truth in less than 95 of 100 runs. Pairs taken in turn, round by round, have exact intervals.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Interval:
     high: float
 
     def to_dict(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
@@ -63,8 +63,8 @@ def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0, level: float = 
 
 
 def block_ratio(numerator: Blocks, denominator: Blocks) -> Interval:
-    """The same where a block counts as one measurement of a machine that drifts: Student's interval on the logarithms
-    of the blocks' medians, and just the ratio where either has one block only."""
+    """The same with each block as one measurement of a machine that drifts: Student's interval on the logarithms of
+    the blocks' medians, or just the ratio where either has only one block."""
     top, bottom = (np.log([np.median(block) for block in blocks]) for blocks in (numerator, denominator))
     centre, degrees, margin = float(top.mean() - bottom.mean()), len(top) + len(bottom) - 2, 0.0
     if min(len(top), len(bottom)) > 1:
@@ -86,7 +86,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
     """p of values ~ sizes**p, by least squares on logarithms, with Student's interval of the slope.
 
-    Fewer than three sizes leave no residual to judge by: the interval is then the whole line.
+    With fewer than three sizes there is no residual, and the interval is infinite.
     """
     x, y = np.log(np.asarray(sizes, np.float64)), np.log(np.asarray(values, np.float64))
     spread = float(((x - x.mean()) ** 2).sum())
@@ -102,7 +102,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
 
 def exponent_of_rounds(sizes: Sequence[float], samples: Sequence[Sequence[float]]) -> Interval:
     """p of values ~ sizes**p on average over these sizes, from samples[size][round] that were taken in turn: the median
-    of the rounds' own exponents.
+    of the rounds' exponents.
 
     The interval is the noise of the measurement, not how far the curve is from a power.
     """
@@ -121,14 +121,14 @@ class Growth:
     exponent: Interval
 
     def to_dict(self) -> dict[str, Any]:
-        return {"constant": self.constant, "factor": self.factor, "exponent": self.exponent.to_dict()}
+        return asdict(self)
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> Growth:
-    """Least squares of `Growth`; what does not grow with the size is its constant, not a smaller exponent.
+    """Least squares of `Growth`; what does not grow with the size goes into the constant, not into a smaller exponent.
 
-    The interval holds the exponents whose best fit an F test at 95 % does not tell from the best of all; the whole line
-    where three numbers are fitted to no more than three values.
+    The interval holds the exponents whose best fit an F test at 95 % does not tell from the best of all; it is infinite
+    where there are only three values for three numbers.
     """
     x, y = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
     candidates = np.linspace(0.05, 4, 791)
@@ -146,7 +146,7 @@ def growth(sizes: Sequence[float], values: Sequence[float]) -> Growth:
 
 
 def _linear(x: Floats, y: Floats) -> tuple[float, float, float]:
-    """Constant and factor of y ~ constant + factor * x, and the sum of squares that is left."""
+    """Constant and factor of y ~ constant + factor * x, and the remaining sum of squares."""
     centred = x - x.mean()
     factor = float(centred @ y) / float(centred @ centred)
     constant = float(y.mean()) - factor * float(x.mean())
@@ -168,8 +168,8 @@ def _median_interval(values: Floats, level: float = LEVEL) -> tuple[float, float
 
 
 def _quantile_interval(values: Floats, share: float, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the quantile `share` (0..1) of independent values, with exact coverage: it ends at two of them, or
-    nowhere where even the last may lie on the wrong side."""
+    """Interval of the quantile `share` (0..1) of independent values, with exact coverage: its ends are two of them,
+    or infinite where even the last may lie on the wrong side."""
     count, values, tail = len(values), np.sort(values), (1 - level) / 2
     chances = [  # that so many of the values lie below the quantile
         math.exp(

@@ -1,8 +1,8 @@
-"""Where a TensorRT engine's time goes: its layer times (IProfiler) folded into parts by what its inspector tells.
+"""Where a TensorRT engine's time goes: its layer times (IProfiler) folded into parts with what its inspector says.
 
 The inspector's JSON lists layers with a `Name`, a `LayerType` and `Metadata`: the ONNX nodes that a layer was fused
-from, `[ONNX Layer: node_MatMul_206]`, parted by control characters. A node out of one of our functions' bodies reads
-`[ONNX Layer: node_of_t1 | node__symbolic (FlashAttention)]`. Engines have it all because they are built with
+from, `[ONNX Layer: node_MatMul_206]`, separated by control characters. A node inside one of our functions reads
+`[ONNX Layer: node_of_t1 | node__symbolic (FlashAttention)]`. Engines have all this because they are built with
 `ProfilingVerbosity.DETAILED`; https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-tools.html
 """
 
@@ -81,7 +81,7 @@ def fold_layers(
     """Layer times, summed over `runs`, in parts of the network.
 
     `information` is the inspector's JSON, `nodes` the ONNX graph's: name -> (operator, scope). The run's own time is
-    the sum of its layers'; what lies between them is not told.
+    the sum of its layers'; what lies between them is not known.
     """
     known = {layer["Name"]: layer for layer in json.loads(information)["Layers"] if isinstance(layer, dict)}
     scopes: Scopes = {name: scope for name, (_, scope) in nodes.items()}
@@ -106,7 +106,7 @@ def _parts(metadata: str, nodes: Mapping[str, tuple[str, str]], scopes: Scopes) 
 
 
 def _operator(name: str) -> str:
-    """`MatMul` of `node_MatMul_206`: what the exporter's names tell where the graph itself is not at hand."""
+    """`MatMul` of `node_MatMul_206`: all that the exporter's names say where the graph itself is missing."""
     words = name.split("_")
     return words[1] if len(words) > 1 else name
 

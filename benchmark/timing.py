@@ -1,15 +1,16 @@
 """The timing core: warm-up, runs in turn, every sample kept, the machine's own speed noted beside each.
 
-Cases that are to be compared run interleaved, in an order that rotates from round to round, so that drift and order hit
-all of them. Before every sample a fixed piece of work (`Yardstick`) is timed: `bench compare` uses it to tell a slower
-build from a slower moment.
+Cases that are to be compared run interleaved, in an order that rotates from round to round, so that drift and order
+hit all of them alike. Before every sample a fixed piece of work (`Yardstick`) is timed: `bench compare` uses it to tell
+a slower build from a slower moment.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,7 @@ class Timing:
 
 @dataclass
 class Yardstick:
-    """Fixed work that depends on no build of ours: a float32 matrix product of `size` and a copy of as many bytes.
+    """Fixed work that no build of ours changes: a float32 matrix product of `size` and a copy of as many bytes.
 
     In one thread and without BLAS, whose threads spin for a tenth of a second after a product: they would take a core
     from the sample that follows.
@@ -114,18 +115,28 @@ def interleave(
         for name in names:
             cases[name]()
     samples: dict[str, list[Sample]] = {name: [] for name in names}
-    for index in range(rounds):
-        if fresh is not None:
-            fresh(index)
-        gc.collect()
-        gc.disable()
-        try:
+    with _frozen():
+        for index in range(rounds):
+            if fresh is not None:
+                fresh(index)
+            gc.collect()
             turn = index % len(names)
             for name in names[turn:] + names[:turn]:
                 samples[name].append(_sample(cases[name], yardstick, block))
-        finally:
-            gc.enable()
     return {name: Timing(name, tuple(taken)) for name, taken in samples.items()}
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Inside, garbage is collected on demand only, without going through what was there before."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def _sample(case: Case, yardstick: Yardstick, block: int) -> Sample:

@@ -1,4 +1,4 @@
-"""A clip through the pipeline with a clock at every border: stages, segments, steps, engine calls and their bytes."""
+"""A clip through the pipeline, timed at every boundary: stages, segments, steps, engine calls and their bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STAGES = ("motion", "encode", "denoise", "decode", "write")
 @dataclass(frozen=True)
 class Span:
     """Something that took from `start` to `start + seconds` after the beginning. `kind` is "stage", "engine" or
-    "step"; `bytes` went into and came out of it, `processor` is what this process computed meanwhile, in seconds."""
+    "step"; `bytes` went in and came out, `processor` is the seconds that this process computed meanwhile."""
 
     name: str
     kind: str
@@ -44,7 +44,7 @@ class Trace:
     handed_on: dict[str, int] = field(default_factory=dict)  # bytes a stage hands to the next
 
     def stage_seconds(self, clock: str = "seconds") -> dict[str, float]:
-        """Seconds of each stage, its segments added up; `clock` is "seconds", of the wall, or "processor"."""
+        """Seconds of each stage, its segments added up; `clock` is "seconds" (wall) or "processor"."""
         totals = dict.fromkeys(STAGES, 0.0)
         for span in self.spans:
             if span.kind == "stage":
@@ -129,9 +129,8 @@ def traced(
     sessions = {name: TracedSession(session, recorder) for name, session in engines.sessions.items()}
     with recorder.span("motion", "stage"):
         inputs = prepare_motion(
-            references, driving, preset.height, preset.width, preset.fps, Limits(), options.max_frames, options.scale,
-            landmarker=landmarker,
-        )  # fmt: skip
+            references, driving, preset, Limits(), options.max_frames, options.scale, landmarker=landmarker
+        )
     with recorder.span("encode", "stage"):
         clip = encode(sessions, preset, inputs)
     recorder.trace.handed_on = {
@@ -161,7 +160,7 @@ def _denoise(
         with recorder.span("denoise", "stage"):
             done = next(steps, None)
         if done is None:
-            spans.pop()  # the loop's end is no step
+            spans.pop()  # the end of the loop, not a step
             return handed
         recorder.segment = done.event.segment  # which is known only now
         spans[first:] = [replace(span, segment=recorder.segment) for span in spans[first:]]

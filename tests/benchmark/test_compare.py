@@ -88,6 +88,9 @@ def test_the_command_ends_with_one_past_the_threshold(tmp_path: Path, capsys: py
     for nothing in ("nan", "-5", "0", "x"):  # with which no change would ever be too much
         with pytest.raises(SystemExit, match="2"):
             cli.main(["bench", "compare", a, slow, "--threshold", nothing])
+    capsys.readouterr()
+    assert cli.main(["bench", "--quick", "--precision", "int8", "compare", a, slow]) == 2
+    assert "no option but --threshold: leave --precision, --quick out" in capsys.readouterr().err
 
 
 def test_a_report_is_named_by_its_folder_too_and_the_same_one_twice_is_said(

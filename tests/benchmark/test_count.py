@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamactor.benchmark.count import Work, count
-from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.benchmark.limits import Peaks, measure_peaks, placed
-from dreamactor.export.graphs import NETWORKS, graph
+from dreamactor.benchmark.roofline import Peaks, measure_peaks, placed
+from dreamactor.errors import MissingDependency
+from dreamactor.export.graphs import graph
+from dreamactor.interfaces import NETWORKS, Size, random_inputs
 from dreamactor.networks import build
 from dreamactor.presets import preset
 
 TINY = preset("tiny")
 
 
-@pytest.mark.parametrize("size", [Size.of(TINY), Size(17, 96, 64, references=3)], ids=str)
+@pytest.mark.parametrize("size", [Size.of(TINY), Size(5, 96, 64, references=3)], ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_operations_equal_pytorchs_count(tiny_engines: Path, name: str, size: Size) -> None:
-    inputs = network_inputs(TINY, name, size, seed=0)
+    inputs = random_inputs(TINY, name, size, seed=0)
     tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         graph(build(TINY), name).module(**tensors)
@@ -46,6 +48,12 @@ def test_the_roof() -> None:
     assert peaks.floor(memory) == pytest.approx(0.1)
     found = placed(compute, 0.02, peaks)
     assert found["mfu"] == found["floor_share"] == pytest.approx(0.5)
+
+
+def test_without_onnx_there_are_no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as where it is not installed
+    with pytest.raises(MissingDependency, match="needs onnx"):
+        measure_peaks()
 
 
 def test_peaks_are_measured() -> None:

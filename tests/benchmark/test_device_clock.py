@@ -21,15 +21,17 @@ import torch
 
 from dreamactor import paths
 from dreamactor.benchmark import gpu_timing, sections
+from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.count import count
 from dreamactor.benchmark.device_clock import DeviceClock
+from dreamactor.benchmark.engine_sets import Sets
 from dreamactor.benchmark.html import write_html
-from dreamactor.benchmark.inputs import Size, network_inputs
-from dreamactor.benchmark.run import Bench, Settings
+from dreamactor.benchmark.settings import Settings
 from dreamactor.engines import cuda, open_engines, tensorrt
 from dreamactor.engines.manifest import Manifest, NetworkRecord
 from dreamactor.engines.tensorrt import TensorRTSession
 from dreamactor.engines.trust import sha256
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.presets import preset
 
 TINY = preset("tiny")
@@ -153,11 +155,11 @@ def bench(
     }
     known = dataclasses.replace(manifest, target="sm89", precision="fp16", networks=records)
     engines = dataclasses.replace(open_engines(tiny_engines, networks=[]), manifest=known, sessions=sessions)
-    return Bench(Settings(engines=tiny_engines, quick=True), {"fp16-sm89": tiny_engines}, {"fp16-sm89": engines})
+    return Bench(Settings(engines=tiny_engines, quick=True), Sets({"fp16-sm89": tiny_engines}, {"fp16-sm89": engines}))
 
 
 def test_the_clock_leaves_copies_out(sessions: dict[str, TensorRTSession], driver: Any) -> None:
-    session, given = sessions["denoiser"], network_inputs(TINY, "denoiser", Size.of(TINY), 0)
+    session, given = sessions["denoiser"], random_inputs(TINY, "denoiser", Size.of(TINY), 0)
     plain = session._context
     clock = DeviceClock(session)
     assert driver.left_open() == 2
@@ -187,7 +189,7 @@ def test_networks_are_put_under_the_gpus_roof(
         record.is_stripped for record in records.values()
     )  # TensorRT's own profiler needs the GPU and is left out
     stripped = dataclasses.replace(bench.main, manifest=dataclasses.replace(bench.main.manifest, networks=records))
-    bench = dataclasses.replace(bench, sets={"fp16-sm89": stripped})
+    bench = dataclasses.replace(bench, sets=Sets(bench.sets.folders, {"fp16-sm89": stripped}))
     sections.engines(bench, 0)
 
     sections.limits(bench)  # PyTorch here is the CPU's, or the GPU's for real
@@ -206,7 +208,7 @@ def test_networks_are_put_under_the_gpus_roof(
     assert "bf16 product" in found["peaks"]["how"]
     assert set(found["networks"]) == set(bench.main.sessions)
     for network, row in found["networks"].items():
-        given = network_inputs(TINY, network, Size.of(TINY), 3)
+        given = random_inputs(TINY, network, Size.of(TINY), 3)
         assert row["seconds"] == pytest.approx(RUN / 1e3, rel=1e-3)
         assert row["mfu"] == pytest.approx(row["operations"] / (RUN / 1e3) / 100e12, rel=1e-3)
         assert 0.4 < row["moved"] / count(tiny_onnx[network], given).moved < 0.8  # floats of 2 bytes, the rest as it is

@@ -13,9 +13,10 @@ import torch
 
 from dreamactor import cli, paths
 from dreamactor.benchmark import engine_sets
+from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.engine_sets import Sets, label, on_gpu, open_sets, runtime_name
-from dreamactor.benchmark.run import Bench, Settings
 from dreamactor.benchmark.sections import limits
+from dreamactor.benchmark.settings import Settings
 from dreamactor.engines import open_engines, read_manifest
 from dreamactor.engines.gpu import Gpu
 from dreamactor.errors import EngineError, InputError
@@ -97,7 +98,7 @@ def test_a_set_that_runs_on_a_gpu_gets_no_limit_of_the_processor(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     engines = open_engines(tiny_engines, 1)
     cuda = dataclasses.replace(engines, manifest=dataclasses.replace(engines.manifest, target="cuda"))
-    bench = Bench(Settings(engines=tiny_engines), {"fp32-cuda": tiny_engines}, {"fp32-cuda": cuda})
+    bench = Bench(Settings(engines=tiny_engines), Sets({"fp32-cuda": tiny_engines}, {"fp32-cuda": cuda}))
 
     limits(bench)
 

@@ -79,12 +79,6 @@ def test_gaps_between_arrivals_are_exponential() -> None:
     assert np.corrcoef(gaps[1:], gaps[:-1])[0, 1] == pytest.approx(0, abs=0.03)
 
 
-def test_the_seed_tells_the_arrivals() -> None:
-    first, again, other = (arrivals(rate=1.0, requests=5, seed=seed) for seed in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).all()
-
-
 def test_requests_cannot_arrive_at_no_rate() -> None:
     with pytest.raises(ValueError, match="at 0 a second"):
         arrivals(rate=0.0, requests=5, seed=0)

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 from dreamactor.benchmark import schema
 from dreamactor.benchmark.html import write_html
 from dreamactor.benchmark.load import LoadResult
-from dreamactor.benchmark.peers import Agreement
 from dreamactor.benchmark.plots import report_charts
 from dreamactor.benchmark.schema import finite
 from dreamactor.benchmark.server_statistics import shares
 from dreamactor.benchmark.statistics import Interval
 from dreamactor.benchmark.timing import interleave
+from dreamactor.benchmark.torch_engines import Agreement
 from dreamactor.benchmark.trace import Recorder, Trace
 from dreamactor.serving.wire import ENSEMBLE
 

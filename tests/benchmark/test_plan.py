@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from dreamactor.benchmark import sections
+from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.inputs import media
-from dreamactor.benchmark.run import UNFINISHED, Bench, Settings, main, run
+from dreamactor.benchmark.run import UNFINISHED, main, run
+from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.timing import interleave
 from dreamactor.engines.onnxruntime import session_options
 from dreamactor.errors import DreamActorError, EngineError, InputError, MissingDependency

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from dreamactor.benchmark.inputs import Size, network_inputs
 from dreamactor.benchmark.profiles import PARTS, fold, part_of, profile
 from dreamactor.engines.onnxruntime import session_options
+from dreamactor.interfaces import Size, random_inputs
 from dreamactor.presets import preset
 
 TINY = preset("tiny")
 
 
 def test_a_denoiser_spends_its_time_in_its_parts(tiny_engines: Path) -> None:
-    inputs = network_inputs(TINY, "denoiser", Size.of(TINY), 0)
+    inputs = random_inputs(TINY, "denoiser", Size.of(TINY), 0)
     found = profile(tiny_engines / "denoiser.onnx", "denoiser", partial(session_options, 1), inputs, runs=2)
 
     parts = found.by_part()

@@ -12,25 +12,27 @@ from typing import Any
 import pytest
 import torch
 
-from dreamactor.benchmark import memory, schema, sections
+from dreamactor.benchmark import memory, scaling, schema, sections
+from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.compare import compare
+from dreamactor.benchmark.engine_sets import Sets
 from dreamactor.benchmark.html import write_html
-from dreamactor.benchmark.inputs import Size
 from dreamactor.benchmark.outside import wan_animate
-from dreamactor.benchmark.peers import Place
 from dreamactor.benchmark.plots import report_charts
-from dreamactor.benchmark.run import Bench, Settings, run
-from dreamactor.benchmark.scaling import engine_curves, memory_curves, steps_curve
+from dreamactor.benchmark.run import run
+from dreamactor.benchmark.scaling import engine_curves, memory_curves
 from dreamactor.benchmark.service import load_service
 from dreamactor.benchmark.session_settings import CHANGES
 from dreamactor.benchmark.session_settings import compare as compare_settings
+from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.table import print_table
-from dreamactor.benchmark.timing import Timing
+from dreamactor.benchmark.timing import Timing, interleave
+from dreamactor.benchmark.torch_engines import Place
 from dreamactor.benchmark.trace import STAGES
 from dreamactor.engines import Engines, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import DreamActorError, EngineError, InputError
-from dreamactor.pipeline import Animator, Options
+from dreamactor.interfaces import Size
 from dreamactor.presets import preset
 
 WAN = "WanAnimateTransformer3DModel"
@@ -43,7 +45,7 @@ def engines(tiny_engines: Path) -> Engines:
 
 @pytest.fixture
 def bench(tiny_engines: Path, engines: Engines) -> Bench:
-    return Bench(Settings(engines=tiny_engines, quick=True), {"fp32": tiny_engines}, {"fp32": engines})
+    return Bench(Settings(engines=tiny_engines, quick=True), Sets({"fp32": tiny_engines}, {"fp32": engines}))
 
 
 class UpToSize:
@@ -75,7 +77,7 @@ class Seen:
 def test_engines_are_given_new_numbers_in_every_run(bench: Bench) -> None:
     seen = Seen(bench.main.session("denoiser"))
     alone = dataclasses.replace(bench.main, sessions={"denoiser": seen})
-    run_twice = Bench(bench.settings, bench.folders, {"fp32": alone})
+    run_twice = Bench(bench.settings, Sets(bench.sets.folders, {"fp32": alone}))
     for block in range(2):
         sections.engines(run_twice, block)
     measured = len(run_twice.timings["engine/denoiser/fp32"].samples)
@@ -111,26 +113,19 @@ def test_sizes_that_an_engine_refuses_are_left_out_and_the_others_measured(
     assert len(refused) == 8
 
 
-def test_a_curve_of_a_clips_steps(bench: Bench) -> None:
-    from dreamactor.benchmark.inputs import media
-
-    animator, given = Animator(bench.main), media()
-    curve = steps_curve(
-        lambda steps: animator.animate([given.reference], given.driving, Options(steps=steps, max_frames=5)), [1, 2], 2
-    )
-    assert curve.sizes == (1, 2)
-    assert min(curve.values) > 0
-
-
 def test_a_probe_that_fails_does_not_lose_the_curves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def probed(*arguments: object, **options: object) -> memory.Peak:
         raise DreamActorError("killed")
 
     monkeypatch.setattr(memory, "probe", probed)
+    monkeypatch.setattr(scaling, "interleave", lambda cases, rounds: interleave(cases, 1, warmup=0))
     with pytest.raises(DreamActorError, match="killed"):
         sections.growth(bench)
-    curves = {"denoiser / frames", "denoiser / pixels", "denoiser / references", "vae_decoder / frames"}
-    assert set(bench.report["scaling"]["curves"]) == {*curves, "pipeline / steps"}
+    curves = bench.report["scaling"]["curves"]
+    engines = {"denoiser / frames", "denoiser / pixels", "denoiser / references", "vae_decoder / frames"}
+    assert set(curves) == {*engines, "pipeline / steps"}
+    assert curves["pipeline / steps"]["sizes"] == [2, 4]
+    assert min(curves["pipeline / steps"]["values"]) > 0
 
 
 @pytest.mark.skipif(not find_spec("diffusers"), reason="needs diffusers: make bench installs it")
@@ -220,10 +215,10 @@ def test_a_slower_machine_slows_the_stages_and_not_the_build(bench: Bench) -> No
 def test_growth_of_time_and_memory(bench: Bench) -> None:
     bench.report["scaling"] = {"curves": {"service / callers": {}}}
     sections.growth(bench)
-    scaling = bench.report["scaling"]
-    assert {"service / callers", "pipeline / steps", "pipeline / frames"} <= set(scaling["curves"])
-    assert scaling["memory"]["exponent"]["value"] > 0
-    assert bench.report["summary"]["memory_exponent"] == scaling["memory"]["exponent"]
+    found = bench.report["scaling"]
+    assert {"service / callers", "pipeline / steps", "pipeline / frames"} <= set(found["curves"])
+    assert found["memory"]["exponent"]["value"] > 0
+    assert bench.report["summary"]["memory_exponent"] == found["memory"]["exponent"]
 
 
 @pytest.mark.slow

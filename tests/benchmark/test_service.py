@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from dreamactor.benchmark import service
+from dreamactor.benchmark.bench import Bench
+from dreamactor.benchmark.engine_sets import Sets
 from dreamactor.benchmark.inputs import media
-from dreamactor.benchmark.run import Bench, Settings
 from dreamactor.benchmark.server_statistics import Snapshot, snapshot
 from dreamactor.benchmark.service import SHORT, Loads
+from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.timing import Sample, Timing
 from dreamactor.errors import DreamActorError
 
@@ -68,7 +70,7 @@ def test_an_overhead_is_what_serving_adds_to_the_time_in_process(monkeypatch: py
     took = {"in process": 2.0, "triton": 2.1, "plain gRPC": 1.9}
     timings = {name: Timing(name, 7 * (Sample(each, 0.0, 1.0),)) for name, each in took.items()}
     monkeypatch.setattr(service, "interleave", lambda cases, rounds: timings)
-    bench = Bench(Settings(quick=True), {}, {})
+    bench = Bench(Settings(quick=True), Sets({}, {}))
 
     service._whole_clips(bench, {}, Service().look)
 

@@ -1,4 +1,4 @@
-"""How far a network is from what the machine can do: peaks measured in the same run, roofline, fraction of peak."""
+"""How far a network is from what the machine can do: peaks measured in the same run, and the share it reaches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Peaks:
         return self.operations / self.bytes
 
     def floor(self, work: Work) -> float:
-        """Seconds below which no implementation of this work gets on this machine."""
+        """The least seconds that any implementation of this work needs on this machine."""
         return max(work.operations / self.operations, work.compulsory / self.bytes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,18 +41,22 @@ class Peaks:
 
 
 def measure_peaks(rounds: int = 5) -> Peaks:
-    """The processor's: the best of `rounds`: a ceiling is what the machine once did, not what it did at the median."""
+    """The processor's, the best of `rounds`: a ceiling is what the machine did once, not at the median.
+
+    Raises MissingDependency without onnx.
+    """
     threads = available_threads()
-    product, library = _product(threads)
+    product, copy = _product(threads), _copy(threads)
     operations = 2 * PRODUCT_SIZE**3 / min(_time(product) for _ in range(rounds))
-    copied = 2 * COPY_BYTES / min(_time(_copy(threads)) for _ in range(rounds))
-    return Peaks(operations, copied, f"{PRODUCT_SIZE}^3 float32 product by {library}; copy of {COPY_BYTES >> 20} MiB")
+    copied = 2 * COPY_BYTES / min(_time(copy) for _ in range(rounds))
+    how = f"{PRODUCT_SIZE}^3 float32 product by ONNX Runtime; copy of {COPY_BYTES >> 20} MiB"
+    return Peaks(operations, copied, how)
 
 
 def measure_gpu_peaks(precision: str) -> Peaks:
     """The GPU's, by PyTorch at the median: a product in E4M3 for a set in 8 bits where the GPU has it, else in bf16.
 
-    Raises MissingDependency without a PyTorch that runs there, EngineError where its memory does not do.
+    Raises MissingDependency without a PyTorch that runs there, EngineError where its memory is too small.
     """
     try:
         import torch
@@ -61,7 +65,7 @@ def measure_gpu_peaks(precision: str) -> Peaks:
     except ImportError as error:
         raise MissingDependency("A GPU's peaks are measured with torch and triton: install them for CUDA.") from error
     if not torch.cuda.is_available():
-        raise MissingDependency(f"A GPU's peaks need a PyTorch for CUDA; this one ({torch.__version__}) is not.")
+        raise MissingDependency(f"A GPU's peaks need a PyTorch for CUDA, which this one ({torch.__version__}) is not.")
     try:
         found = gpu_timing.peaks()
     except torch.OutOfMemoryError as error:
@@ -89,16 +93,15 @@ def placed(work: Work, seconds: float, peaks: Peaks) -> dict[str, Any]:
     }
 
 
-def _product(threads: int) -> tuple[Callable[[], object], str]:
-    """A large product through ONNX Runtime where it is there, else through numpy."""
-    generator = np.random.Generator(np.random.PCG64(0))
-    left = generator.standard_normal((PRODUCT_SIZE, PRODUCT_SIZE), dtype=np.float32)
+def _product(threads: int) -> Callable[[], object]:
+    """A large product through ONNX Runtime, run once."""
     try:
         import onnx
         import onnxruntime
         from onnx import helper
-    except ImportError:
-        return (lambda: left @ left), "numpy"
+    except ImportError as error:
+        raise MissingDependency("Measuring peaks needs onnx: pip install 'dreamactor[export]'.") from error
+    left = np.random.Generator(np.random.PCG64(0)).standard_normal((PRODUCT_SIZE, PRODUCT_SIZE), dtype=np.float32)
     edge = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, left.shape) for name in ("x", "y")]
     weight = onnx.numpy_helper.from_array(left, "w")
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "product", edge[:1], edge[1:], [weight])
@@ -107,11 +110,11 @@ def _product(threads: int) -> tuple[Callable[[], object], str]:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     session.run(None, {"x": left})
-    return (lambda: session.run(None, {"x": left})), "ONNX Runtime"
+    return lambda: session.run(None, {"x": left})
 
 
 def _copy(threads: int) -> Callable[[], object]:
-    """A copy far larger than most caches, shared out to threads (numpy lets go of the interpreter in it)."""
+    """A copy far larger than most caches, divided among threads (numpy releases the interpreter's lock)."""
     source = np.ones(COPY_BYTES // 4, np.float32)
     target = np.zeros_like(source)
     parts = [slice(len(source) * i // threads, len(source) * (i + 1) // threads) for i in range(threads)]

@@ -1,0 +1,90 @@
+"""The GPU check's report and the tile table: which tiles a report proves wrong, and its rates taken into the table.
+
+`python -m dreamactor.benchmark.gpu_tiles REPORT.json` orders `kernels/tiles.json` by what was measured and takes out
+every tile that failed a check.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from dreamactor.kernels import tiles
+from dreamactor.kernels.tiles import Tile
+
+
+def wrong_tiles(report: dict[str, Any], kernel: str, size: int | None) -> dict[str, str]:
+    """Tiles of `kernel` and `size` that failed a check anywhere in a report -> the case they failed at."""
+    return {
+        name: str(entry.get("label", entry.get("case")))
+        for entry in report["kernels"]
+        if entry["kernel"] == kernel and size is not None and entry.get("size") == size
+        for name, row in entry["tiles"].items()
+        if row.get("passed") is False
+    }
+
+
+def failed_kernels(report: dict[str, Any]) -> dict[tuple[str, str | None], str]:
+    """(kernel, variant, or None for all variants) that failed as a whole in a report -> what failed."""
+    failed: dict[tuple[str, str | None], str] = {}
+    for name, what in (("compiled_and_graphs", "its operator failed"), ("sanitizer", "it failed under the sanitizer")):
+        for row in report.get(name, []):
+            if row.get("passed") is False:
+                failed[row["kernel"], row.get("variant")] = what
+    for entry in report["kernels"]:
+        wrong = any(row.get("passed") is False for row in (entry, *entry["tiles"].values()))
+        if entry.get("size") is None and wrong:  # one tile for all, or never set up
+            failed[entry["kernel"], entry.get("variant", "")] = f"failed at {entry.get('label', entry.get('case'))}"
+    return failed
+
+
+def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the table, each list that `report` timed ordered by speed, its rates filled in.
+
+    The largest timed case of a kernel and size decides. A tile that failed a check anywhere is taken out, and so is a
+    size with none left. A kernel that failed as a whole gives no rates, whether or not the report was judged. Only
+    lists of the report's own architecture change.
+    """
+    table = copy.deepcopy(table)
+    arch = tiles.table_key(int(report["capability"].replace(".", "")))
+    where = f"{report['device']}, triton {report['triton']}, {report['date'][:10]}"
+    failed = failed_kernels(report)
+    for entry in report["kernels"]:
+        broken = {(entry["kernel"], entry.get("variant", "")), (entry["kernel"], None)} & set(failed)
+        rows = {name: row for name, row in entry["tiles"].items() if "ms" in row and not broken}
+        lists = table["tiles"].get(entry["kernel"], {}).get(str(arch), {})
+        size = entry.get("size")
+        wrong = wrong_tiles(report, entry["kernel"], size)
+        candidates = [found for found in lists.get(str(size), []) if Tile(**found).name not in wrong]
+        for candidate in candidates:
+            row = rows.get(Tile(**candidate).name)
+            if row:
+                candidate |= {"rate": round(row.get("tflops") or row["gbps"], 1), "measured_on": where}
+        if candidates:
+            lists[str(size)] = sorted(candidates, key=lambda candidate: -(candidate.get("rate") or 0))
+        else:
+            lists.pop(str(size), None)
+    return table
+
+
+def written(table: dict[str, Any]) -> str:
+    """The table as JSON with a tile a line."""
+    tile = re.compile(r"\{[^{}]*\}")  # an innermost object
+    return tile.sub(lambda found: json.dumps(json.loads(found[0])), json.dumps(table, indent=1)) + "\n"
+
+
+def main(path: Path) -> None:
+    """Takes the report at `path` into the table; the static figures of tiles taken out go with them."""
+    table = with_measurements(json.loads(tiles.TABLE.read_text()), json.loads(path.read_text()))
+    tiles.TABLE.write_text(written(table))
+    from dreamactor.kernels import static  # imports triton
+
+    static.prune()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
