@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dreamactor import __version__
 from dreamactor.commands import animate, build, doctor, engines, evaluate, export, serve, train, verify
-from dreamactor.errors import Cancelled, DreamActorError, InputError
+from dreamactor.errors import guarded
 
 COMMANDS = {
     "doctor": doctor, "export": export, "build": build, "verify": verify, "engines": engines, "serve": serve,
@@ -22,29 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have what this terminal has not
-    try:
-        status: int = options.run(options)
-        return status
-    except InputError as error:
-        print(f"dreamactor: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Cancelled):
-        print("dreamactor: stopped.", file=sys.stderr)
-        return 130
-    except DreamActorError as error:
-        print(f"dreamactor: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:  # installed without the extra that has it
-        if error.name is None or error.name.partition(".")[0] == "dreamactor":
-            raise
-        print(
-            f"dreamactor: This needs {error.name}, which is not installed; `dreamactor doctor` says how to get it.",
-            file=sys.stderr,
-        )
-        return 1
-    except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"dreamactor: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
-        return 1
+    return guarded(lambda: options.run(options), "dreamactor")
 
 
 def _parser() -> argparse.ArgumentParser:

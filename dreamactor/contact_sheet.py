@@ -7,16 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from dreamactor.motion.roi import Picture
+
 CELL = 160  # pixels a side of one picture
 GAP = 4
 LABEL = 18
 BACKGROUND, INK = 24, 225
 
 
-def contact_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Bytes]]]) -> Bytes:
+def contact_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
     """A labelled grid, u8 RGB. `rows` are (label, pictures [H,W,3] of any size), `columns` the labels on top."""
     width = LABEL * 6 + len(columns) * (CELL + GAP)
     strips = [_labels(columns, width)]
@@ -30,7 +30,9 @@ def contact_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Byt
     return np.concatenate(strips)
 
 
-def job_sheet(reference: Bytes, driving: Bytes | None, controls: Bytes, output: Bytes, count: int = 6) -> Bytes:
+def job_sheet(
+    reference: Picture, driving: Picture | None, controls: Picture, output: Picture, count: int = 6
+) -> Picture:
     """The sheet of one job: reference [H,W,3]; driving, output [T,H,W,3]; controls [T,H,W,6]; `count` moments.
 
     Without driving frames nobody but the reference's person is on it.
@@ -47,7 +49,7 @@ def job_sheet(reference: Bytes, driving: Bytes | None, controls: Bytes, output: 
     return contact_sheet([f"frame {index}" for index in frames], rows)
 
 
-def save_png(path: Path, picture: Bytes) -> None:
+def save_png(path: Path, picture: Picture) -> None:
     """Writes a u8 RGB picture."""
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert done
@@ -55,18 +57,18 @@ def save_png(path: Path, picture: Bytes) -> None:
     path.write_bytes(data.tobytes())
 
 
-def _labels(columns: Sequence[str], width: int) -> Bytes:
+def _labels(columns: Sequence[str], width: int) -> Picture:
     strip = np.full((LABEL + GAP, width, 3), BACKGROUND, np.uint8)
     for index, label in enumerate(columns):
         _text(strip, label, LABEL * 6 + index * (CELL + GAP), LABEL - 4)
     return strip
 
 
-def _text(picture: Bytes, text: str, x: int, y: int) -> None:
+def _text(picture: Picture, text: str, x: int, y: int) -> None:
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (INK, INK, INK), 1, cv2.LINE_AA)
 
 
-def _fitted(picture: Bytes) -> Bytes:
+def _fitted(picture: Picture) -> Picture:
     """The picture inside a CELL square, its shape kept."""
     scale = CELL / max(picture.shape[:2])
     size = max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from dreamactor import paths
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import guarded
 from dreamactor.presets import Preset
 
 OUTPUT = Path("build/demo")
@@ -22,12 +22,7 @@ def main() -> int:
     parser.add_argument("--driving", type=Path, help="clip (default: the short demo clip)")
     parser.add_argument("--hide-driver", action="store_true", help="a contact sheet without the clip's frames")
     options = parser.parse_args()
-    try:
-        run(options.preset, options.reference, options.driving, options.hide_driver)
-    except DreamActorError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return guarded(lambda: run(options.preset, options.reference, options.driving, options.hide_driver), "demo")
 
 
 def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: bool = False) -> None:
@@ -63,18 +58,19 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
     print(f"wrote {OUTPUT / 'output.mp4'} and {OUTPUT / 'contact_sheet.png'}")
     if not trained:
         print(
-            f"The '{preset}' networks have random weights: the output shows no person. A checkpoint comes separately."
+            f"The '{preset}' networks have random weights: the output shows no person. With a checkpoint in "
+            f"checkpoints/{preset}/ (config.json and its weights) it does."
         )
 
 
 def _draw_sheet(reference: bytes, driving: bytes, video: bytes, preset: Preset, hide_driver: bool) -> None:
     from dreamactor.contact_sheet import job_sheet, save_png
-    from dreamactor.motion.media import Limits, decode_clip
+    from dreamactor.motion.clip import decode_clip
     from dreamactor.motion.prepare import prepare
 
-    inputs = prepare([reference], driving, preset.height, preset.width, preset.fps, Limits())
-    clip = decode_clip(driving, preset.fps, Limits())
-    output = decode_clip(video, preset.fps, Limits())
+    inputs = prepare([reference], driving, preset)
+    clip = decode_clip(driving, preset.fps)
+    output = decode_clip(video, preset.fps)
     driver = None if hide_driver else clip.frames
     save_png(OUTPUT / "contact_sheet.png", job_sheet(inputs.references[0], driver, inputs.controls, output.frames))
 

@@ -1,4 +1,8 @@
-"""The one exception family. Every message says what was found, what was expected and what to do."""
+"""The one exception family, and what becomes of it where a command ends. Every message says what was found, what was
+expected and what to do."""
+
+import sys
+from collections.abc import Callable
 
 
 class DreamActorError(Exception):
@@ -19,3 +23,23 @@ class MissingDependency(DreamActorError):
 
 class Cancelled(DreamActorError):
     """The caller asked to stop; nothing was written."""
+
+
+def guarded(work: Callable[[], int | None], name: str) -> int:
+    """The exit status of `work`: its own or 0, 2 for input that cannot be used, 1 for another failure, 130 when it was
+    interrupted; why is said on stderr, in a sentence that `name` begins."""
+    try:
+        return work() or 0
+    except (KeyboardInterrupt, Cancelled):
+        status, reason = 130, "stopped."
+    except DreamActorError as error:
+        status, reason = 2 if isinstance(error, InputError) else 1, str(error)
+    except ModuleNotFoundError as error:  # installed without the extra that has it
+        if error.name is None or error.name.partition(".")[0] == "dreamactor":
+            raise
+        status = 1
+        reason = f"This needs {error.name}, which is not installed; `dreamactor doctor` says how to get it."
+    except OSError as error:  # a full disk, a folder that cannot be written
+        status, reason = 1, f"{error.strerror or error}: {error.filename or 'no file named'}"
+    print(f"{name}: {reason}", file=sys.stderr)
+    return status

@@ -7,8 +7,10 @@ Anything that speaks Triton's protocol can do the same with the tensor names of 
 
 from __future__ import annotations
 
+import math
 import queue
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -30,8 +32,8 @@ def animate(
     server: str,
     references: Sequence[bytes],
     driving: bytes,
-    options: Options | None = None,
-    on_progress: OnProgress | None = None,
+    options: Options = Options(),
+    on_progress: OnProgress = ignore,
     cancel: Callable[[], bool] = lambda: False,
 ) -> bytes:
     """The video that the server at `server` (HOST:PORT of its gRPC door) makes, as MP4.
@@ -40,14 +42,14 @@ def animate(
     Raises InputError for what the server refuses or no message holds, Cancelled when `cancel` says so, and
     DreamActorError for a server that is not there, is of another version, fails or is stopped.
     """
-    on_progress, video = on_progress or ignore, b""
+    video = b""
     size = len(driving) + sum(map(len, references))
     if size > _MESSAGE_BYTES:
         raise InputError(
             f"Too large: photos and clip have {megabytes(size)} together; a server takes {megabytes(_MESSAGE_BYTES)} "
             "at once."
         )
-    request = Request(tuple(references), driving, options or Options())
+    request = Request(tuple(references), driving, options)
     with Connection(server) as connection:
         connection.check_version()
         for answer in connection.stream(ENSEMBLE, request.to_arrays(), cancel):
@@ -56,6 +58,10 @@ def animate(
     if not video:
         raise DreamActorError(f"The server at {server} ended without a video; its log says why.")
     return video
+
+
+class Late(DreamActorError):
+    """The server did not answer in the time that it was given."""
 
 
 class Connection:
@@ -89,7 +95,7 @@ class Connection:
             )
 
     def infer(self, model: str, arrays: Mapping[str, Array], timeout: float | None = None) -> dict[str, Array]:
-        """One answer of a model that is not decoupled."""
+        """One answer of a model that is not decoupled; raises Late after `timeout` seconds."""
         from tritonclient.utils import InferenceServerException
 
         try:
@@ -99,18 +105,25 @@ class Connection:
         return _arrays(result)
 
     def stream(
-        self, model: str, arrays: Mapping[str, Array], cancel: Callable[[], bool] = lambda: False
+        self,
+        model: str,
+        arrays: Mapping[str, Array],
+        cancel: Callable[[], bool] = lambda: False,
+        timeout: float = math.inf,
     ) -> Iterator[dict[str, Array]]:
-        """Every answer of a decoupled model. Leaving the loop early cancels the request."""
+        """Every answer of a decoupled model; raises Late where they take longer than `timeout` seconds in all. Leaving
+        the loop early cancels the request."""
         # not with the header triton_grpc_error, which gives a stream's errors their status: it crashes Triton 2.51
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         self._client.start_stream(lambda result, error: answers.put((result, error)))
-        over = False
+        over, deadline = False, time.monotonic() + timeout
         try:
             self._client.async_stream_infer(model, self._inputs(arrays), enable_empty_final_response=True)
             while not over:
                 if cancel():
                     raise Cancelled("Cancelled by the caller.")
+                if time.monotonic() > deadline:
+                    raise self._late()
                 try:
                     result, error = answers.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
@@ -146,6 +159,9 @@ class Connection:
             inputs.append(tensor)
         return inputs
 
+    def _late(self) -> Late:
+        return Late(f"The server at {self.server} did not answer in time.")
+
     def _error(self, error: Any) -> DreamActorError:
         """A Triton error as one of ours. A stream's error has no status but the one its text begins with."""
         status, message = str(error.status() or "").removeprefix("StatusCode."), str(error.message() or error)
@@ -162,7 +178,7 @@ class Connection:
                 f"No server answers at {self.server}, or it went away ({message}). Start one with 'dreamactor serve'."
             )
         if status == "DEADLINE_EXCEEDED":
-            return DreamActorError(f"The server at {self.server} did not answer in time.")
+            return self._late()
         if status == "NOT_FOUND":
             return DreamActorError(f"The server at {self.server} is not of this project or version: {message}")
         return DreamActorError(f"The server at {self.server} failed: {message}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import dreamactor
 from dreamactor.engines.gpu import local_gpu
-from dreamactor.errors import DreamActorError, InputError, MissingDependency
+from dreamactor.errors import DreamActorError, InputError, MissingDependency, guarded
 
 DEFAULT_DIR = Path(".venv-server")
 CONSTRAINTS = Path(__file__).resolve().parent / "constraints-server.txt"
@@ -167,12 +167,8 @@ def _read(path: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MAKE, description="Makes the Triton server's own virtual environment.")
     parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="where (default: %(default)s)")
-    try:
-        print(f"server environment: {make(parser.parse_args().dir).root}")
-    except DreamActorError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    folder = parser.parse_args().dir
+    return guarded(lambda: print(f"server environment: {make(folder).root}"), "server environment")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dreamactor.engines import NetworkRecord, TensorSpec, read_manifest, trust
 from dreamactor.engines.shapes import profiles
-from dreamactor.errors import DreamActorError, EngineError, InputError
+from dreamactor.errors import EngineError, InputError, guarded
 from dreamactor.motion.limits import Limits
 from dreamactor.presets import Preset
 from dreamactor.serving.pbtxt import EnsembleConfig, ModelConfig, Port
@@ -102,14 +102,13 @@ def main() -> int:
     parser.add_argument("engines", type=Path, help="engine set; the server must see it at the same path")
     parser.add_argument("repository", type=Path, help="new folder")
     options = parser.parse_args()
-    try:
-        if options.repository.exists():
-            raise InputError(f"{options.repository} exists already; give a new folder.")
-        print(write_repository(options.engines, options.repository))
-    except DreamActorError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return guarded(lambda: _write_new(options.engines, options.repository), "repository")
+
+
+def _write_new(engines: Path, repository: Path) -> None:
+    if repository.exists():
+        raise InputError(f"{repository} exists already; give a new folder.")
+    print(write_repository(engines, repository))
 
 
 def _link(source: Path, target: Path) -> None:

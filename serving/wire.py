@@ -200,10 +200,9 @@ def _framing(text: bytes) -> Framing | None:
     try:
         values = json.loads(text)
         top, left, height, width = map(int, values["crop"])
-        size = tuple(map(int, values["output_size"]))
-        framing = Framing(float(values["fps"]), int(values["frames"]), (top, left, height, width), (size[0], size[1]))
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        framing = Framing(float(values["fps"]), int(values["frames"]), (top, left, height, width))
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"The framing cannot be read: {error}.") from error
-    if not (0 < framing.fps <= MAX_FPS and all(0 <= side <= MAX_SIDE for side in (*framing.crop, *size))):
+    if not (0 < framing.fps <= MAX_FPS and all(0 <= side <= MAX_SIDE for side in framing.crop)):
         raise InputError(f"The framing is out of range: up to {MAX_SIDE} pixels a side and {MAX_FPS} frames a second.")
     return framing

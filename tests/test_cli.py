@@ -20,7 +20,8 @@ from dreamactor.cli import main
 from dreamactor.commands.common import engines_of
 from dreamactor.engines.gpu import Gpu
 from dreamactor.errors import EngineError
-from dreamactor.motion.media import Limits, decode_clip
+from dreamactor.motion.clip import decode_clip
+from dreamactor.motion.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 MEDIA = ROOT / ".assets" / "media"
@@ -32,6 +33,11 @@ def animate(tmp_path: Path, engines: Path, **changes: object) -> list[str]:
         "engines": engines, "max-frames": 13, "steps": 1, **changes,
     }  # fmt: skip
     return ["animate", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+
+
+def without_engines(command: list[str]) -> list[str]:
+    at = command.index("--engines")
+    return [*command[:at], *command[at + 2 :]]
 
 
 def test_animate_writes_the_clip_with_its_sound(tmp_path: Path, tiny_engines: Path) -> None:
@@ -71,8 +77,10 @@ def test_same_seed_same_file(tmp_path: Path, tiny_engines: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"server": "127.0.0.1:9", "max-clip-mb": 1}, "the caps on input are the server's"),
         ({"server": "127.0.0.1:9"}, "the engines are the server's"),
+        ({"preset": "tiny"}, "--engines names a set that has its own preset and precision"),
+        ({"precision": "fp32"}, "--engines names a set that has its own preset and precision"),
         ({"max-frames": 1}, "max_frames"),
-        ({"max-clip-mb": 0.1}, "clip"),
+        ({"max-clip-mb": 0.1}, "the limit is 0.1 MB"),
         ({"max-image-megapixels": 0.1}, "pixels"),
         ({"max-image-mb": -1}, "above zero"),
     ],
@@ -87,10 +95,16 @@ def test_bad_input_is_named_and_leaves_nothing(
 
 def test_a_server_of_no_name_is_none_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As from a variable that was not set."""
-    command = animate(tmp_path, tmp_path, server="")
-    at = command.index("--engines")
-    assert main([*command[:at], *command[at + 2 :]]) == 2
+    assert main(without_engines(animate(tmp_path, tmp_path, server=""))) == 2
     assert "HOST:PORT, not ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--preset", "tiny"], ["--precision", "fp32"]])
+def test_a_server_has_its_own_preset_and_precision(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*without_engines(animate(tmp_path, tmp_path, server="127.0.0.1:9")), *option]) == 2
+    assert "the engines are the server's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["reference", "driving"])
@@ -292,10 +306,10 @@ def test_without_a_folder_the_set_for_this_machines_gpu_is_taken(
     cpu, gpu = (Path(f"build/engines/tiny-fp32-{name}") for name in ("cpu", target))
     shutil.copytree(tiny_engines, cpu)
     assert engines_of(options) == cpu.resolve()
-    assert f"There is no {gpu}, which `make engines` makes" in capsys.readouterr().out
+    assert f"There is no {gpu}, which `make engines` makes" in capsys.readouterr().err
     shutil.copytree(tiny_engines, gpu)
     assert engines_of(options) == gpu
-    assert capsys.readouterr().out == f"engines: {gpu}\n"
+    assert capsys.readouterr().err == f"engines: {gpu}\n"
     named = parser.parse_args(["--engines", str(tiny_engines)])
     assert engines_of(named) == tiny_engines
 
@@ -310,9 +324,8 @@ def test_animate_takes_that_set_too(
     on_a_gpu("cuda")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_engines, "build/engines/tiny-fp32-cuda")
-    asked = [part for part in animate(tmp_path, tiny_engines) if part not in ("--engines", str(tiny_engines))]
-    assert main([*asked, "--preset", "tiny"]) == 0
-    assert "engines: build/engines/tiny-fp32-cuda\n" in capsys.readouterr().out
+    assert main([*without_engines(animate(tmp_path, tiny_engines)), "--preset", "tiny"]) == 0
+    assert "engines: build/engines/tiny-fp32-cuda\n" in capsys.readouterr().err
     assert (tmp_path / "out.mp4").stat().st_size
     assert [path.name for path in Path("build/engines").iterdir()] == ["tiny-fp32-cuda"]
 
@@ -347,6 +360,7 @@ def test_an_unsigned_set_is_refused_where_a_key_is_given(
     ("arguments", "sentence"),
     [
         (["serve", "--max-clip-mb", "inf"], "--max-clip-mb must be above zero and less than 1e9, not inf"),
+        (["serve", "--preset", "tiny"], "--engines names a set that has its own preset and precision"),
         (["serve", "--grpc-port", "70000"], "a port is from 0 to 65535"),
         (["serve", "--host", "nowhere.invalid"], "give another --host"),
         (["build", "--checkpoint", "/nowhere"], "/nowhere is not the folder of a checkpoint"),
@@ -389,11 +403,16 @@ def test_names_are_printed_and_notes_kept_whole_where_there_is_no_terminal(tmp_p
     assert [line for line in lines if re.search(r"% denoise 1/\d+$", line)]
 
 
-def test_a_video_sent_to_stdout_has_nothing_after_it(tmp_path: Path, tiny_engines: Path) -> None:
+def test_a_video_sent_to_stdout_is_alone_there(tmp_path: Path, tiny_engines: Path) -> None:
+    """Also where the set is looked for, and what is said of that."""
+    shutil.copytree(tiny_engines, tmp_path / "build/engines/tiny-fp32-cpu")
     command = animate(tmp_path, tiny_engines, **{"output": "/dev/stdout", "max-frames": 5})
-    piped = subprocess.run([sys.executable, "-m", "dreamactor.cli", *command], capture_output=True, check=True)
     assert main(animate(tmp_path, tiny_engines, **{"max-frames": 5})) == 0
-    assert piped.stdout == (tmp_path / "out.mp4").read_bytes()
+    for arguments in (command, [*without_engines(command), "--preset", "tiny"]):
+        call = [sys.executable, "-m", "dreamactor.cli", *arguments]
+        piped = subprocess.run(call, capture_output=True, check=True, cwd=tmp_path)
+        assert piped.stdout == (tmp_path / "out.mp4").read_bytes()
+    assert b"is up to date" in piped.stderr
 
 
 def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> None:

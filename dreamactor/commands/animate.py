@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from dreamactor.commands.common import (
@@ -54,16 +56,20 @@ def run(options: argparse.Namespace) -> int:
     served = options.server is not None
     if served and limits != Limits():
         raise InputError("With --server the caps on input are the server's: give them to `dreamactor serve`.")
-    if served and (options.engines or public_key):
-        raise InputError("With --server the engines are the server's: --engines and --public-key are for its command.")
-    references = [read_file(path, "reference") for path in options.reference]
-    driving = read_file(options.driving, "driving clip")
+    if served and (options.engines or options.preset or options.precision or public_key):
+        raise InputError(
+            "With --server the engines are the server's: give --engines, --preset, --precision and --public-key to "
+            "`dreamactor serve`."
+        )
+    caps = (math.inf, math.inf) if served else (limits.image_bytes, limits.clip_bytes)
+    references = [read_file(path, "reference", caps[0]) for path in options.reference]
+    driving = read_file(options.driving, "driving clip", caps[1])
     check_output(options.output)
     for path in (*options.reference, options.driving):
         if options.output.exists() and options.output.samefile(path):
             raise InputError(f"The output {options.output} is the input {path}: give another file name.")
     engines = Path() if served else engines_of(options)
-    with ProgressBar(options.output.name) as progress:
+    with redirect_stdout(sys.stderr), ProgressBar(options.output.name) as progress:  # what a library says, too
         if served:
             from dreamactor.serving.client import animate
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,43 +16,51 @@ if TYPE_CHECKING:
     from dreamactor.motion.limits import Limits
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+PRESET, PRECISION = "puppet", "fp32"  # where none is named
 
 
-def add_preset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="puppet", help="tiny, puppet or m1 (default: %(default)s)")
+def add_preset(parser: argparse.ArgumentParser, default: str | None = PRESET) -> None:
+    parser.add_argument("--preset", default=default, help=f"tiny, puppet or m1 (default: {PRESET})")
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: %(default)s")
+def add_precision(parser: argparse.ArgumentParser, default: str | None = PRECISION) -> None:
+    parser.add_argument("--precision", choices=PRECISIONS, default=default, help=f"default: {PRECISION}")
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
     """Flags for an engine set by its folder, or by the names that `make engines` knows it by."""
     default = "what `make engines` made of --preset and --precision for this machine's GPU, else one for its CPU"
     parser.add_argument("--engines", type=Path, help=f"engine set (default: {default})")
-    add_preset(parser)
-    add_precision(parser)
+    add_preset(parser, default=None)
+    add_precision(parser, default=None)
 
 
 def engines_of(options: argparse.Namespace) -> Path:
     """The set that `add_engines`'s flags name. One for the GPU is taken as it is, one for the CPU is built if need be;
-    says which."""
+    says which, on stderr. Raises InputError for a set that is named twice."""
+    if options.engines is None:
+        with redirect_stdout(sys.stderr):
+            return _usual_engines(options.preset or PRESET, options.precision or PRECISION)
+    if options.preset or options.precision:
+        raise InputError("--engines names a set that has its own preset and precision: leave the two out.")
+    return Path(options.engines)
+
+
+def _usual_engines(preset: str, precision: str) -> Path:
     from dreamactor import paths
     from dreamactor.build import build_set
     from dreamactor.engines.manifest import FILE_NAME
     from dreamactor.engines.target import parse_target
 
-    if options.engines is not None:
-        return Path(options.engines)
     say_unused_gpu("auto")
     target = parse_target("auto").name
     if target != "cpu":
-        made = paths.engine_set(options.preset, options.precision, target)
+        made = paths.engine_set(preset, precision, target)
         if (made / FILE_NAME).is_file():
             print(f"engines: {made}", flush=True)
             return made
         print(f"There is no {made}, which `make engines` makes for this machine's GPU: the CPU is taken.", flush=True)
-    return build_set(options.preset, options.precision)
+    return build_set(preset, precision)
 
 
 def say_unused_gpu(target: str) -> None:
@@ -80,9 +90,11 @@ def read_key(options: argparse.Namespace) -> bytes | None:
     return read_file(options.public_key, "public key") if options.public_key else None
 
 
-def read_file(path: Path, what: str) -> bytes:
-    """The file's bytes; raises InputError naming `what` it was for."""
+def read_file(path: Path, what: str, most: float = math.inf) -> bytes:
+    """The file's bytes; raises InputError naming `what` it was for, also, unread, where it has more than `most`."""
     try:
+        if path.is_file() and (size := path.stat().st_size) > most:
+            raise InputError(f"Too large: the {what} {path} has {size / 1e6:.1f} MB; the limit is {most / 1e6:.1f} MB.")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"The {what} {path} cannot be read: {error.strerror}.") from error
@@ -120,29 +132,36 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+_CAPS = (  # flag, field of Limits, its unit in the flag's, what it is of
+    ("--max-clip-seconds", "clip_seconds", 1.0, "S", "length of the driving clip"),
+    ("--max-clip-mb", "clip_bytes", 1e6, "MB", "size of the driving clip"),
+    ("--max-image-mb", "image_bytes", 1e6, "MB", "size of a reference image"),
+    ("--max-image-megapixels", "image_pixels", 1e6, "MP", "of a reference image"),
+)
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Flags for the caps on input media; those not given keep their defaults."""
+    from dreamactor.motion.limits import Limits
+
     caps = parser.add_argument_group("caps on input")
-    caps.add_argument("--max-clip-seconds", type=float, metavar="S", help="length of the driving clip (default: 60)")
-    caps.add_argument("--max-clip-mb", type=float, metavar="MB", help="size of the driving clip (default: 537)")
-    caps.add_argument("--max-image-mb", type=float, metavar="MB", help="size of a reference image (default: 67)")
-    caps.add_argument("--max-image-megapixels", type=float, metavar="MP", help="of a reference image (default: 80)")
+    for flag, name, unit, metavar, what in _CAPS:
+        default = getattr(Limits, name) / unit
+        caps.add_argument(flag, dest=name, type=float, metavar=metavar, help=f"{what} (default: {default:.0f})")
 
 
 def limits_of(options: argparse.Namespace) -> Limits:
     """The caps that `add_limits` parsed; raises InputError for one that is no sensible number."""
     from dreamactor.motion.limits import Limits
 
-    units = {"clip_seconds": 1.0, "clip_mb": 1e6, "image_mb": 1e6, "image_megapixels": 1e6}
-    names = {"clip_mb": "clip_bytes", "image_mb": "image_bytes", "image_megapixels": "image_pixels"}
     chosen: dict[str, Any] = {}
-    for name, unit in units.items():
-        value = getattr(options, f"max_{name}")
+    for flag, name, unit, *_ in _CAPS:
+        value = getattr(options, name)
         if value is None:
             continue
         if not 0 < value < 1e9:
-            raise InputError(f"--max-{name.replace('_', '-')} must be above zero and less than 1e9, not {value}.")
-        chosen[names.get(name, name)] = value * unit if name == "clip_seconds" else int(value * unit)
+            raise InputError(f"{flag} must be above zero and less than 1e9, not {value}.")
+        chosen[name] = type(getattr(Limits, name))(value * unit)
     if "clip_seconds" in chosen:
         frames = math.ceil(Limits.clip_frames * chosen["clip_seconds"] / Limits.clip_seconds)
         chosen["clip_frames"] = max(Limits.clip_frames, frames)

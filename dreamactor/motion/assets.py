@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamactor import paths
-from dreamactor.errors import DreamActorError, MissingDependency
+from dreamactor.errors import DreamActorError, MissingDependency, guarded
 
 COMMAND = "python -m dreamactor.motion.assets"
 VARIABLE = "DREAMACTOR_ASSETS"
@@ -164,13 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models-only", action="store_true", help="leave the demo and test media out")
     options = parser.parse_args(arguments)
     wheels = [wheel for wheel in WHEELS if not options.models_only or wheel.package == "mediapipe"]
-    try:
-        written = fetch(options.dir, wheels)
-    except (DreamActorError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.dir}: {f'{len(written)} files written' if written else 'everything is there'}")
-    return 0
+    return guarded(lambda: _report(options.dir, fetch(options.dir, wheels)), "assets")
+
+
+def _report(folder: Path, written: list[str]) -> None:
+    print(f"{folder}: {f'{len(written)} files written' if written else 'everything is there'}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from dreamactor.motion.head import Head, head_of_body
 from dreamactor.motion.models import Model
 from dreamactor.motion.pose import Float
 from dreamactor.motion.roi import Picture, Region, angle_between, crop, to_picture
@@ -42,6 +44,11 @@ class Body:
     world: Float
     score: float
     next_region: Region
+
+    @cached_property
+    def head(self) -> Head:
+        """As far as it can be told without a face."""
+        return head_of_body(self.points, self.world)
 
 
 def region_of(center: Float, rim: Float) -> Region:

@@ -20,26 +20,24 @@ from dreamactor.errors import InputError
 from dreamactor.motion.limits import Limits, megabytes
 
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif", "mjpeg")
+NAME = "the driving clip"  # as messages call it
 LATE = 0.002  # seconds by which a timestamp may be rounded up by its container and still count as on time
 WHOLE = 0.9  # share of the announced duration that must be decodable for a file to count as whole
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded clip: frames uint8 RGB [T, H, W, 3]; `source_size` (height, width) is the upright original."""
+    """A decoded clip: frames uint8 RGB [T, H, W, 3], and what is to be said about it."""
 
     frames: NDArray[np.uint8]
-    source_fps: float
-    source_size: tuple[int, int]
     notes: tuple[str, ...] = ()
 
 
 def decode_clip(
     data: bytes,
     fps: float,
-    limits: Limits | None = None,
+    limits: Limits = Limits(),
     max_frames: int | None = None,
-    name: str = "the driving clip",
     on_frame: Callable[[int, int], None] | None = None,
 ) -> Clip:
     """Decodes a video to `fps` frames a second: at time k / fps the frame a player would show then.
@@ -48,19 +46,18 @@ def decode_clip(
     At most `max_frames` are taken from the start; `on_frame(done, expected)` is called for each and may raise to stop.
     Raises InputError for what is empty, damaged, no video, a single picture, or over a limit.
     """
-    limits = limits or Limits()
     if not data:
-        raise InputError(f"Empty file: {name} has 0 bytes; give a video (MP4, MOV, WebM, ...).")
+        raise InputError(f"Empty file: {NAME} has 0 bytes; give a video (MP4, MOV, WebM, ...).")
     if len(data) > limits.clip_bytes:
         raise InputError(
-            f"Too large: {name} has {megabytes(len(data))}; the limit for a clip is {megabytes(limits.clip_bytes)}."
+            f"Too large: {NAME} has {megabytes(len(data))}; the limit for a clip is {megabytes(limits.clip_bytes)}."
         )
     if max_frames is not None and not 1 <= max_frames <= limits.clip_frames:
         raise InputError(f"max_frames is {max_frames}; at least 1 and at most {limits.clip_frames} are taken.")
-    with open_media(data, name) as container:
-        stream = video_stream(container, name)
-        wanted = _expected(container, stream, fps, limits, max_frames, name)
-        decoder = _Decoder(container, stream, limits, wanted, name)
+    with open_media(data) as container:
+        stream = video_stream(container)
+        wanted = _expected(container, stream, fps, limits, max_frames)
+        decoder = _Decoder(container, stream, limits, wanted)
         buffer: NDArray[np.uint8] | None = None
         count = 0
         for frame in decoder.pictures(fps):
@@ -68,7 +65,7 @@ def decode_clip(
                 most = _most_frames(limits, fps) + 1 if max_frames is None else max_frames
                 buffer = np.empty((min(wanted + wanted // 10 + 2, most), *frame.shape), np.uint8)
             if count >= len(buffer):
-                raise _too_long(name, f"more than {count} frames at {fps:g} fps", limits)
+                raise _too_long(f"more than {count} frames at {fps:g} fps", limits)
             buffer[count] = frame
             count += 1
             if on_frame:
@@ -78,43 +75,43 @@ def decode_clip(
         else:
             decoder.check_whole()
         if buffer is None:
-            raise InputError(f"No frame of {name} can be decoded; it is damaged or truncated.")
+            raise InputError(f"No frame of {NAME} can be decoded; it is damaged or truncated.")
         if count < 2 and max_frames != 1:
-            raise InputError(f"Too short: {name} has 1 frame at {fps:g} fps; motion needs at least 2.")
-        return Clip(buffer[:count], decoder.rate, decoder.size, tuple(decoder.notes))
+            raise InputError(f"Too short: {NAME} has 1 frame at {fps:g} fps; motion needs at least 2.")
+        return Clip(buffer[:count], tuple(decoder.notes))
 
 
 @contextmanager
-def open_media(data: bytes, name: str) -> Iterator[av.container.InputContainer]:
+def open_media(data: bytes) -> Iterator[av.container.InputContainer]:
     """Opens encoded media; playlists and formats that read other files or addresses are not among those accepted."""
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "pipe"}
     try:
         container = av.open(io.BytesIO(data), "r", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError, OSError) as error:
         raise InputError(
-            f"Not a video: {name} is truncated or in no format this system reads "
+            f"Not a video: {NAME} is truncated or in no format this system reads "
             f"({', '.join(CONTAINERS)}): {_reason(error)}."
         ) from error
     with container:
         yield container
 
 
-def video_stream(container: av.container.InputContainer, name: str) -> VideoStream:
+def video_stream(container: av.container.InputContainer) -> VideoStream:
     """The first real video stream; cover art does not count."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
-                raise InputError(f"{name} has a video stream in a codec that this system does not read.")
+                raise InputError(f"{NAME} has a video stream in a codec that this system does not read.")
             return stream
-    raise InputError(f"No video: {name} is a {container.format.name} file without a video stream.")
+    raise InputError(f"No video: {NAME} is a {container.format.name} file without a video stream.")
 
 
-def first_shown(data: bytes, name: str) -> float:
+def first_shown(data: bytes) -> float:
     """Seconds at which the first picture is shown, on the clock the container's streams share: the stream's start, or
     the first keyframe of a stream that was cut, which begins with what cannot be decoded. 0 for a clip without one."""
     try:
-        with open_media(data, name) as container:
-            stream = video_stream(container, name)
+        with open_media(data) as container:
+            stream = video_stream(container)
             tick = stream.time_base or 0
             for index, packet in enumerate(container.demux(stream)):
                 if packet.is_keyframe and packet.size:
@@ -129,34 +126,29 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _too_long(name: str, found: str, limits: Limits) -> InputError:
+def _too_long(found: str, limits: Limits) -> InputError:
     return InputError(
-        f"Too long: {name} has {found}; the limit is {limits.clip_seconds:g} s and {limits.clip_frames} frames. "
+        f"Too long: {NAME} has {found}; the limit is {limits.clip_seconds:g} s and {limits.clip_frames} frames. "
         "Cut it, or take only its start with max_frames."
     )
 
 
 def _expected(
-    container: av.container.InputContainer,
-    stream: VideoStream,
-    fps: float,
-    limits: Limits,
-    max_frames: int | None,
-    name: str,
+    container: av.container.InputContainer, stream: VideoStream, fps: float, limits: Limits, max_frames: int | None
 ) -> int:
     """Checks size and duration as the header has them; returns how many frames will come at most."""
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > limits.clip_pixels:
         raise InputError(
-            f"Too many pixels: {name} has frames of {width}x{height}; the limit is {limits.clip_pixels} pixels a frame."
+            f"Too many pixels: {NAME} has frames of {width}x{height}; the limit is {limits.clip_pixels} pixels a frame."
         )
     if min(width, height) < limits.smallest_side:
-        raise InputError(f"Too small: {name} has frames of {width}x{height}; each side needs {limits.smallest_side}.")
+        raise InputError(f"Too small: {NAME} has frames of {width}x{height}; each side needs {limits.smallest_side}.")
     stream.codec_context.options = {"max_pixels": str(limits.clip_pixels)}
     most = _most_frames(limits, fps)
     seconds, of_picture = _duration(container, stream)
     if of_picture and max_frames is None and seconds * fps > most + 1:
-        raise _too_long(name, f"{seconds:.1f} s", limits)
+        raise _too_long(f"{seconds:.1f} s", limits)
     known = max(1, round(seconds * fps)) if seconds else limits.clip_frames
     if not of_picture and max_frames is None:
         known = min(known, most)
@@ -180,16 +172,10 @@ class _Decoder:
     """Frames of one stream with the seconds at which each is shown, upright and shrunk to the working size."""
 
     def __init__(
-        self,
-        container: av.container.InputContainer,
-        stream: VideoStream,
-        limits: Limits,
-        wanted: int,
-        name: str,
+        self, container: av.container.InputContainer, stream: VideoStream, limits: Limits, wanted: int
     ) -> None:
-        self.name, self.limits, self.wanted = name, limits, wanted
-        self.rate = float(stream.average_rate or stream.guessed_rate or 25)
-        self.size = (0, 0)
+        self.limits, self.wanted = limits, wanted
+        self._rate = float(stream.average_rate or stream.guessed_rate or 25)
         self.notes: list[str] = []
         self._container, self._stream = container, stream
         self._announced, self._of_picture = _duration(container, stream)
@@ -225,7 +211,7 @@ class _Decoder:
         last, index = -1.0, 0
         for frame in self._frames_until_damage():
             tick = float(frame.time_base) if frame.time_base is not None else 0.0
-            seconds = frame.pts * tick if frame.pts is not None and tick else index / self.rate
+            seconds = frame.pts * tick if frame.pts is not None and tick else index / self._rate
             index += 1
             if first is None:
                 first = seconds
@@ -235,8 +221,8 @@ class _Decoder:
             gap = seconds - first - last if last >= 0 else 0.0
             last = seconds - first
             length = frame.duration * tick if frame.duration else 0.0
-            if length < 0.5 / self.rate:  # the last frame's is often left out
-                length = gap or 1 / self.rate
+            if length < 0.5 / self._rate:  # the last frame's is often left out
+                length = gap or 1 / self._rate
             self._decoded = last + length
             yield last, frame
 
@@ -245,14 +231,14 @@ class _Decoder:
         there, announced = self._lead + self._decoded, self._announced
         if not self._of_picture:
             there, announced = max(there, self._reached), announced - self._clock
-        if there < WHOLE * announced - 1 / self.rate:
+        if there < WHOLE * announced - 1 / self._rate:
             reason = f" ({self._error})" if self._error else ""
             raise InputError(
-                f"Truncated or damaged: {self.name} announces {announced:.1f} s and only {there:.1f} s "
+                f"Truncated or damaged: {NAME} announces {announced:.1f} s and only {there:.1f} s "
                 f"can be decoded{reason}."
             )
         if self._error:
-            self.notes.append(f"part of {self.name} is damaged and was passed over ({self._error})")
+            self.notes.append(f"part of {NAME} is damaged and was passed over ({self._error})")
 
     def _frames_until_damage(self) -> Iterator[av.VideoFrame]:
         wanted = [self._stream] if self._of_picture else list(self._container.streams)
@@ -281,7 +267,10 @@ class _Decoder:
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         if frame.width * frame.height > self.limits.clip_pixels:
-            raise InputError(f"Too many pixels: {self.name} changes to frames of {frame.width}x{frame.height}.")
+            raise InputError(
+                f"Too many pixels: {NAME} changes to frames of {frame.width}x{frame.height}; the limit is "
+                f"{self.limits.clip_pixels} pixels a frame."
+            )
         if self._target is None:
             self._target = self._working_size(frame)
         width, height = self._target
@@ -297,13 +286,13 @@ class _Decoder:
         turns = round(frame.rotation / 90) % 4
         upright = np.ascontiguousarray(np.rot90(pixels, turns) if turns else pixels, np.uint8)
         if upright.shape[:2] != self._shown:
-            raise InputError(f"{self.name} changes its orientation half way; cut it into one clip each.")
+            raise InputError(f"{NAME} changes its orientation half way; cut it into one clip each.")
         return upright
 
     def _working_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         width, height = max(1, round(frame.width * self._aspect)), frame.height
         turned = round(frame.rotation / 90) % 2 == 1
-        self.size = (width, height) if turned else (height, width)
+        original = (width, height) if turned else (height, width)
         scale = min(1.0, self.limits.clip_side / max(width, height))
         fits = (self.limits.clip_memory / (3.0 * self.wanted * width * height)) ** 0.5
         scale = min(scale, fits)
@@ -311,7 +300,7 @@ class _Decoder:
         self._shown = (width, height) if turned else (height, width)
         if scale < 1:
             self.notes.append(
-                f"{self.name} is {self.size[1]}x{self.size[0]}; it was shrunk to {self._shown[1]}x{self._shown[0]} "
+                f"{NAME} is {original[1]}x{original[0]}; it was shrunk to {self._shown[1]}x{self._shown[0]} "
                 "to be analysed"
             )
         return width, height

@@ -10,16 +10,14 @@ import colorsys
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from dreamactor.motion.pose import HAND_BONES, LIMBS, VISIBLE, Float, PoseSequence
+from dreamactor.motion.roi import Picture
 
 LIMB_WIDTH = 1 / 52  # of the shorter side: 2.5 pixels at 128
 HAND_WIDTH = 1 / 128
 SHIFT = 4  # fractional bits of the coordinates given to OpenCV
 FAR = 4.0  # points further off than this many image sizes are pulled in: OpenCV's coordinates are 32-bit
-
-Image = NDArray[np.uint8]
 
 
 def _wheel(count: int) -> tuple[tuple[int, int, int], ...]:
@@ -33,7 +31,7 @@ _LIMBS = np.array(LIMBS)
 _BONES = np.array(HAND_BONES)
 
 
-def draw_controls(poses: PoseSequence, height: int, width: int) -> Image:
+def draw_controls(poses: PoseSequence, height: int, width: int) -> Picture:
     """Draws every frame of `poses` (already in the pixels of a height x width image) on black.
 
     Returns uint8 [T, H, W, 6]: channels 0-2 the skeleton in RGB, 3-5 the head sphere in RGB.
@@ -51,7 +49,7 @@ def draw_controls(poses: PoseSequence, height: int, width: int) -> Image:
     return controls
 
 
-def draw_skeleton(poses: PoseSequence, frame: int, height: int, width: int) -> Image:
+def draw_skeleton(poses: PoseSequence, frame: int, height: int, width: int) -> Picture:
     """Limbs, then hands, of one frame: uint8 [H, W, 3]. What is less sure than `VISIBLE` is left out."""
     canvas = np.zeros((height, width, 3), np.uint8)
     size = min(height, width)
@@ -67,7 +65,7 @@ def draw_skeleton(poses: PoseSequence, frame: int, height: int, width: int) -> I
     return canvas
 
 
-def draw_sphere(canvas: Image, center: Float, radius: float, rotation: Float, confidence: float = 1.0) -> None:
+def draw_sphere(canvas: Picture, center: Float, radius: float, rotation: Float, confidence: float = 1.0) -> None:
     """Draws one head into `canvas`, uint8 [H, W, 3].
 
     A surface point whose normal in head coordinates is (x, y, z) gets the colour ((1 + x) / 2, (1 - y) / 2,
@@ -94,7 +92,7 @@ def draw_sphere(canvas: Image, center: Float, radius: float, rotation: Float, co
 
 
 def _lines(
-    canvas: Image,
+    canvas: Picture,
     ends: Float,
     colors: tuple[tuple[int, int, int], ...],
     order: list[int] | range,

@@ -19,13 +19,12 @@ PAPER = (255, 255, 255)  # what shows through transparent pixels
 WHITE = 65535 - 128  # in 16 bits: from here on all rounds to 255
 
 
-def decode_image(data: bytes, limits: Limits | None = None, name: str = "the reference image") -> NDArray[np.uint8]:
+def decode_image(data: bytes, limits: Limits = Limits(), name: str = "the reference image") -> NDArray[np.uint8]:
     """Decodes a photo: uint8 RGB [H, W, 3], turned as its EXIF says, in sRGB, transparency laid on white.
 
     `name` is how messages call the input. The longest side is at most `limits.image_side`. Raises InputError for
     what is empty, damaged, no picture, or over a limit; the size is checked from the header, before any pixel.
     """
-    limits = limits or Limits()
     if not data:
         raise InputError(f"Empty file: {name} has 0 bytes; give a photo (JPEG, PNG, WebP, ...).")
     if len(data) > limits.image_bytes:

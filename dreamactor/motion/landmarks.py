@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from dreamactor.motion.assets import models_folder
 from dreamactor.motion.body import Body, BodyModel
 from dreamactor.motion.face import Face, FaceModel
 from dreamactor.motion.hand import Hand, HandModel
-from dreamactor.motion.head import Head, head_of_body
+from dreamactor.motion.head import Head
 from dreamactor.motion.models import (
     body_detector,
     far_face_detector,
@@ -56,59 +56,52 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Seen:
-    """One person in one picture; what is None was not found. `hands` are the person's right and left."""
+    """One person in one picture: a body or a face or both. `hands` are the person's right and left."""
 
-    body: Body | None = None
+    body: Body | None
     face: Face | None = None
     hands: tuple[Hand | None, Hand | None] = (None, None)
 
     @property
-    def head(self) -> Head | None:
+    def largest(self) -> Body | Face:
+        """The body, or the face where there is none."""
+        found = self.body or self.face
+        assert found is not None
+        return found
+
+    @property
+    def head(self) -> Head:
         """From the face where there is one, else from the body."""
-        if self.face is not None:
-            return self.face.head
-        return head_of_body(self.body.points, self.body.world) if self.body is not None else None
+        return (self.face or self.largest).head
 
     @property
     def score(self) -> float:
         """How sure the models are of their find: of the body, or of the face where there is none."""
-        if self.body is not None:
-            return self.body.score
-        return self.face.score if self.face is not None else 0.0
+        return self.largest.score
 
-    @property
-    def candidate(self) -> Candidate | None:
+    @cached_property
+    def candidate(self) -> Candidate:
         """Where to look for this person in the next picture."""
-        head = self.head
-        if head is None:
-            return None
-        size = self.body.next_region.size if self.body else _body_size(self.face)
-        return Candidate(
-            float(head.center[0]), float(head.center[1]), size, 1.0,
-            self.body.next_region if self.body else None, self.face.next_region if self.face else None,
-        )  # fmt: skip
+        body = self.body.next_region if self.body else None
+        face = self.face.next_region if self.face else None
+        size = self.largest.next_region.size
+        x, y, _ = self.head.center
+        return Candidate(float(x), float(y), size if body else _body_size(size), 1.0, body, face)
 
 
-@dataclass
 class Landmarker:
     """The models, opened once; not to be shared between threads. Raises MissingDependency when they are not there."""
 
-    assets: Path | None = None
-    _models: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._models = models_folder(self.assets)
+    def __init__(self) -> None:
+        models = models_folder()
         with no_greeting():
-            self._open()
-
-    def _open(self) -> None:
-        self._find_bodies = body_detector(self._models)
-        self._find_faces = far_face_detector(self._models)
-        self._find_face_near = near_face_detector(self._models)
-        self._find_palms = palm_detector(self._models)
-        self._body = BodyModel(self._models)
-        self._face = FaceModel(self._models)
-        self._hand = HandModel(self._models)
+            self._find_bodies = body_detector(models)
+            self._find_faces = far_face_detector(models)
+            self._find_face_near = near_face_detector(models)
+            self._find_palms = palm_detector(models)
+            self._body = BodyModel(models)
+            self._face = FaceModel(models)
+            self._hand = HandModel(models)
 
     def search(self, picture: Picture, smallest: float = 0.0, everybody: bool = False) -> list[Candidate]:
         """People in the picture, the largest first; those too small for the detectors are sought in tiles.
@@ -138,10 +131,9 @@ class Landmarker:
         people: list[Seen] = []
         for where in self.search(picture, everybody=True):
             seen = self.observe(picture, where)
-            new = seen.candidate if seen else None
-            if seen and new and not any(_known(new, [old]) for one in people if (old := one.candidate)):
+            if seen is not None and not _known(seen.candidate, [one.candidate for one in people]):
                 people.append(seen)
-        return sorted(people, key=lambda one: -(one.candidate.size if one.candidate else 0.0))
+        return sorted(people, key=lambda one: -one.candidate.size)
 
     def observe(
         self, picture: Picture, where: Candidate, last: Seen | None = None, thorough: bool = True
@@ -186,9 +178,7 @@ class Landmarker:
         for head in heads:
             x, y = head.points.mean(axis=0)
             region = faces.region_of_detection(head)
-            people.append(
-                Candidate(float(x), float(y), region.size / faces.MARGIN * BODY_PER_FACE, head.score, None, region)
-            )
+            people.append(Candidate(float(x), float(y), _body_size(region.size), head.score, None, region))
         return people
 
     def _observe_body(self, picture: Picture, where: Candidate, fresh: bool) -> Body | None:
@@ -227,8 +217,7 @@ class Landmarker:
             return face
         if body is None or (face is not None and where.body is None):
             return face
-        head = head_of_body(body.points, body.world)
-        window = Region(float(head.center[0]), float(head.center[1]), head.radius * HEAD_WINDOW)
+        window = Region(float(body.head.center[0]), float(body.head.center[1]), body.head.radius * HEAD_WINDOW)
         if not window.usable(*picture.shape[:2]):
             return None
         for found in self._find_face_near.find(picture, window)[:1]:
@@ -280,8 +269,9 @@ class Landmarker:
         return None
 
 
-def _body_size(face: Face | None) -> float:
-    return face.next_region.size / faces.MARGIN * BODY_PER_FACE if face else 0.0
+def _body_size(face: float) -> float:
+    """Side of a body's region, from that of its face's."""
+    return face / faces.MARGIN * BODY_PER_FACE
 
 
 def _tiles(height: int, width: int, side: float) -> list[Region]:
@@ -305,9 +295,8 @@ def _inside(head: Detection, body: Detection) -> bool:
 
 
 def _far_apart(body: Body, face: Face) -> bool:
-    head = head_of_body(body.points, body.world)
-    reach = STRAY_HEAD * max(head.radius, face.head.radius)
-    return float(np.hypot(*(head.center[:2] - face.head.center[:2]))) > reach
+    reach = STRAY_HEAD * max(body.head.radius, face.head.radius)
+    return float(np.hypot(*(body.head.center[:2] - face.head.center[:2]))) > reach
 
 
 def _forearm(body: Body, side: int) -> float:

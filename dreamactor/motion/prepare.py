@@ -23,8 +23,9 @@ from dreamactor.motion.retarget import Scale, choose_scale, only, retarget
 from dreamactor.motion.roi import Picture
 from dreamactor.motion.sequence import pose_of, to_sequence
 from dreamactor.motion.track import Followed, follow, main_person
+from dreamactor.presets import Preset
 
-OnProgress = Callable[[float], None]
+OnShare = Callable[[float], None]
 SMALL = 0.06  # share of the photo's height below which a head is too small to animate well
 
 
@@ -33,9 +34,8 @@ class MotionInputs:
     """Everything the networks need, in the preset's size.
 
     references u8 [R, H, W, 3]; reference_controls u8 [R, H, W, 6]; controls u8 [T, H, W, 6]; faces u8 [T, 224, 224, 3];
-    `crop` (top, left, height, width) is the part of H x W that is real picture, `output_size` its (height, width), both
-    even; `notes` say what was chosen and what was interpolated; `yaw` [T] is how far the driving head is turned, in
-    radians.
+    `crop` (top, left, height, width) is the part of H x W that is real picture, of even height and width; `notes` say
+    what was chosen and what was interpolated; `yaw` [T] is how far the driving head is turned, in radians.
     """
 
     references: NDArray[np.uint8]
@@ -44,22 +44,18 @@ class MotionInputs:
     faces: NDArray[np.uint8]
     fps: float
     crop: tuple[int, int, int, int]
-    output_size: tuple[int, int]
     notes: tuple[str, ...]
-    scale: Scale
     yaw: NDArray[np.float32]
 
 
 def prepare(
     references: Sequence[bytes],
     driving: bytes,
-    height: int,
-    width: int,
-    fps: float,
-    limits: Limits | None = None,
+    preset: Preset,
+    limits: Limits = Limits(),
     max_frames: int | None = None,
-    scale: str | None = None,
-    on_progress: OnProgress | None = None,
+    scale: Scale | None = None,
+    on_progress: OnShare = lambda share: None,
     landmarker: Landmarker | None = None,
 ) -> MotionInputs:
     """Decodes, finds and follows the person, retargets the motion, draws the controls, cuts the faces.
@@ -69,12 +65,9 @@ def prepare(
     input gives the same output. Raises InputError for what cannot be used, MissingDependency when the landmark models
     are not there.
     """
-    limits = limits or Limits()
     report = _Report(on_progress)
     if not 1 <= len(references) <= limits.references:
         raise InputError(f"{len(references)} reference images were given; 1 to {limits.references} are accepted.")
-    if scale is not None:
-        choose_scale(PoseSequence.empty(1), scale)  # an unknown one is refused before any work
     names = [_name(index, len(references)) for index in range(len(references))]
     pictures = [decode_image(data, limits, name) for data, name in zip(references, names, strict=True)]
     landmarker = landmarker or Landmarker()
@@ -84,17 +77,16 @@ def prepare(
     notes = [note for _, found in people for note in found]
     report(0.05)
     clip = decode_clip(
-        driving, fps, limits, max_frames, on_frame=lambda done, expected: report(0.05 + 0.2 * min(1, done / expected))
-    )
-    total = len(clip.frames)
+        driving, preset.fps, limits, max_frames,
+        on_frame=lambda done, expected: report(0.05 + 0.2 * min(1, done / expected)),
+    )  # fmt: skip
+    fps, total = preset.fps, len(clip.frames)
     followed = follow(landmarker, clip.frames, fps, on_frame=lambda done: report(0.25 + 0.65 * done / total))
     motion = to_sequence(followed, clip.frames.shape[1], clip.frames.shape[2], fps)
     views = [(picture, pose) for picture, (pose, _) in zip(pictures, people, strict=True)]
     boxes = np.where(followed.found[:, None], face_boxes(motion), np.float32(np.nan))
     faces = crop_faces(clip.frames, boxes)
-    inputs = compose(
-        views, motion, faces, height, width, fps, scale, (*notes, *clip.notes, *_notes_on(followed, motion, fps))
-    )
+    inputs = compose(views, motion, faces, preset, scale, (*notes, *clip.notes, *_notes_on(followed, motion, fps)))
     report(1.0)
     return inputs
 
@@ -103,32 +95,29 @@ def compose(
     views: Sequence[tuple[Picture, PoseSequence]],
     motion: PoseSequence,
     faces: NDArray[np.uint8],
-    height: int,
-    width: int,
-    fps: float,
-    scale: str | None = None,
+    preset: Preset,
+    scale: Scale | None = None,
     notes: Sequence[str] = (),
 ) -> MotionInputs:
     """The second half of `prepare`: from reference pictures with their one-frame poses and a pose sequence.
 
     `motion` is in the pixels of its own clip, each view's pose in those of its picture; faces u8 [T, 224, 224, 3].
     """
+    height, width = preset.height, preset.width
     frames = [Frame.of(picture, height, width) for picture, _ in views]
     placed = [pose.transformed(frame.scale, frame.offset) for frame, (_, pose) in zip(frames, views, strict=True)]
-    chosen = choose_scale(placed[0], scale)
+    chosen = scale or choose_scale(placed[0])
     first = frames[0]
-    moved, kept = retarget(motion, placed[0], chosen, fps, first.crop[2:])
+    moved, kept = retarget(motion, placed[0], chosen, preset.fps, first.crop[2:])
     why = "as asked" if scale else "what the photo shows"
     return MotionInputs(
         references=np.stack([fit(picture, frame) for frame, (picture, _) in zip(frames, views, strict=True)]),
         reference_controls=np.concatenate([draw_controls(only(pose, chosen), height, width) for pose in placed]),
         controls=draw_controls(moved, height, width),
         faces=faces,
-        fps=fps,
+        fps=float(preset.fps),
         crop=first.crop,
-        output_size=first.crop[2:],
         notes=(f"scale '{chosen}' ({why})", *notes, *kept),
-        scale=chosen,
         yaw=np.arctan2(moved.head_rotation[:, 0, 2], moved.head_rotation[:, 2, 2]),
     )
 
@@ -177,11 +166,11 @@ def _notes_on(followed: Followed, motion: PoseSequence, fps: float) -> list[str]
 class _Report:
     """Passes progress on, a few times a second at most, so that a caller may print it as it comes."""
 
-    def __init__(self, on_progress: OnProgress | None) -> None:
+    def __init__(self, on_progress: OnShare) -> None:
         self._call, self._last = on_progress, 0.0
 
     def __call__(self, share: float) -> None:
         now = time.monotonic()
-        if self._call and (share >= 1 or now - self._last > 0.1):
+        if share >= 1 or now - self._last > 0.1:
             self._last = now
             self._call(share)

@@ -28,11 +28,9 @@ _TARGETS = [INDEX[name] for name in SOURCES]
 def pose_of(seen: Seen | None, height: int, width: int) -> PoseSequence:
     """One frame's pose in the pixels of a height x width picture; empty where nobody was seen."""
     pose = PoseSequence.empty(1)
-    head = seen.head if seen else None
-    if seen is None or head is None:
+    if seen is None:
         return pose
-    depth = 0.0
-    sure = 1.0
+    head, depth, sure = seen.head, 0.0, 1.0
     if seen.body is not None:
         depth = _add_body(pose, seen.body, height, width)
         if seen.face is None:

@@ -37,14 +37,14 @@ class Sound:
         self.available = False
         self._media = contextlib.ExitStack()
         try:
-            self._container = self._media.enter_context(open_media(data, "the driving clip"))
+            self._container = self._media.enter_context(open_media(data))
         except InputError:
             return
         source = _played(self._container)
         if source is None:
             return
         self._source: AudioStream = source
-        self._start = first_shown(data, "the driving clip")
+        self._start = first_shown(data)
         self._ahead = next((packet for packet in self._read() if packet.size), None)  # it may be announced and empty
         self.available = self._ahead is not None
 

@@ -75,17 +75,9 @@ def follow(
     seen[start] = first
     done = 1
     for order in (range(start + 1, len(frames)), range(start - 1, -1, -1)):
-        last, missing = first, 0
-        current: Seen | None = first
+        trail = _Trail(landmarker, first, look, fps, alone=others == 0)
         for index in order:
-            if current and others == 0 and index in known and _near(known[index].candidate, current.candidate, JUMP):
-                current = known[index]
-            else:
-                current = _next(
-                    landmarker, frames[index], current, last, missing / fps, index % THOROUGH == 0, others == 0, look
-                )
-            seen[index] = current
-            last, missing = (current, 0) if current else (last, missing + 1)
+            seen[index] = trail.next(frames[index], known.get(index), index % THOROUGH == 0)
             done += 1
             if on_frame:
                 on_frame(done)
@@ -95,42 +87,47 @@ def follow(
     return followed
 
 
-def _next(
-    landmarker: Landmarker,
-    picture: Picture,
-    before: Seen | None,
-    last: Seen,
-    lost: float,
-    thorough: bool,
-    alone: bool,
-    look: Look,
-) -> Seen | None:
-    """The person in the next frame: where they were, else near there; later anywhere, if `alone` in the clip."""
-    here = last.candidate
-    if here is None:
-        return None
-    if before is not None:
-        seen = landmarker.observe(picture, here, before, thorough)
-        if seen is not None and _near(seen.candidate, here, JUMP):
-            return seen
-    if lost < FORGET:
-        again = landmarker.search_near(picture, here)
-    elif thorough:
-        again = landmarker.search(picture, smallest=0.3 * here.size)
-    else:
-        return None
-    reach = JUMP * (1 + 2 * min(1.0, lost / FORGET))
-    for where in sorted(again, key=lambda one: float(np.hypot(one.x - here.x, one.y - here.y))):
-        if (alone and lost >= FORGET) or _near(where, here, reach):
-            seen = landmarker.observe(picture, where)
-            if seen is not None and (alone or same_look(look, appearance(picture, seen))):
+class _Trail:
+    """The person from frame to frame, onwards from the `first` find; others must look alike unless there are none."""
+
+    def __init__(self, landmarker: Landmarker, first: Seen, look: Look, fps: float, alone: bool) -> None:
+        self._landmarker, self._look, self._fps, self._alone = landmarker, look, fps, alone
+        self._last = first
+        self._missing = 0  # frames since the last find
+
+    def next(self, picture: Picture, known: Seen | None, thorough: bool) -> Seen | None:
+        """The person in the next frame, who is `known` already where that is near enough."""
+        here = self._last.candidate
+        if known is not None and self._alone and not self._missing and _near(known.candidate, here, JUMP):
+            seen: Seen | None = known
+        else:
+            seen = self._find(picture, here, thorough)
+        self._last, self._missing = (seen, 0) if seen else (self._last, self._missing + 1)
+        return seen
+
+    def _find(self, picture: Picture, here: Candidate, thorough: bool) -> Seen | None:
+        """Where they were, else near there; after a while anywhere, if nobody else is in the clip."""
+        lost = self._missing / self._fps
+        if not self._missing:
+            seen = self._landmarker.observe(picture, here, self._last, thorough)
+            if seen is not None and _near(seen.candidate, here, JUMP):
                 return seen
-    return None
+        if lost < FORGET:
+            again = self._landmarker.search_near(picture, here)
+        elif thorough:
+            again = self._landmarker.search(picture, smallest=0.3 * here.size)
+        else:
+            return None
+        reach = JUMP * (1 + 2 * min(1.0, lost / FORGET))
+        for where in sorted(again, key=lambda one: float(np.hypot(one.x - here.x, one.y - here.y))):
+            if (self._alone and lost >= FORGET) or _near(where, here, reach):
+                seen = self._landmarker.observe(picture, where)
+                if seen is not None and (self._alone or same_look(self._look, appearance(picture, seen))):
+                    return seen
+        return None
 
 
-def _near(one: Candidate | None, other: Candidate | None, reach: float) -> bool:
-    if one is None or other is None:
-        return False
+def _near(one: Candidate, other: Candidate, reach: float) -> bool:
     size = max(one.size, other.size)
     alike = 0.4 < one.size / other.size < 2.5
     return alike and float(np.hypot(one.x - other.x, one.y - other.y)) < reach * size
@@ -183,8 +180,6 @@ def _spread(count: int, samples: int) -> list[int]:
 def _join(people: list[_Person], index: int, seen: Seen) -> None:
     """Adds somebody to the nearest person met before, or to a new one; the samples are not always in time order."""
     where = seen.candidate
-    if where is None:
-        return
 
     def gap(person: _Person) -> float:
         nearest = int(np.argmin(np.abs(np.array(person.frames) - index)))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ BT709 = {
 class VideoWriter:
     """Encodes frames as they come; `close` finishes the file and returns its bytes.
 
-    `size` is (height, width), both even; other frames are resized to it. `audio_from` is an encoded clip whose sound
+    `size` is (height, width) of the frames, both even. `audio_from` is an encoded clip whose sound
     is copied (or encoded to AAC where MP4 cannot hold its codec), cut to the frames' length. The same frames give the
     same bytes. Meanwhile the file lies, without a name, in the temporary folder: however the process ends, nothing is
     left. Raises DreamActorError when that folder is full or refuses the file.
@@ -70,11 +69,8 @@ class VideoWriter:
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Appends one frame, uint8 RGB [H, W, 3]."""
-        height, width = self._size
         if frame.shape[:2] != self._size:
-            shrinks = frame.shape[0] > height or frame.shape[1] > width
-            resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-            frame = resized.astype(np.uint8, copy=False)
+            raise ValueError(f"a frame is {frame.shape[:2]}; height and width were said to be {self._size}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture = picture.reformat(format="yuv420p", **BT709)
         picture.pts, picture.time_base = self.frames, 1 / self._rate

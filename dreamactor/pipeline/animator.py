@@ -8,7 +8,7 @@ from types import TracebackType
 
 from dreamactor.engines import Engines, open_engines
 from dreamactor.motion.landmarks import Landmarker
-from dreamactor.motion.media import Limits
+from dreamactor.motion.limits import Limits
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.events import Event, OnProgress, ignore
 from dreamactor.pipeline.finish import Finisher
@@ -19,10 +19,10 @@ from dreamactor.pipeline.prepare import prepare
 class Animator:
     """Opened once, used for any number of clips, one at a time."""
 
-    def __init__(self, engines: Engines, limits: Limits | None = None) -> None:
+    def __init__(self, engines: Engines, limits: Limits = Limits()) -> None:
         engines.manifest.require_whole()
         self.engines = engines
-        self.limits = (limits or Limits()).for_references(engines.manifest.references)
+        self.limits = limits.for_references(engines.manifest.references)
         self._landmarker: Landmarker | None = None  # opened with the first clip
 
     @classmethod
@@ -30,7 +30,7 @@ class Animator:
         cls,
         engine_dir: Path | str,
         threads: int | None = None,
-        limits: Limits | None = None,
+        limits: Limits = Limits(),
         public_key: bytes | None = None,
     ) -> Animator:
         """Opens the engine set in `engine_dir`; raises EngineError with the reason when it must not be used. With
@@ -41,15 +41,14 @@ class Animator:
         self,
         references: Sequence[bytes],
         driving: bytes,
-        options: Options | None = None,
-        on_progress: OnProgress | None = None,
+        options: Options = Options(),
+        on_progress: OnProgress = ignore,
     ) -> bytes:
         """The person of `references` (encoded images) acting `driving` (an encoded clip), as MP4 with its sound.
 
         The same inputs, options and seed give the same bytes. `on_progress` hears every step and may raise Cancelled.
         Raises InputError for media or options that cannot be used, before any denoising.
         """
-        options, on_progress = options or Options(), on_progress or ignore
         preset, sessions = self.engines.preset, self.engines.sessions
         self._landmarker = self._landmarker or Landmarker()
         clip = prepare(sessions, preset, references, driving, options, self.limits, on_progress, self._landmarker)

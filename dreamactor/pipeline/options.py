@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dreamactor.errors import InputError
-from dreamactor.motion.retarget import SCALES
+from dreamactor.motion.retarget import SCALES, Scale
 from dreamactor.presets import SOLVERS, Preset
 
 MAX_STEPS = 200
@@ -28,7 +28,7 @@ class Options:
     guidance_scale: float | None = None
     seed: int = 0
     max_frames: int | None = None
-    scale: str | None = None
+    scale: Scale | None = None
     solver: str | None = None
     pseudo_references: int = 0
 

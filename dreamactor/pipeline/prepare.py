@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dreamactor.engines.session import Session
 from dreamactor.errors import InputError
 from dreamactor.motion.landmarks import Landmarker
-from dreamactor.motion.media import Limits
+from dreamactor.motion.limits import Limits
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline.events import PREPARE_SHARE, Event, OnProgress, ignore
@@ -25,12 +25,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Framing:
-    """What the last stage needs to know of the picture: rate, frame count, real region, output size, all in pixels."""
+    """What the last stage needs to know of the video: rate, frame count, and the real region (top, left, height, width)
+    in pixels, which is what is written."""
 
     fps: float
     frames: int
     crop: tuple[int, int, int, int]
-    output_size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def prepare(
     references: Sequence[bytes],
     driving: bytes,
     options: Options,
-    limits: Limits | None = None,
+    limits: Limits = Limits(),
     on_progress: OnProgress = ignore,
     landmarker: Landmarker | None = None,
 ) -> PreparedClip:
@@ -70,16 +70,15 @@ def prepare(
     def report(done: float, message: str = "") -> None:
         on_progress(Event("prepare", fraction=PREPARE_SHARE * done, message=message))
 
-    limits = limits or Limits()
     if options.pseudo_references and len(references) + options.pseudo_references > limits.references:
         raise InputError(
             f"Too many references: {len(references)} photos and {options.pseudo_references} pseudo-references; these "
-            f"engines take {limits.references} in all."
+            f"engines take {limits.references} in all. Leave some out."
         )
     report(0.0)
     inputs = prepare_motion(
-        references, driving, preset.height, preset.width, preset.fps, limits, options.max_frames,
-        options.scale, on_progress=lambda done: report(0.7 * done), landmarker=landmarker,
+        references, driving, preset, limits, options.max_frames, options.scale,
+        on_progress=lambda done: report(0.7 * done), landmarker=landmarker,
     )  # fmt: skip
     for note in inputs.notes:
         report(0.7, note)
@@ -113,7 +112,7 @@ def encode(
     return PreparedClip(
         np.stack(latents), np.stack(reference_poses), np.concatenate(poses, 1), motion,
         np.stack(view_poses) if view_poses else np.zeros((0, *grid), np.float32), motion[chosen],
-        Framing(inputs.fps, frames, inputs.crop, inputs.output_size), inputs.notes,
+        Framing(inputs.fps, frames, inputs.crop), inputs.notes,
     )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dreamactor.errors import InputError
+from dreamactor.motion.image import decode_image
 from dreamactor.motion.limits import Limits
-from dreamactor.motion.media import decode_image
 
 RED, GREEN = (220, 30, 20), (20, 200, 40)
 

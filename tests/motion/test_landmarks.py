@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dreamactor.errors import InputError, MissingDependency
+from dreamactor.errors import InputError
 from dreamactor.motion.assets import media_file
+from dreamactor.motion.image import decode_image
 from dreamactor.motion.landmarks import Landmarker
-from dreamactor.motion.media import decode_image
 from dreamactor.motion.pose import INDEX
 from dreamactor.motion.sequence import pose_of
 from dreamactor.motion.track import main_person
@@ -89,11 +89,6 @@ def test_nobody_is_an_error(landmarker: Landmarker) -> None:
     for picture in (coffee, np.full((240, 320, 3), 127, np.uint8)):
         with pytest.raises(InputError, match="No person found in photo 2"):
             main_person(landmarker, picture, "photo 2")
-
-
-def test_missing_models_are_named(tmp_path: object) -> None:
-    with pytest.raises(MissingDependency, match=r"pose_detection\.tflite"):
-        Landmarker(assets=tmp_path)  # type: ignore[arg-type]
 
 
 def test_opening_the_models_says_nothing() -> None:

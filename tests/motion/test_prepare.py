@@ -1,6 +1,7 @@
 """From files to network inputs, on a real photo and a real clip."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ from dreamactor.motion.limits import Limits
 from dreamactor.motion.metadata import KEY, embed_pose, pose_from_metadata
 from dreamactor.motion.pose import FIELDS
 from dreamactor.motion.prepare import MotionInputs, prepare
+from dreamactor.presets import Preset, preset
 from tests.motion.test_draw import standing
+
+
+def sized(height: int, width: int) -> Preset:
+    """A preset of another picture, at 12 frames a second."""
+    return replace(preset("tiny"), height=height, width=width)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,7 @@ def clip() -> bytes:
 
 @pytest.fixture(scope="module")
 def prepared(landmarker: Landmarker, photo: bytes, clip: bytes) -> MotionInputs:
-    return prepare([photo], clip, 128, 128, 12, landmarker=landmarker)
+    return prepare([photo], clip, sized(128, 128), landmarker=landmarker)
 
 
 def test_shapes_and_choices(prepared: MotionInputs) -> None:
@@ -47,8 +54,7 @@ def test_shapes_and_choices(prepared: MotionInputs) -> None:
     assert prepared.faces.shape == (29, 224, 224, 3)
     arrays = (prepared.references, prepared.reference_controls, prepared.controls, prepared.faces)
     assert {array.dtype for array in arrays} == {np.dtype(np.uint8)}
-    assert (prepared.crop, prepared.output_size, prepared.fps) == ((0, 0, 128, 128), (128, 128), 12)
-    assert prepared.scale == "half"
+    assert (prepared.crop, prepared.fps) == ((0, 0, 128, 128), 12)
     assert prepared.notes[0] == "scale 'half' (what the photo shows)"
     assert any("kept as in the photo" in note for note in prepared.notes)
 
@@ -71,7 +77,7 @@ def test_faces_show_the_driver_and_change(prepared: MotionInputs) -> None:
 
 
 def test_the_same_input_gives_the_same_output(prepared: MotionInputs, photo: bytes, clip: bytes) -> None:
-    again = prepare([photo], clip, 128, 128, 12)
+    again = prepare([photo], clip, sized(128, 128))
     for name in ("references", "reference_controls", "controls", "faces", "notes"):
         assert np.array_equal(getattr(again, name), getattr(prepared, name)), name
 
@@ -85,7 +91,7 @@ def test_progress_grows_and_can_stop(landmarker: Landmarker, photo: bytes, clip:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare([photo], clip, 128, 128, 12, max_frames=12, on_progress=stop, landmarker=landmarker)
+        prepare([photo], clip, sized(128, 128), max_frames=12, on_progress=stop, landmarker=landmarker)
     assert seen == sorted(seen)
     assert 0 < seen[0] < seen[-1] < 1
 
@@ -94,11 +100,9 @@ def test_wide_photos_are_framed_and_further_views_are_fitted(landmarker: Landmar
     picture = Image.open(io.BytesIO(photo)).convert("RGB")
     wide = io.BytesIO()
     picture.crop((0, 0, 512, 301)).save(wide, "JPEG", quality=95)
-    inputs = prepare([wide.getvalue(), photo], clip, 96, 160, 12, max_frames=5, scale="face", landmarker=landmarker)
+    inputs = prepare([wide.getvalue(), photo], clip, sized(96, 160), max_frames=5, scale="face", landmarker=landmarker)
     assert inputs.references.shape == (2, 96, 160, 3)
     assert inputs.crop == (1, 0, 94, 160)
-    assert inputs.output_size == (94, 160)
-    assert inputs.scale == "face"
     assert inputs.notes[0] == "scale 'face' (as asked)"
     assert len(inputs.controls) == 5
     assert inputs.reference_controls[1].any()
@@ -116,16 +120,14 @@ def test_wide_photos_are_framed_and_further_views_are_fitted(landmarker: Landmar
 def test_bad_references_are_named(landmarker: Landmarker, clip: bytes, photos: list[str], message: str) -> None:
     data = [media_file(name).read_bytes() for name in photos]
     with pytest.raises(InputError, match=message):
-        prepare(data, clip, 64, 64, 12, landmarker=landmarker)
+        prepare(data, clip, sized(64, 64), landmarker=landmarker)
 
 
-def test_bad_clips_and_scales_are_named(landmarker: Landmarker, photo: bytes, clip: bytes) -> None:
+def test_bad_clips_are_named(landmarker: Landmarker, photo: bytes, clip: bytes) -> None:
     with pytest.raises(InputError, match="Not a video: the driving clip"):
-        prepare([photo], photo, 64, 64, 12, landmarker=landmarker)
+        prepare([photo], photo, sized(64, 64), landmarker=landmarker)
     with pytest.raises(InputError, match=r"Too long: the driving clip has 2\.4 s"):
-        prepare([photo], clip, 64, 64, 12, Limits(clip_seconds=2), landmarker=landmarker)
-    with pytest.raises(InputError, match="There is no scale 'toe'"):
-        prepare([photo], clip, 64, 64, 12, scale="toe", landmarker=landmarker)
+        prepare([photo], clip, sized(64, 64), Limits(clip_seconds=2), landmarker=landmarker)
 
 
 def drawing() -> np.ndarray:
@@ -140,14 +142,14 @@ def test_a_drawing_may_carry_its_landmarks(landmarker: Landmarker, clip: bytes) 
     assert carried is not None
     for name in FIELDS:
         assert getattr(carried, name) == pytest.approx(getattr(standing().transformed(0.5), name), abs=1e-3)
-    inputs = prepare([data], clip, 64, 64, 12, max_frames=5, landmarker=landmarker)
-    assert inputs.scale == "full"
+    inputs = prepare([data], clip, sized(64, 64), max_frames=5, landmarker=landmarker)
+    assert inputs.notes[0] == "scale 'full' (what the photo shows)"
     assert "the reference image carries its own landmarks" in inputs.notes
     assert np.array_equal(inputs.reference_controls[0], draw_controls(standing().transformed(0.5), 64, 64)[0])
     plain = io.BytesIO()
     Image.fromarray(drawing()).save(plain, "PNG")
     with pytest.raises(InputError, match="No person found"):
-        prepare([plain.getvalue()], clip, 64, 64, 12, landmarker=landmarker)
+        prepare([plain.getvalue()], clip, sized(64, 64), landmarker=landmarker)
 
 
 @pytest.mark.parametrize(

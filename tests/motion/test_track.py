@@ -5,8 +5,8 @@ import pytest
 
 from dreamactor.errors import InputError
 from dreamactor.motion.assets import media_file
+from dreamactor.motion.clip import decode_clip
 from dreamactor.motion.landmarks import Landmarker
-from dreamactor.motion.media import decode_clip
 from dreamactor.motion.pose import INDEX
 from dreamactor.motion.sequence import to_sequence
 from dreamactor.motion.track import follow

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dreamactor.errors import DreamActorError
-from dreamactor.motion.media import VideoWriter, decode_clip
+from dreamactor.motion.clip import decode_clip
+from dreamactor.motion.video import VideoWriter
 from tests.disk import full_disk
 from tests.motion.clips import heard, make_broadcast, make_clip, make_vorbis, with_second_track
 
@@ -151,12 +152,15 @@ def test_a_full_disk_is_said_and_nothing_is_left(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-def test_sizes() -> None:
+def test_sizes_and_rates() -> None:
     writer = VideoWriter(23.976, (48, 64))
-    for frame in noise(4, 96, 128):
+    for frame in noise(4, 48, 64):
         writer.write(frame)
-    clip = decode_clip(writer.close(), 12)
-    assert clip.source_size == (48, 64)
-    assert clip.source_fps == pytest.approx(23.976, abs=0.001)
+    with pytest.raises(ValueError, match=r"a frame is \(96, 128\)"):
+        writer.write(noise(1, 96, 128)[0])
+    with av.open(io.BytesIO(writer.close())) as made:
+        (video,) = made.streams.video
+        assert (video.height, video.width, video.frames) == (48, 64, 4)
+        assert float(video.average_rate) == pytest.approx(23.976, abs=0.001)
     with pytest.raises(ValueError, match="must be even"):
         VideoWriter(10, (63, 64))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from dreamactor.engines import read_manifest
 from dreamactor.errors import DreamActorError, InputError
-from dreamactor.serving.client import animate
+from dreamactor.serving.client import Connection, Late, animate
+from dreamactor.serving.probe import probe
+from dreamactor.serving.wire import ENSEMBLE, REQUEST, RESPONSE
 
 
 class OtherServer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -29,10 +34,44 @@ class OtherServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelMetadataResponse(name=request.name, inputs=found)
 
 
+class StuckServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Has our model and answers no request until it is `over`."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        tensor = service_pb2.ModelMetadataResponse.TensorMetadata
+        inputs, outputs = (
+            [tensor(name=port.name, datatype=port.dtype.upper()) for port in ports] for ports in (REQUEST, RESPONSE)
+        )
+        return service_pb2.ModelMetadataResponse(name=request.name, inputs=inputs, outputs=outputs)
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.over.wait()
+        return service_pb2.ModelInferResponse()
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
+        self.over.wait()
+        return iter(())
+
+
 @contextmanager
-def serving(tensors: tuple[str, ...] | None) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(1))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(OtherServer(tensors), server)
+def stuck() -> Iterator[str]:
+    servicer = StuckServer()
+    with listening(servicer) as address:
+        yield address
+        servicer.over.set()
+
+
+def serving(tensors: tuple[str, ...] | None) -> AbstractContextManager[str]:
+    return listening(OtherServer(tensors))
+
+
+@contextmanager
+def listening(servicer: service_pb2_grpc.GRPCInferenceServiceServicer) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -69,3 +108,13 @@ def test_server_of_another_version_is_named_with_its_tensors() -> None:
 def test_server_without_our_model_is_another_server() -> None:
     with serving(None) as address, pytest.raises(DreamActorError, match="not of this project"):
         animate(address, [b"photo"], b"clip")
+
+
+def test_a_stream_that_is_stuck_is_left_in_time() -> None:
+    with stuck() as address, Connection(address) as connection, pytest.raises(Late, match=f"{address} did not answer"):
+        list(connection.stream(ENSEMBLE, {}, timeout=0.2))
+
+
+def test_a_server_that_is_stuck_is_said_to_need_longer(tiny_engines: Path) -> None:
+    with stuck() as address, pytest.raises(DreamActorError, match=r"did not answer within 1 s\. A busy machine needs"):
+        probe(address, read_manifest(tiny_engines), 1.0)

@@ -218,20 +218,6 @@ def test_changed_engine_stops_the_start_with_the_reason(
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stops_cleanly_when_asked(
-    number: signal.Signals, temporary: Path, tiny_engines: Path, server_environment: Path
-) -> None:
-    before = left_regions()
-    with serving(tiny_engines, server_environment, temporary) as (process, _):
-        assert processes_of(temporary)
-        process.send_signal(number)
-        assert process.wait(30) == 0
-        assert left(temporary) == []
-        assert left_regions() <= before
-
-
-@pytest.mark.server
 @pytest.mark.parametrize("crashes", [1, 2])
 def test_one_that_crashes_while_it_starts_is_started_once_more(
     crashes: int, temporary: Path, tiny_engines: Path, server_environment: Path, monkeypatch: pytest.MonkeyPatch
@@ -331,9 +317,12 @@ def test_killed_launcher_takes_the_server_with_it(
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("part", ["denoise/1/model.py", "tritonserver --"])
+@pytest.mark.parametrize(
+    ("part", "number"), [("denoise/1/model.py", signal.SIGTERM), ("tritonserver --", signal.SIGINT)]
+)
 def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
     part: str,
+    number: signal.Signals,
     temporary: Path,
     wide_engines: Path,
     server_environment: Path,
@@ -341,6 +330,7 @@ def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
     clip: bytes,
     expected: bytes,
 ) -> None:
+    """One that stops cleanly when it is asked, too."""
     killed: list[int] = []
 
     def kill(event: Event) -> None:
@@ -357,3 +347,8 @@ def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
         assert address in process.stdout.readline()
         assert left_regions() <= before
         assert animate(address, [portrait], clip, OPTIONS) == expected
+        assert processes_of(temporary)
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert left(temporary) == []
+        assert left_regions() <= before

@@ -90,5 +90,5 @@ def test_command_writes_a_new_folder_only(tiny_engines: Path, tmp_path: Path) ->
     subprocess.run(command, check=True)
     assert (tmp_path / "repository" / "dreamactor" / "config.pbtxt").exists()
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "exists already" in again.stderr

@@ -190,8 +190,8 @@ def test_line_that_is_too_long_is_not_joined(server: Server, portrait: bytes, cl
 
 
 def test_stranger_at_the_last_stage_does_not_disturb(server: Server, portrait: bytes, clip: bytes) -> None:
-    options = Options(steps=20, seed=5, max_frames=10)  # long enough not to be over before the stranger is heard
-    framing = Framing(12.0, 4, (0, 0, 64, 64), (64, 64))
+    options = Options(steps=10, seed=5, max_frames=10)  # long enough not to be over before the stranger is heard
+    framing = Framing(12.0, 4, (0, 0, 64, 64))
     refused: list[bool] = []
 
     def disturb(event: Event) -> None:

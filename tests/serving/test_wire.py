@@ -14,7 +14,7 @@ from dreamactor.pipeline.prepare import Framing, PreparedClip
 from dreamactor.serving.problem import Problem
 from dreamactor.serving.wire import DENOISED, PREPARED, Passed, Prepared, Request, pack_bytes
 
-FRAMING = Framing(fps=24000 / 1001, frames=7, crop=(1, 2, 30, 40), output_size=(30, 40))
+FRAMING = Framing(fps=24000 / 1001, frames=7, crop=(1, 2, 30, 40))
 EVENT = Event("denoise", 1, 2, 3, 4, 1 / 3, "a sentence")
 
 
@@ -66,17 +66,12 @@ def test_latent_framing_and_problem_come_back() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"output_size": (10**6, 64)}, {"output_size": (64,)}, {"crop": (0, 0, -4, 64)}, {"fps": float("nan")}, {"fps": 0}],
+    [{"crop": (0, 0, 10**6, 64)}, {"crop": (0, 0, 64)}, {"crop": (0, 0, -4, 64)}, {"fps": float("nan")}, {"fps": 0}],
 )
 def test_framing_out_of_range_is_refused(change: dict[str, Any]) -> None:
     arrays = Passed(EVENT, "job", framing=replace(FRAMING, **change)).to_arrays()
     with pytest.raises(InputError, match="The framing"):
         Passed.from_arrays(arrays)
-
-
-@pytest.mark.parametrize(("event", "problem", "last"), [("denoise", None, False), ("done", None, True)])
-def test_last_response_is_known(event: str, problem: Problem | None, last: bool) -> None:
-    assert Passed(Event(event), "job", problem=problem).last is last
 
 
 def test_request_without_options_has_the_defaults() -> None:
