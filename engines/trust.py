@@ -140,6 +140,11 @@ def runs_on(record: NetworkRecord, gpu: Gpu | None) -> bool:
     return fits and record.gpu in ("", gpu and gpu.name)
 
 
+def runs_here(record: NetworkRecord) -> bool:
+    """`runs_on` this machine's GPU."""
+    return runs_on(record, gpu_for(record))
+
+
 def check_runtime(record: NetworkRecord, installed: str, gpu: Gpu | None) -> None:
     """Raises EngineError unless this runtime version and this GPU or processor can run the engine.
 

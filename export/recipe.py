@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
+FP32_GATE = 40.0  # dB: TensorRT may use TF32's 10 bits
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,6 +34,10 @@ class Recipe:
     unsigned: bool = False
     psnr_gate: float = float("inf")
     snr_gate: float = float("inf")
+
+    def gate(self, precision: str) -> float:
+        """The least signal-to-noise in dB of a network that is in `precision`, which may be FP32 in any set."""
+        return FP32_GATE if precision == "fp32" else self.snr_gate
 
     @property
     def calibrated(self) -> bool:

@@ -50,7 +50,7 @@ _CAPTURE = (
     "training/characters/*.py", "training/assets.json",
 )  # fmt: skip
 _JUDGE = (
-    "dreamactor/interfaces.py", "dreamactor/production/beside.py", "dreamactor/production/gate.py",
+    "dreamactor/interfaces.py", "dreamactor/production/example.py", "dreamactor/production/gate.py",
     "dreamactor/production/make.py", "dreamactor/production/measure.py", "dreamactor/production/video_quality.py",
     "dreamactor/fidelity.py",
     "engines/cuda.py", "engines/onnxruntime.py", "engines/runtimes.py", "engines/session.py", "engines/sets.py",

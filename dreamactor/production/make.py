@@ -14,11 +14,11 @@ from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable, write_set
 from dreamactor.engines.store import Entry
-from dreamactor.engines.trust import check_file
+from dreamactor.engines.trust import check_file, runs_here
 from dreamactor.errors import EngineError
 from dreamactor.interfaces import MAX_REFERENCES
 from dreamactor.production import rehearsal
-from dreamactor.production.beside import example, is_for_this_machine
+from dreamactor.production.example import example
 from dreamactor.production.gate import Verdict, lower_all, repaired
 from dreamactor.production.keys import Keys, digest
 from dreamactor.production.measure import measure
@@ -82,7 +82,7 @@ def up_to_date(request: Request) -> Result | None:
         manifest = read_manifest(request.output)
         if summary["key"] != _set_key(request) or set(manifest.networks) != set(request.networks):
             return None
-        if any(not row.ran and is_for_this_machine(manifest.network(row.network)) for row in rows):
+        if any(not row.ran and runs_here(manifest.network(row.network)) for row in rows):
             return None
         if any(row.facts.get("retry") for row in rows):
             return None

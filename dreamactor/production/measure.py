@@ -9,8 +9,8 @@ from typing import Any
 
 from dreamactor.engines.manifest import Manifest
 from dreamactor.engines.store import Entry
+from dreamactor.engines.trust import runs_here
 from dreamactor.engines.verify import verify_engine
-from dreamactor.production import beside
 from dreamactor.production.gate import Verdict, repaired
 from dreamactor.production.report import Row
 from dreamactor.production.stages import Stages
@@ -32,7 +32,7 @@ def measure(
         compared = verify_engine(folder, name, source.paths[0])
         facts = {**lowered[name].facts, **entry.facts}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]
-        gate = beside.gate(record.precision, stages.keys.recipe)
+        gate = stages.keys.recipe.gate(record.precision)
         reached = snr >= gate if snr is not None else record.precision == "fp32"
         ran = not compared.problem
         rows.append(
@@ -46,7 +46,7 @@ def measure(
                 reference_ms=compared.reference_ms,
                 snr_db=snr if snr is None or math.isfinite(snr) else None,
                 video_psnr_db=None if verdict is None else verdict.alone[name],
-                passed=bool(facts.get("passed", True)) and reached and (ran or not beside.is_for_this_machine(record)),
+                passed=bool(facts.get("passed", True)) and reached and (ran or not runs_here(record)),
                 note=_note(compared.problem.removeprefix(f"{name} was "), facts),
                 put_back=repaired(lowered[name]),
                 facts={**facts, "build_seconds": round(entry.seconds, 1)},

@@ -17,7 +17,6 @@ from dreamactor.engines.sets import read_manifest
 from dreamactor.engines.verify import verify_engine
 from dreamactor.errors import EngineError
 from dreamactor.export.recipes import recipe
-from dreamactor.production import beside
 from dreamactor.production.make import REPORT_JSON
 from dreamactor.production.report import Row, from_json, table
 
@@ -83,5 +82,5 @@ def _verified(folder: Path, manifest: Manifest, row: Row, public_key: bytes | No
     return replace(
         row, latency_ms=compared.latency_ms, reference_ms=None, ran=True, note=row.note if row.ran else "",
         snr_db=compared.snr_db if math.isfinite(compared.snr_db) else None,
-        passed=compared.snr_db >= beside.gate(row.precision, recipe(manifest.precision, manifest.target)),
+        passed=compared.snr_db >= recipe(manifest.precision, manifest.target).gate(row.precision),
     )  # fmt: skip

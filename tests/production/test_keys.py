@@ -26,7 +26,7 @@ from dreamactor.production.request import make_request
         ("dreamactor/presets.py", _EXPORT),
         ("dreamactor/fidelity.py", _LOWER),
         ("export/recipe.py", _LOWER),
-        ("dreamactor/production/beside.py", _JUDGE),
+        ("dreamactor/production/example.py", _JUDGE),
         ("dreamactor/production/gate.py", _JUDGE),
         ("engines/verify.py", _JUDGE),
         *((f"engines/{name}.py", _JUDGE) for name in ("tensorrt", "cuda", "onnxruntime", "sets")),

@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 
 from dreamactor.engines import open_engines
-from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA
 from dreamactor.engines.target import Target
-from dreamactor.production import beside, lowering
-from dreamactor.production.beside import is_for_this_machine
+from dreamactor.production import lowering
 from dreamactor.production.make import make_engines, up_to_date
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
-from tests.engines.conftest import record
 
 
 def test_engines_that_do_not_run_on_the_machine_they_are_for_fail(tmp_path: Path, tiny_store: Path) -> None:
@@ -38,25 +35,6 @@ def test_engines_that_do_not_run_on_the_machine_they_are_for_fail(tmp_path: Path
     assert result.text.count("FAIL") == 5
     assert "not run here: denoiser asks for CUDA" in (tmp_path / "set/report.html").read_text()
     assert up_to_date(request) is None  # it is tried again when the libraries are there
-
-
-@pytest.mark.parametrize(
-    ("architecture", "card", "gpu", "expected"),
-    [
-        ("any", "", None, True),
-        ("sm89", "", "sm89", True),
-        ("sm89", "", "sm120", False),
-        ("sm89", "", None, False),
-        ("sm80+", "", "sm90", True),
-        ("sm89", "NVIDIA Nothing 1", "sm89", True),
-        ("sm89", "NVIDIA Nothing 2", "sm89", False),
-    ],
-)
-def test_an_engine_for_another_gpu_need_not_run_here(
-    monkeypatch: pytest.MonkeyPatch, architecture: str, card: str, gpu: str | None, expected: bool
-) -> None:
-    monkeypatch.setattr(beside, "local_gpu", lambda: gpu and Gpu("NVIDIA Nothing 1", gpu, 2**34, "13.0"))
-    assert is_for_this_machine(record("denoiser", architecture=architecture, gpu=card)) is expected
 
 
 def test_layers_that_are_not_measured_are_counted(

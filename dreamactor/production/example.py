@@ -1,4 +1,4 @@
-"""Each engine beside its FP32 network: on which input, how near its outputs must come, and on which machine."""
+"""What each engine of a set is compared on: an input and what FP32 makes of it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamactor.engines.gpu import local_gpu
-from dreamactor.engines.manifest import NetworkRecord
 from dreamactor.engines.store import Entry
-from dreamactor.engines.trust import runs_on
 from dreamactor.engines.verify import Example
-from dreamactor.export.recipe import Recipe
 from dreamactor.interfaces import Size, random_inputs
 from dreamactor.production.keys import digest
 
 if TYPE_CHECKING:
     from dreamactor.production.stages import Stages
-
-FP32_GATE = 40.0  # dB that an FP32 engine must reach: TensorRT may use TF32's 10 bits
-
-
-def gate(precision: str, recipe: Recipe) -> float:
-    """The least signal-to-noise in dB of a network that is in `precision`, in a set made by `recipe`."""
-    return FP32_GATE if precision == "fp32" else recipe.snr_gate
-
-
-def is_for_this_machine(record: NetworkRecord) -> bool:
-    """Whether an engine should run here: it is no good where it does not. Others were built for another GPU."""
-    return runs_on(record, local_gpu())
 
 
 def example(stages: Stages, network: str) -> Entry:
