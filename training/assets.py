@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import guarded
 from dreamactor.motion.assets import default_folder, fetch, pinned
 
 
 def mocap_folder() -> Path:
-    """Where the clips lie; `mocap.load_clips` says so if they do not."""
+    """Folder of the clips, fetched or not."""
     return default_folder() / "mocap"
 
 
@@ -25,13 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dreamactor.training.assets", description=__doc__)
     parser.add_argument("--dir", type=Path, default=default_folder(), help="assets folder (default: %(default)s)")
     folder = parser.parse_args(arguments).dir
-    try:
-        written = fetch(folder, pinned(Path(__file__).with_suffix(".json")))
-    except (DreamActorError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return guarded(lambda: _report(folder, fetch(folder, pinned(Path(__file__).with_suffix(".json")))), "assets")
+
+
+def _report(folder: Path, written: list[str]) -> None:
     print(f"{folder / 'mocap'}: {len(written)} clips fetched, the rest were there.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Evaluation on characters and motions that training never saw: `evaluate(checkpoint, folder)`.
 
-Writes `report.json`, `report.md` and `contact_sheet.png`. Every figure also by framing; baselines (the reference
-copied, the VAE's own reconstruction) and ablations (no pose, no face, no reference) stand in the same table. Measures:
-`measures.py` and `dreamactor/fidelity.py`.
+Writes `report.json`, `report.md` and `contact_sheet.png`. Every figure is given for all clips and by framing; baselines
+(a copy of the reference, the VAE's own reconstruction) and ablations (no pose, no face, no reference) stand in the same
+table. Measures: `measures.py` and `dreamactor/fidelity.py`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch import Tensor
 
 from dreamactor.errors import InputError
 from dreamactor.fidelity import psnr, ssim
+from dreamactor.motion.retarget import SCALES
 from dreamactor.networks import Networks, load
+from dreamactor.pipeline.segments import Segment, plan
 from dreamactor.presets import Preset, video_frames
 from dreamactor.training import goals, measures
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.clip import FRAMES, Clip, enlarge_faces, make_clip
+from dreamactor.training.characters.clip import FRAMES, PHOTO, Clip, enlarge_faces, make_clip
+from dreamactor.training.characters.scene import Scene, Scenes, pose_sequence
 from dreamactor.training.faces import to_faces
 from dreamactor.training.flow_stage import to_controls
-from dreamactor.training.performance import FRAMINGS
-from dreamactor.training.sample import sample
-from dreamactor.training.scene import Scene, Stage, pose_sequence
-from dreamactor.training.sheets import to_frames
+from dreamactor.training.sampling import sample
+from dreamactor.training.sheets import grid, to_frames
 from dreamactor.training.vae_stage import to_video
 
-REFERENCE = 5  # of the clip's reference frames: another performance, median yaw
 DRIFT_SEGMENTS = 4
 ABLATIONS = ("pose", "face", "reference")
 Frames = NDArray[np.uint8]
@@ -43,15 +43,14 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is evaluated: clips of each framing, steps and guidance (None: the preset's), seed; how often the controls
-    have their framing's limbs only. The truth moves all limbs: one that is not told can only be guessed."""
+    """What is evaluated, and how it is sampled."""
 
-    clips: int = 16
-    drift_clips: int = 2
-    steps: int | None = None
-    guidance: float | None = None
+    clips: int = 16  # of each framing
+    drift_clips: int = 2  # of each framing, four segments long
+    steps: int | None = None  # None: the preset's
+    guidance: float | None = None  # None: the preset's
     seed: int = 0
-    limited: float = 0.0
+    limited: float = 0.0  # how often controls lack the limbs outside the framing, which the truth moves all the same
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class Case:
 
     scene: Scene
     clip: Clip
-    reference_latent: Tensor  # [1,1,16,h,w]
     conditions: dict[str, Tensor]  # of the whole clip
 
 
@@ -69,41 +67,38 @@ class Evaluation:
 
     def __init__(self, networks: Networks, mocap: Path, settings: Settings) -> None:
         self.networks, self.preset, self.settings = networks, networks.preset, settings
-        self.stage = Stage("test", mocap, self.preset.height, self.preset.width, self.preset.fps)
+        self.scenes = Scenes("test", mocap, self.preset.height, self.preset.width, self.preset.fps)
         self.steps = settings.steps or self.preset.steps
         self.guidance = settings.guidance or self.preset.guidance_scale
 
     @torch.no_grad()
     def case(self, seed: int, framing: str, frames: int) -> Case:
         """Renders the clip of a seed and encodes its conditions."""
-        scene = self.stage.scene(seed, frames, framing)
-        clip = make_clip(self.stage, seed, frames, framing, self.settings.limited)
+        scene = self.scenes.scene(seed, frames, framing)
+        clip = make_clip(self.scenes, seed, frames, framing, self.settings.limited)
         networks = self.networks
         controls = to_controls(_row_of(clip.controls))
-        reference_control = to_controls(_row_of(clip.reference_controls[REFERENCE][None]))
-        reference = networks.vae.latent(to_video(_row_of(clip.references[REFERENCE][None])))[:, None, :, 0]
+        reference_control = to_controls(_row_of(clip.reference_controls[PHOTO][None]))
         conditions = {
             "pose_latent": networks.pose_encoder(controls),
             "motion": networks.face_encoder(to_faces(_row_of(enlarge_faces(clip.faces)))),
-            "reference_latent": reference,
+            "reference_latent": networks.vae.latent(to_video(_row_of(clip.references[PHOTO][None])))[:, None, :, 0],
             "reference_pose": networks.pose_encoder(reference_control)[:, None, :, 0],
         }
-        return Case(scene, clip, reference, conditions)
+        return Case(scene, clip, conditions)
 
     @torch.no_grad()
     def generate(self, case: Case, latents: int, without: str = "") -> Tensor:
         """Latents [1,16,F,h,w] of the first `latents` latent frames, segment by segment."""
-        size, start = self.preset.latent_frames, 0
         made: list[Tensor] = []
         carried: Tensor | None = None
         generator = torch.Generator().manual_seed(self.settings.seed)
-        while start < latents - 1 or not made:
-            count = min(size, latents - start)
-            window = _window(case.conditions, start, count, without)
-            shape = (1, 16, count, *case.reference_latent.shape[-2:])
+        for segment in plan(video_frames(latents), self.preset.latent_frames):
+            window = _window(case.conditions, segment, without)
+            shape = (1, 16, segment.latents, *case.conditions["reference_latent"].shape[-2:])
             latent = sample(self.networks, window, shape, self.steps, self.guidance, generator, carried)
-            made.append(latent if carried is None else latent[:, :, 1:])
-            carried, start = latent[:, :, -1:], start + count - 1
+            made.append(latent[:, :, int(segment.carried) :])
+            carried = latent[:, :, -1:]
         return torch.cat(made, 2)
 
     @torch.no_grad()
@@ -115,7 +110,7 @@ class Evaluation:
         length = video_frames(latents)
         truth, poses = case.clip.frames[:length], pose_sequence(case.scene)[:length]
         spoken = case.scene.performance.expression.mouth_open[:length]
-        reference = np.repeat(case.clip.references[REFERENCE][None], length, axis=0)
+        reference = np.repeat(case.clip.references[PHOTO][None], length, axis=0)
         with torch.no_grad():
             ceiling = self.frames(self.networks.vae.latent(to_video(_row_of(truth))))
         made = self.frames(self.generate(case, latents))
@@ -150,7 +145,7 @@ class Evaluation:
         return figures, made
 
     def drift(self, seed: int, framing: str) -> float:
-        """PSNR of the first segment less that of the fourth, in dB."""
+        """PSNR of the first segment minus that of the last, in dB."""
         size = self.preset.latent_frames
         latents = 1 + DRIFT_SEGMENTS * (size - 1)
         case = self.case(seed, framing, video_frames(latents))
@@ -169,11 +164,12 @@ def _ssim(a: Frames, b: Frames) -> float:
     return float(np.mean([ssim(x, y) for x, y in zip(a, b, strict=True)]))
 
 
-def _window(conditions: dict[str, Tensor], start: int, count: int, without: str) -> dict[str, Tensor]:
+def _window(conditions: dict[str, Tensor], segment: Segment, without: str) -> dict[str, Tensor]:
+    """A segment's conditions; zeros for those that it goes `without`."""
     window = {
         **conditions,
-        "pose_latent": conditions["pose_latent"][:, :, start : start + count],
-        "motion": conditions["motion"][:, 4 * start : 4 * start + video_frames(count)],
+        "pose_latent": conditions["pose_latent"][:, :, segment.start : segment.start + segment.latents],
+        "motion": conditions["motion"][:, segment.first_frame : segment.first_frame + segment.frames],
     }
     dropped = {"pose": ("pose_latent",), "face": ("motion",), "reference": ("reference_latent", "reference_pose")}
     for name in dropped.get(without, ()):
@@ -195,26 +191,30 @@ def evaluate(
     """
     settings, out = settings or Settings(), Path(out)
     if settings.clips < 1:
-        raise InputError(f"An evaluation needs at least one clip of each framing, not {settings.clips}.")
+        raise InputError(
+            f"An evaluation needs at least one clip of each framing, not {settings.clips}; give --clips 1 or more."
+        )
     evaluation = Evaluation(load(checkpoint, preset), mocap_folder(), settings)
     out.mkdir(parents=True, exist_ok=True)  # before the minutes of work
     began = time.monotonic()
     latents = evaluation.preset.latent_frames
     rows: dict[str, list[dict[str, float]]] = {}
-    pictures = []
-    for number, framing in enumerate(FRAMINGS):
+    pictures: list[list[Frames]] = []
+    for number, framing in enumerate(SCALES):
         for seed in range(settings.clips):
             case = evaluation.case(1000 * (number + 1) + seed, framing, max(FRAMES, video_frames(latents)))
             figures, made = evaluation.figures(case, latents)
             rows.setdefault(framing, []).append(figures)
             if seed < 4:
-                pictures.append(_row(case.clip, made))
+                pictures += _rows(case.clip, made)
             say(f"{framing} {seed}: psnr {figures['psnr']:.2f} (vae {figures['psnr_vae']:.2f})")
-    drifts = {f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in FRAMINGS}
+    drifts: dict[str, list[float]] = {
+        f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in SCALES
+    }
     report = _report(evaluation, rows, drifts, round(time.monotonic() - began, 1))
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (out / "report.md").write_text(f"{goals.table(report)}\n{goals.goals(report)}")
-    _, sheet = cv2.imencode(".png", np.concatenate(pictures)[..., ::-1])
+    _, sheet = cv2.imencode(".png", grid(pictures)[..., ::-1])
     (out / "contact_sheet.png").write_bytes(sheet.tobytes())
     return report
 
@@ -222,7 +222,7 @@ def evaluate(
 def _report(
     evaluation: Evaluation, rows: dict[str, list[dict[str, float]]], drifts: dict[str, list[float]], seconds: float
 ) -> dict[str, Any]:
-    """Of each framing's clips, a row of figures each, and drifts."""
+    """The report. `rows` has a clip's figures each, `drifts` a clip's drift each, by framing."""
 
     def means(figures: list[dict[str, float]], drift: list[float]) -> dict[str, Any]:
         return {**_over_clips(np.mean, figures), "drift_db": float(np.mean(drift)) if drift else None}
@@ -244,12 +244,12 @@ def _report(
 
 
 def standard_error(values: list[float]) -> float:
-    """Of a mean over clips; NaN for a single one."""
+    """Standard error of the mean over clips; NaN for a single clip."""
     return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def _over_clips(statistic: Callable[[list[float]], Any], rows: list[dict[str, float]]) -> dict[str, float | None]:
-    """A statistic of each figure, rounded, of the clips in which that has a meaning; None where it has none."""
+    """A statistic of each figure over the clips where it is a number, rounded; None where it is one in no clip."""
     found: dict[str, float | None] = {}
     for name in rows[0]:
         values = [row[name] for row in rows if np.isfinite(row[name])]
@@ -258,12 +258,10 @@ def _over_clips(statistic: Callable[[list[float]], Any], rows: list[dict[str, fl
     return found
 
 
-def _row(clip: Clip, made: Frames) -> Frames:
-    """One row of the sheet: reference, then truth above the generated frames."""
+def _rows(clip: Clip, made: Frames) -> tuple[list[Frames], list[Frames]]:
+    """Two rows of the sheet: the reference and the truth, below it the generated frames; driving faces beside both."""
     shown = [min(i, len(made) - 1) for i in (0, 6, 12, 18, 24)]
-    size = made.shape[1:3]
-    faces = [cv2.resize(clip.faces[i], size[::-1]) for i in shown]
-    truth = np.concatenate([clip.references[REFERENCE], *[clip.frames[i] for i in shown], *faces[:2]], axis=1)
-    blank = np.zeros_like(clip.references[REFERENCE])
-    lower = np.concatenate([blank, *[made[i] for i in shown], *faces[3:5]], axis=1)
-    return np.asarray(np.concatenate([truth, lower]), np.uint8)
+    photo = clip.references[PHOTO]
+    faces = [cv2.resize(clip.faces[i], made.shape[2:0:-1]) for i in shown]
+    upper = [photo, *(clip.frames[i] for i in shown), *faces[:2]]
+    return upper, [np.zeros_like(photo), *(made[i] for i in shown), *faces[3:5]]

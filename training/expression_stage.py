@@ -2,13 +2,12 @@
 
 The paper starts from a face encoder that was pre-trained on expressions (arXiv 2504.01724, section 3.2). Without such
 a start the encoder's tokens shrink to nothing before the transformer has learnt to read them. Here a token is taught to
-be the expression, whoever wears it and whichever camera sees it, a constant and zeros: the transformer normalises
-tokens, so a channel that is free would drown the others, and without the constant the strength would be lost. The later
-stages leave the encoder alone.
+be the expression, whoever wears it and whichever camera sees it, then a constant, then zeros: the transformer
+normalises tokens, so a free channel would drown the others, and without the constant the expression's strength would be
+lost. The later stages leave the encoder alone.
 
-What is judged most is how the expression changes within a clip: who is seen drops out of the difference, which would
-else drown the little that a mouth changes in a picture. Clean crops come first, for the same reason, then disturbed
-ones.
+The loss weighs most how the expression changes within a clip. The person's looks, which change a picture far more than
+a mouth does, cancel out in the difference. For the same reason clean crops come first, then disturbed ones.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 
 from dreamactor.networks import Networks
-from dreamactor.training.clips import Clips
+from dreamactor.training.clip_store import EXPRESSIONS
+from dreamactor.training.device_clips import Clips
 from dreamactor.training.faces import draw_look, see
-from dreamactor.training.store import EXPRESSIONS
 
 ABSOLUTE = 0.1  # weight of the tokens themselves beside that of their changes
 CONSTANT = 2.0  # what the channel after the expression is
@@ -37,8 +36,8 @@ def expression_batch(
 ) -> tuple[Tensor, Tensor]:
     """(faces [B,T,3,224,224], expressions [B,T,8] in standard deviations, NaN where the face is turned away).
 
-    `progress` through the stage, 0..1, decides how many clips are disturbed as another camera would. `share` is what is
-    made of the `count` clips that are drawn.
+    `progress` (0..1) through the stage decides how many clips look as if through another camera. Of the `count` clips
+    that are drawn only `share` is made.
     """
     shelf = clips.pictures
     mean, deviation = (shelf.there(value.astype(np.float32)) for value in clips.store.expression_statistics)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.presets import FACE_SIZE
-from dreamactor.training.clip import STORED_FACE, face_edge
+from dreamactor.training.characters.clip import STORED_FACE, face_edge
 
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 SHARP = 1e-3  # a blur of this deviation, in pixels, changes nothing
@@ -22,8 +22,8 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Look:
-    """How B clips' faces are seen: a window's corner and side in stored pixels; a colour curve, 255 * gain *
-    (value / 255) ** gamma + bias; whether without colour; the deviation of a blur in pixels."""
+    """How the faces of B clips are seen: a window's corner and side in stored pixels; a colour curve, 255 * gain *
+    (value / 255) ** gamma + bias; whether in gray; a blur's standard deviation in pixels."""
 
     corner: Floats  # [B,2], x and y
     side: Floats  # [B]
@@ -48,7 +48,7 @@ def plain_look(count: int) -> Look:
 
 
 def draw_look(rng: np.random.Generator, count: int, disturbed: float = 1.0) -> Look:
-    """A look for each clip, `disturbed` of them as through another camera, the rest plain."""
+    """A look for each clip: a share `disturbed` of them as through another camera, the rest plain."""
     side = (STORED_FACE * rng.uniform(0.8, 0.97, count)).astype(int)
     other = Look(
         corner=rng.integers((STORED_FACE - side + 1)[:, None], size=(count, 2)).astype(np.float32),

@@ -13,15 +13,15 @@ from dreamactor.networks import Networks
 from dreamactor.networks.transformer import Transformer
 from dreamactor.pipeline.solver import SolverStep
 from dreamactor.presets import video_frames
-from dreamactor.training.clips import Clips, Indices, Shelf
+from dreamactor.training.device_clips import Clips, Indices, Shelf
 from dreamactor.training.faces import draw_look, plain_look, see
 from dreamactor.training.latents import SINGLES
 from dreamactor.training.recipe import Stage
-from dreamactor.training.sample import walk
+from dreamactor.training.sampling import walk
 from dreamactor.training.vae_stage import HEAD_WEIGHT, MOUTH_WEIGHT
 
 TIMESTEP_MEAN, TIMESTEP_SPREAD = 1.2, 1.2  # of the logit; 1 is noise, where the conditions decide what is seen
-CARRIED_NOISE = 0.06  # what a carried latent is off in use
+CARRIED_NOISE = 0.06  # standard deviation of a carried latent's error in use
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def flow_batch(
     count: int,
     share: slice = slice(None),
 ) -> FlowBatch:
-    """Draws a batch of `count` clips with `frames` latent frames and makes `share` of it, for one of several processes;
-    the shares together are the whole."""
+    """Draws a batch of `count` clips with `frames` latent frames and makes `share` of it, for one of several processes:
+    all shares together are the whole batch."""
     latents, pictures = _latents(clips), clips.pictures
     total = latents.arrays["video"].shape[1]
     carried = 1 < frames < total and bool(rng.random() < stage.carried)
@@ -86,7 +86,7 @@ def flow_batch(
 
 
 def whole_batch(clips: Clips, rows: Indices, frames: int, references: tuple[int, ...]) -> FlowBatch:
-    """Clips from their beginning with every condition, nothing augmented."""
+    """The clips in `rows` from their beginning, with every condition and no augmentation."""
     count, latents, pictures, device = len(rows), _latents(clips), clips.pictures, clips.device
     during = np.tile(np.arange(video_frames(frames)), (count, 1))
     chosen = np.tile(np.array(references), (count, 1))
@@ -136,7 +136,7 @@ def latent_weight(heads: Tensor, mouths: Tensor, height: int, width: int) -> Ten
 
 
 def conditions(networks: Networks, batch: FlowBatch) -> dict[str, Tensor]:
-    """Runs the pose and face encoders and zeroes what is left out: the transformer's keyword arguments."""
+    """The transformer's keyword arguments: runs the pose and face encoders and zeroes what is left out."""
     count, number = batch.references.shape[:2]
     pose = networks.pose_encoder(batch.controls)[:, :, batch.context :]
     reference_pose = networks.pose_encoder(batch.reference_controls)[:, :, 0].unflatten(0, (count, number))

@@ -1,4 +1,4 @@
-"""A run's tables, as CSV: rows wait in memory, so that no step waits for its own figures."""
+"""A run's tables, as CSV. Rows are kept in memory first, so that no step waits for its figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Journal:
         self.rows: dict[str, list[Values]] = {}
 
     def add(self, table: str, values: Values) -> None:
-        """Adds a row; tensors of one number stay on their device till then."""
+        """Adds a row; tensors, of one number each, stay on their device until `flush`."""
         self.rows.setdefault(table, []).append(values)
 
     def flush(self) -> dict[str, Plain]:
@@ -36,7 +36,7 @@ class Journal:
         return last
 
     def rewind(self, table: str, step: int) -> None:
-        """Forgets the rows of a table from a step on, and one that a full disk cut off."""
+        """Deletes a table's rows from a step on, and one that a full disk cut off."""
         path = self._path(table)
         rows = [row for row in _read(path) if None not in row.values() and int(row["step"]) < step]
         path.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ class Journal:
 
 
 def _append(path: Path, rows: list[Plain]) -> None:
-    """Adds rows to a table; where they have figures that it had not, it is written anew."""
+    """Adds rows to a table; where they have figures that it lacks, it is written anew."""
     known = _columns(path)
     columns = list(dict.fromkeys([*known, *(name for row in rows for name in row)]))
     new = columns != known
@@ -82,7 +82,7 @@ def _read(path: Path) -> list[Plain]:
 
 
 def _plain(rows: list[Values]) -> list[Plain]:
-    """Each tensor as its number; all of a device's are fetched at once."""
+    """The rows with numbers for tensors; all tensors of a device are fetched at once."""
     tensors = [value for row in rows for value in row.values() if isinstance(value, Tensor)]
     groups: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:

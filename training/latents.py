@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dreamactor.networks import Networks
-from dreamactor.training.clip import REFERENCES
-from dreamactor.training.clips import Clips, Shelf
+from dreamactor.presets import latent_frames
+from dreamactor.training.characters.clip import REFERENCES
+from dreamactor.training.clip_store import Shapes, fingerprint, open_derived
+from dreamactor.training.device_clips import Clips, Shelf
 from dreamactor.training.eager import eager
 from dreamactor.training.parallel import Processes
-from dreamactor.training.store import ClipStore, Mode, open_arrays
 from dreamactor.training.vae_stage import to_video
 
 SINGLES = (0, 8, 16, 24, 32)
 """Frames of a clip that are also encoded alone, for steps on one latent frame."""
 
-FOLDER = "latents"
 TOGETHER = 32  # clips encoded at a time by a GPU
-Half = NDArray[np.float16]
-
-
-class LatentStore:
-    """video [N,F,16,h,w], singles [N,5,16,h,w], references [N,6,16,h,w], float16, normalised; there [N]."""
-
-    def __init__(self, store: ClipStore, mode: Mode = "r") -> None:
-        grid = (16, store.height // 8, store.width // 8)
-        frames = 1 + (store.frames.shape[1] - 1) // 4
-        shapes = {
-            "video": ((store.count, frames, *grid), "f2"),
-            "singles": ((store.count, len(SINGLES), *grid), "f2"),
-            "references": ((store.count, REFERENCES, *grid), "f2"),
-            "there": ((store.count,), "?"),
-        }
-        for name, array in open_arrays(store.folder / FOLDER, shapes, mode).items():
-            setattr(self, name, array)
-
-    def shelf(self, device: torch.device, room: int) -> Shelf:
-        """Where batches are taken from; nothing on it is ready yet."""
-        return Shelf({name: getattr(self, name) for name in ("video", "singles", "references")}, device, room)
-
-    video: Half
-    singles: Half
-    references: Half
-    there: NDArray[np.bool_]
 
 
 @eager
@@ -63,45 +35,49 @@ def set_statistics(networks: Networks, clips: Clips, count: int = 96) -> None:
 
 @eager
 def encode_clips(networks: Networks, clips: Clips, tag: str, bf16: bool, processes: Processes, room: int = 0) -> None:
-    """Encodes those of the clips that are not encoded yet, each process its share, and lays them on the clips' shelf of
+    """Encodes those of the clips that are not encoded yet, each process its share, and puts them on the clips' shelf of
     latents. `tag` names the VAE: latents of another one are made anew."""
-    folder = clips.store.folder / FOLDER
-    marker = folder / "vae.txt"
-    if clips.latents is None or clips.vae != tag:  # not by the marker: process 0 may have changed it already
-        if processes.rank == 0:
-            if not marker.is_file() or marker.read_text() != tag:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                marker.write_text(tag)
-            LatentStore(clips.store, "r+")  # at its full size, before the others open it
-        processes.wait()
-        clips.latents, clips.vae = LatentStore(clips.store).shelf(clips.device, room), tag
-    latents, made = LatentStore(clips.store, "r+"), clips.latents
-    rows = np.setdiff1d(clips.pictures.ready, made.ready)
-    missing = rows[~latents.there[rows]]
+    arrays = open_derived(clips.store.folder / "latents", _shapes(clips), "vae.txt", tag, processes)
+    there = arrays.pop("there")
+    if clips.latents is None or clips.vae != tag:
+        clips.latents, clips.vae = Shelf(arrays, clips.device, room), tag
+    rows = np.setdiff1d(clips.pictures.ready, clips.latents.ready)
+    missing = rows[~there[rows]]
     processes.wait()  # all have found the same missing before one writes
     together = TOGETHER if clips.device.type == "cuda" else 1
     with torch.autocast(clips.device.type, torch.bfloat16, enabled=bf16):
         for first in range(processes.rank * together, len(missing), processes.count * together):
-            _encode(networks, clips, latents, missing[first : first + together])
+            chosen = missing[first : first + together]
+            for name, latents in _encode(networks, clips, chosen).items():
+                arrays[name][chosen] = latents.half().cpu().numpy()
+            there[chosen] = True
     processes.wait()
-    made.add(rows)
+    clips.latents.add(rows)
 
 
-def _encode(networks: Networks, clips: Clips, latents: LatentStore, rows: NDArray[np.int64]) -> None:
+def _shapes(clips: Clips) -> Shapes:
+    """video [N,F,16,h,w], singles [N,5,16,h,w], references [N,6,16,h,w], normalised; there [N]."""
+    store = clips.store
+    count, grid = store.count, (16, store.height // 8, store.width // 8)
+    return {
+        "video": ((count, latent_frames(store.frames.shape[1]), *grid), "f2"),
+        "singles": ((count, len(SINGLES), *grid), "f2"),
+        "references": ((count, REFERENCES, *grid), "f2"),
+        "there": ((count,), "?"),
+    }
+
+
+def _encode(networks: Networks, clips: Clips, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Latents of some clips, by the names of the arrays that take them."""
     frames = clips.pictures.whole("frames", rows)
     stills = torch.cat([frames[:, list(SINGLES)], clips.pictures.whole("references", rows)], 1)
     video = networks.vae.latent(to_video(frames)).transpose(1, 2)
-    single = networks.vae.latent(to_video(stills.flatten(0, 1)[:, None]))[:, :, 0].unflatten(0, stills.shape[:2])
-    latents.video[rows] = video.half().cpu().numpy()
-    singles, references = single.half().cpu().split([len(SINGLES), REFERENCES], 1)
-    latents.singles[rows], latents.references[rows] = singles.numpy(), references.numpy()
-    latents.there[rows] = True
+    still = networks.vae.latent(to_video(stills.flatten(0, 1)[:, None]))[:, :, 0].unflatten(0, stills.shape[:2])
+    singles, references = still.split([len(SINGLES), REFERENCES], 1)
+    return {"video": video, "singles": singles, "references": references}
 
 
-def fingerprint(networks: Networks) -> str:
-    """Of what latents depend on: the VAE's encoder and statistics; and of how they are laid out."""
-    digest = hashlib.sha256(b"frames before channels")
-    for value in (*networks.vae.encoder.state_dict().values(), networks.vae.shift, networks.vae.scale):
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+def vae_fingerprint(networks: Networks) -> str:
+    """Names what latents depend on: the weights of the VAE's encoder, its statistics, and the arrays' layout."""
+    vae = networks.vae
+    return fingerprint((*vae.encoder.state_dict().values(), vae.shift, vae.scale), b"frames before channels")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.motion.pose import INDEX, PoseSequence
-from dreamactor.training.scene import MOUTH_SIZE, Scene, faces_camera, mouth_places, render_frame
+from dreamactor.training.characters.scene import MOUTH_SIZE, Scene, faces_camera, mouth_places, render_frame
 
 Frames = NDArray[np.uint8]
 JUDGED = tuple(n for n in INDEX if n not in ("neck", "nose", "right_toe", "left_toe"))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.pipeline.solver import schedule
-from dreamactor.training.clips import Clips
 from dreamactor.training.decoder_stage import sampled_batch, sampled_loss
+from dreamactor.training.device_clips import Clips
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import Guidance, flow_batch, flow_loss, rollout_loss
 from dreamactor.training.parallel import Processes
@@ -21,7 +21,7 @@ from dreamactor.training.vae_stage import vae_batch, vae_loss
 
 @dataclass
 class Objective:
-    """Draws batches and takes losses, for one of several processes; `guidance` is that of a guided stage."""
+    """Draws batches and takes their loss, in one of several processes; `guidance` is needed by a guided stage."""
 
     processes: Processes
     bf16: bool
@@ -30,8 +30,8 @@ class Objective:
     def __call__(
         self, networks: Networks, clips: Clips, stage: Stage, seed: list[int], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss on this process's share of the batch that `seed` draws, so far (0..1) through the stage; and what to
-        log, which is left on the device."""
+        """The loss on this process's share of the batch that `seed` draws, and the figures to log, which stay on the
+        device. `progress` (0..1): how far through the stage."""
         device, rng = self.processes.device, np.random.default_rng(seed)
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)) + self.processes.rank)
         weights = np.array([weight for _, _, weight in stage.mix])
@@ -40,10 +40,10 @@ class Objective:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if stage.sampled and rng.random() < stage.sampled:
                 loss, logged = sampled_loss(networks, *sampled_batch(clips, rng, frames, count, share))
-            elif stage.name in ("vae", "decoder"):
+            elif stage.kind in ("vae", "decoder"):
                 video, weight = vae_batch(clips, rng, frames, count, share)
                 loss, logged = vae_loss(networks, video, weight, rng, generator, stage.latent_noise)
-            elif stage.name == "expression":
+            elif stage.kind == "expression":
                 loss, logged = expression_loss(networks, *expression_batch(clips, rng, frames, count, progress, share))
             else:
                 batch = flow_batch(clips, rng, stage, frames, count, share)

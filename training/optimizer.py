@@ -1,126 +1,86 @@
-"""Muon for the matrices, AdamW for the rest, in one optimiser.
-
-Muon (K. Jordan 2024, with the update's size of arXiv 2502.16982) replaces the momentum of a weight matrix by the
-nearest orthogonal one; it needs about half the steps of AdamW here, and steps are what a small machine lacks. Several
-processes share the matrices out among them.
-"""
+"""A stage's optimiser: which parameters it trains, at which learning rate, and its moments in the form of a state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamactor.training.halves import multiplies_bfloat16
+from dreamactor.errors import DreamActorError
+from dreamactor.networks import Networks
+from dreamactor.training.muon import Muon, is_matrix
 from dreamactor.training.parallel import Processes
+from dreamactor.training.recipe import FACE_MODULES, Stage
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
-MATCH = 0.2  # the update's root mean square, of the learning rate: what AdamW's usually is
-
-
-class Muon(torch.optim.Optimizer):
-    """Groups with `matrix` true, of parameters of two or more dimensions, take orthogonal updates."""
-
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        processes: Processes,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.98),
-        weight_decay: float = 0.01,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
-        super().__init__([group for group in groups if group["params"]], defaults)
-        self.processes = processes
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update from the gradients."""
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            if group["matrix"]:
-                self._matrices(parameters, group)
-            else:
-                self._adam(parameters, group)
-
-    def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Matrices of one shape, either way round, are made orthogonal together."""
-        gradients, momentum = _gradients(parameters), group["momentum"]
-        moments = self._moments(parameters, "exp_avg")
-        torch._foreach_lerp_(moments, gradients, 1 - momentum)
-        ahead = [look.flatten(1) for look in torch._foreach_lerp(gradients, moments, momentum)]  # Nesterov's
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for index, matrix in enumerate(ahead):
-            alike.setdefault(tuple(sorted(matrix.shape)), []).append(index)
-        for (_, longer), members in alike.items():
-            stack = torch.stack([_wide(ahead[index]) for index in members])
-            directions = self.processes.divide(orthogonal, stack.to(_working_type(stack.device))).to(stack.dtype)
-            chosen = [parameters[index] for index in members]
-            updates = [
-                (direction if direction.shape == ahead[index].shape else direction.mT).reshape(parameters[index].shape)
-                for index, direction in zip(members, directions, strict=True)
-            ]
-            torch._foreach_add_(chosen, updates, alpha=-group["lr"] * MATCH * longer**0.5)
-
-    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        gradients, (first, second) = _gradients(parameters), group["betas"]
-        means, squares = (self._moments(parameters, name) for name in ("exp_avg", "exp_avg_sq"))
-        counts = [self._count(parameter) for parameter in parameters]
-        torch._foreach_lerp_(means, gradients, 1 - first)
-        torch._foreach_mul_(squares, second)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
-        roots = torch._foreach_div(squares, [1 - second**count for count in counts])
-        torch._foreach_sqrt_(roots)
-        torch._foreach_add_(roots, 1e-8)
-        torch._foreach_addcdiv_(parameters, means, roots, [-group["lr"] / (1 - first**count) for count in counts])
-
-    def _moments(self, parameters: list[Tensor], name: str) -> list[Tensor]:
-        for parameter in parameters:
-            if name not in self.state[parameter]:
-                self.state[parameter][name] = torch.zeros_like(parameter)
-        return [self.state[parameter][name] for parameter in parameters]
-
-    def _count(self, parameter: Tensor) -> float:
-        """Updates of a parameter, with this one; kept on the CPU, where reading it waits for nothing."""
-        count: Tensor = self.state[parameter].setdefault("step", torch.zeros(()))
-        count += 1
-        return float(count)
+CLIP_NORM = 1.0
+WARMUP = 60
+FACE_RATE = 0.4
+"""Share of the learning rate for the face attention. Until the network draws mouths there is nothing for it to learn,
+and Muon's steps are as large for noise as for a signal: at the full rate its gates close before that."""
+KINDS = {"matrices": (True, 1.0), "face": (True, FACE_RATE), "others": (False, 1.0)}  # whether matrices, share of rate
 
 
-def _gradients(parameters: list[Tensor]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+class StageOptimizer:
+    """Updates the parameters that a stage trains; from its making on they alone take gradients.
+
+    Raises DreamActorError where the stage trains no parameter.
+    """
+
+    def __init__(self, networks: Networks, stage: Stage, processes: Processes) -> None:
+        self.stage, self.processes = stage, processes
+        chosen: dict[str, dict[str, torch.nn.Parameter]] = {kind: {} for kind in KINDS}
+        for name, parameter in networks.named_parameters():
+            parameter.requires_grad_(_among(name, stage.trains))
+            if parameter.requires_grad:
+                matrix = "face" if _among(name, FACE_MODULES) else "matrices"
+                chosen[matrix if is_matrix(name, parameter) else "others"][name] = parameter
+        self.parameters = {name: parameter for group in chosen.values() for name, parameter in group.items()}
+        if not self.parameters:
+            raise DreamActorError(
+                f"Stage '{stage.name}' trains nothing: no parameter has {' or '.join(stage.trains)} in its name. "
+                "Correct `trains` in the recipe."
+            )
+        groups: list[dict[str, Any]] = [
+            {"params": list(chosen[kind].values()), "matrix": matrix, "rate": rate}
+            for kind, (matrix, rate) in KINDS.items()
+        ]
+        self.optimizer = Muon(groups, stage.learning_rate, processes)
+
+    def step(self, step: int, progress: float) -> None:
+        """One update from the gradients: averaged over the processes, clipped, and dropped afterwards. `progress`
+        (0..1): how far through the stage."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.learning_rate * group["rate"] * schedule(step, progress, self.stage.decay)
+        parameters = list(self.parameters.values())
+        self.processes.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's moments as `<parameter>.exp_avg` and so on; empty before the first step."""
+        names, states = list(self.parameters), self.optimizer.state_dict()["state"]
+        return {f"{names[i]}.{key}": value for i, state in states.items() for key, value in state.items()}
+
+    def restore(self, moments: dict[str, Tensor]) -> None:
+        """Inverse of `moments`; leaves out parameters that the stage does not train."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in moments.items():
+            name, _, moment = key.rpartition(".")
+            if name in self.parameters:
+                state.setdefault(list(self.parameters).index(name), {})[moment] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    """With no more rows than columns."""
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+def schedule(step: int, progress: float, decay: float) -> float:
+    """The share of the stage's learning rate at a step: it warms up, stays level, and falls to a tenth over the last
+    `decay` (a share) of the stage."""
+    rise = min(1.0, (step + 1) / WARMUP)
+    late = max(0.0, progress - (1 - decay)) / decay if decay else 0.0
+    return rise * (1 - 0.9 * late)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix's singular value decomposition [...,a,b], by Newton-Schulz iterations in the matrices'
-    own type, of which bfloat16 is fine enough."""
-    a, b, c = NEWTON_SCHULZ
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.mT
-
-
-def _working_type(device: torch.device) -> torch.dtype:
-    """Of the iterations."""
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-
-
-def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a hidden weight: a convolution, or a linear layer inside a transformer block."""
-    return parameter.ndim == 4 or (parameter.ndim == 2 and ".blocks." in name and "modulation" not in name)
+def _among(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a parameter's name contains that of one of the modules."""
+    return any(part in name for part in modules)

@@ -26,7 +26,10 @@ class Processes:
     def share(self, batch: int) -> slice:
         """This process's rows of a batch; raises InputError when there are fewer rows than processes."""
         if batch < self.count:
-            raise InputError(f"A batch of {batch} clips cannot be shared by {self.count} processes.")
+            raise InputError(
+                f"A batch of {batch} clips cannot be shared by {self.count} processes: start at most {batch}, or give "
+                "the recipe larger batches."
+            )
         size = batch // self.count
         return slice(self.rank * size, (self.rank + 1) * size)
 
@@ -44,7 +47,7 @@ class Processes:
             parameter.grad = part.view_as(parameter)
 
     def divide(self, work: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
-        """`work` of a stack of items [N,...], each process doing a part of them; it keeps their shape and type."""
+        """`work` on a stack of items [N,...], shared out among the processes; `work` keeps their shape and type."""
         if self.count == 1:
             return work(items)
         results = torch.zeros_like(items)
@@ -85,7 +88,7 @@ class Processes:
 
 
 def start() -> Processes:
-    """Joins the processes that the launcher started, if it did; a GPU each where there are any."""
+    """Joins the processes that a launcher started, if one did; each takes a GPU of its own where there are GPUs."""
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")

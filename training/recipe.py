@@ -1,10 +1,11 @@
 """What is trained when, as plain data: VAE, face encoder, the paper's stages (arXiv 2504.01724, section 4.1), then
-three of ours: guidance put into the weights, the few steps of a sampler learnt on its own path, and the VAE's decoder
-once more under its fixed encoder."""
+three of ours: guidance is put into the weights, a sampler's few steps are learnt on its own path, and the VAE's decoder
+is trained once more under its fixed encoder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from dreamactor.errors import InputError
 
@@ -14,43 +15,52 @@ ALL_MODULES = ("pose_encoder.", "transformer.")
 # before the transformer had learnt to read it: Muon's steps are as large for noise as for a signal.
 
 
+Kind = Literal["vae", "expression", "flow", "decoder"]
+OPTIONS: dict[str, tuple[Kind, ...]] = {
+    "latent_noise": ("vae", "decoder"), "sampled": ("decoder",), "face": ("flow",), "carried": ("flow",),
+    "references": ("flow",), "dropout": ("flow",), "guidance_scale": ("flow",), "face_scale": ("flow",),
+    "rollout": ("flow",),
+}  # fmt: skip
+"""Fields of a stage that only some kinds read."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `mix` has (latent frames, or faces of a clip; clips a step; weight): each step draws one of them.
+    """One stage of a recipe. It lasts `steps` or `seconds`: a stage in seconds takes as long at any speed, but the
+    number of its steps, and so its result, differs from run to run.
 
-    It lasts `steps`, or `seconds`: so long a stage takes at whatever speed, but how many steps that makes, and so its
-    result, differs from run to run. `trains` names parameters by parts of their names. `decay` is the share of it, at
-    the end, over which the learning rate falls to a tenth. `face` is whether face tokens are given, `carried` how often
-    a segment begins with a clean latent, `references` how often one, two and three reference frames are given.
-    `latent_noise` is the largest deviation of the noise that the decoder has to undo, in units of the normalised
-    latents; `sampled` the share of its steps on latents that the transformer made. With `guidance_scale` or
-    `face_scale` the stage's targets are those of the transformer that it begins with, guided by all conditions or by
-    the face alone, so that sampling needs no second row; it may train nothing but the transformer. With `rollout`, so
-    many steps of Euler's rule, the transformer walks some of them from noise by itself and learns the way on from
-    there. Raises InputError for a guided stage that trains more, or has a rollout too, and for one with both steps and
-    seconds.
+    Raises InputError for both steps and seconds, for an option that its kind does not read, and for guidance beside a
+    rollout or where more is trained than the transformer.
     """
 
     name: str
     steps: int
     learning_rate: float
-    mix: tuple[tuple[int, int, float], ...]
-    trains: tuple[str, ...]
-    decay: float = 0.0
-    face: bool = True
-    carried: float = 0.4
-    references: tuple[float, float, float] = (0.7, 0.2, 0.1)
-    dropout: float = 0.08
-    latent_noise: float = 0.0
-    sampled: float = 0.0
-    guidance_scale: float = 1.0
-    face_scale: float = 1.0
-    rollout: int = 0
+    mix: tuple[tuple[int, int, float], ...]  # each step draws one: latent frames (or faces of a clip), clips, weight
+    trains: tuple[str, ...]  # parameters, by parts of their names
+    kind: Kind = "flow"
+    decay: float = 0.0  # share of the stage, at its end, over which the learning rate falls to a tenth
     seconds: float = 0.0
+    latent_noise: float = 0.0  # largest deviation of the noise that the decoder has to undo, of normalised latents
+    sampled: float = 0.0  # share of the steps on latents that the transformer made
+    face: bool = True  # whether face tokens are given
+    carried: float = 0.4  # how often a segment begins with a clean latent
+    references: tuple[float, float, float] = (0.7, 0.2, 0.1)  # how often one, two and three frames are given
+    dropout: float = 0.08  # how often all conditions are left out; each by itself 0.6 times as often
+    guidance_scale: float = 1.0  # guidance by all conditions in the targets, by the transformer as the stage finds it
+    face_scale: float = 1.0  # the same by the face alone; with either, sampling needs no second row
+    rollout: int = 0  # Euler steps: the transformer walks some of them from noise and learns the way on from there
 
     def __post_init__(self) -> None:
         if self.steps and self.seconds:
             raise InputError(f"Stage '{self.name}' lasts {self.steps} steps and {self.seconds:g} s; give one of them.")
+        for field in fields(self):
+            kinds = OPTIONS.get(field.name)
+            if kinds and self.kind not in kinds and getattr(self, field.name) != field.default:
+                raise InputError(
+                    f"Stage '{self.name}' is of kind '{self.kind}' and sets {field.name}, which is of kind "
+                    f"{' or '.join(kinds)} alone; leave it out, or change the kind."
+                )
         if self.guided and any(not module.startswith("transformer.") for module in self.trains):
             raise InputError(
                 f"Stage '{self.name}' learns from a guided teacher and trains {', '.join(self.trains)}: both read the "
@@ -65,7 +75,7 @@ class Stage:
     @property
     def on_latents(self) -> bool:
         """Whether it is flow matching, under the frozen encoder; the other stages read pictures."""
-        return self.name not in ("vae", "decoder", "expression")
+        return self.kind == "flow"
 
     def progress(self, step: int, spent: float) -> float:
         """How far (0..1) through the stage `step` steps and `spent` seconds are."""
@@ -83,47 +93,49 @@ class Stage:
 class Recipe:
     """All of a training run; the same on a GPU and on a CPU.
 
-    The seeds of its clips count up from `first_clip`: a run that goes on from another's weights has clips of its own.
-    Training begins when `start_clips` of the clips are there, the rest being rendered meanwhile, or, without, when all
-    are: only then a step's batch depends on its seed alone. `workers` render; None is as many as the cores allow.
-    A processor that does not multiply in bfloat16 runs in float32, whatever `bf16` says. `compiled` halves a step;
-    compiling each shape of batch takes seconds on a GPU and minutes on a CPU.
+    With `start_clips`, training begins when that many clips are rendered and the rest follow meanwhile: what a step
+    draws then depends on when they came, and no longer on its seed alone.
     """
 
     stages: tuple[Stage, ...]
     clips: int = 12000
-    first_clip: int = 0
+    first_clip: int = 0  # seed of the first clip: a run from another's weights renders clips of its own
     validation_clips: int = 48
-    sampled_clips: int = 1600
-    start_clips: int | None = None
+    sampled_clips: int = 1600  # training clips that the transformer samples for the decoder's stage
+    start_clips: int | None = None  # None: training begins when all clips are rendered
     seed: int = 0
-    ema: float = 0.998
+    ema: float = 0.998  # decay of the weights' moving average
     save_seconds: float = 150.0
     sheet_seconds: float = 300.0
-    workers: int | None = None
-    bf16: bool = True
-    compiled: bool = False
+    workers: int | None = None  # processes that render; None: as many as the cores allow
+    bf16: bool = True  # where the device multiplies in bfloat16; float32 elsewhere
+    compiled: bool = False  # halves a step; each shape of batch takes seconds on a GPU, minutes on a CPU, to compile
 
     @property
     def timed(self) -> tuple[Stage, ...]:
-        """The stages that last so many seconds."""
+        """The stages that last seconds, not steps."""
         return tuple(stage for stage in self.stages if stage.seconds)
 
     def lasting(self, seconds: float) -> Recipe:
-        """The same recipe with its timed stages made longer or shorter: so long in all. Raises InputError where there
-        are none, and for no time at all."""
+        """The same recipe, its timed stages scaled to take `seconds` in all. Raises InputError where no stage is timed
+        and for seconds that are not above zero."""
         if not self.timed:
-            raise InputError("All of this recipe's stages have their steps; none can be fitted to a time.")
+            raise InputError(
+                "All of this recipe's stages are counted in steps, none can be fitted to a time: leave --stage-seconds "
+                "out, or choose a recipe with timed stages (--recipe further)."
+            )
         if not 0 < seconds < float("inf"):
-            raise InputError(f"The timed stages need a time above zero, not {seconds:g} s.")
+            raise InputError(f"The timed stages need a time above zero, not {seconds:g} s; give more --stage-seconds.")
         share = seconds / sum(stage.seconds for stage in self.timed)
         return replace(self, stages=tuple(replace(s, seconds=s.seconds * share) for s in self.stages))
 
 
 PUPPET = Recipe(
     stages=(
-        Stage("vae", 3000, 2.5e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.",), decay=0.4),
-        Stage("expression", 2500, 2e-3, mix=((8, 8, 1.0),), trains=("face_encoder.",), decay=0.4),
+        Stage(
+            "vae", 3000, 2.5e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.",), kind="vae", decay=0.4,
+        ),
+        Stage("expression", 2500, 2e-3, mix=((8, 8, 1.0),), trains=("face_encoder.",), kind="expression", decay=0.4),
         Stage(
             "body", 1500, 2e-3, mix=((1, 16, 0.8), (2, 8, 0.2)), trains=("pose_encoder.", "transformer."),
             face=False, references=(0.9, 0.1, 0.0),
@@ -142,16 +154,16 @@ PUPPET = Recipe(
             references=(0.85, 0.0, 0.15), dropout=0.04, rollout=2,
         ),
         Stage(
-            "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",), decay=0.6,
-            latent_noise=0.3, sampled=0.3,
+            "decoder", 6000, 2e-3, mix=((1, 24, 0.3), (2, 10, 0.4), (3, 6, 0.3)), trains=("vae.decoder.",),
+            kind="decoder", decay=0.6, latent_noise=0.3, sampled=0.3,
         ),
     ),
 )  # fmt: skip
 
 TINY = Recipe(
     stages=(
-        Stage("vae", 8, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.",)),
-        Stage("expression", 4, 1e-3, mix=((2, 4, 1.0),), trains=("face_encoder.",)),
+        Stage("vae", 8, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.",), kind="vae"),
+        Stage("expression", 4, 1e-3, mix=((2, 4, 1.0),), trains=("face_encoder.",), kind="expression"),
         Stage("body", 4, 1e-3, mix=((1, 4, 1.0),), trains=("pose_encoder.", "transformer."), face=False),
         Stage("face", 4, 1e-3, mix=((2, 2, 1.0),), trains=FACE_MODULES),
         Stage("all", 6, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5),
@@ -161,7 +173,8 @@ TINY = Recipe(
         ),
         Stage("rollout", 4, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, rollout=3),
         Stage(
-            "decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), latent_noise=0.3, sampled=0.5,
+            "decoder", 4, 1e-3, mix=((1, 4, 0.5), (2, 2, 0.5)), trains=("vae.decoder.",), kind="decoder",
+            latent_noise=0.3, sampled=0.5,
         ),
     ),
     clips=6, validation_clips=2, workers=1, bf16=False,
@@ -170,8 +183,11 @@ TINY = Recipe(
 # On from a trained checkpoint, in minutes on one GPU: large batches, all networks once more.
 FURTHER = Recipe(
     stages=(
-        Stage("vae", 0, 1.2e-3, mix=((3, 80, 1.0),), trains=("vae.",), decay=0.9, seconds=70),
-        Stage("expression", 0, 1e-3, mix=((8, 64, 1.0),), trains=("face_encoder.",), decay=0.7, seconds=20),
+        Stage("vae", 0, 1.2e-3, mix=((3, 80, 1.0),), trains=("vae.",), kind="vae", decay=0.9, seconds=70),
+        Stage(
+            "expression", 0, 1e-3, mix=((8, 64, 1.0),), trains=("face_encoder.",), kind="expression", decay=0.7,
+            seconds=20,
+        ),
         Stage(
             "all", 0, 1.8e-3, mix=((1, 96, 0.5), (7, 24, 0.5)), trains=ALL_MODULES, decay=0.8,
             references=(0.85, 0.0, 0.15), seconds=150,
@@ -190,7 +206,7 @@ FURTHER = Recipe(
 
 TINY_FURTHER = Recipe(
     stages=(
-        Stage("vae", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("vae.",), decay=0.5, seconds=1),
+        Stage("vae", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("vae.",), kind="vae", decay=0.5, seconds=1),
         Stage("all", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=ALL_MODULES, decay=0.5, seconds=1),
         Stage(
             "guidance", 0, 1e-3, mix=((1, 4, 0.5), (3, 2, 0.5)), trains=("transformer.",), guidance_scale=1.5,

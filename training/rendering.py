@@ -1,9 +1,8 @@
-"""Worker processes that render clips: all of them before training begins (`prepare`), or while it goes on
-(`Background`).
+"""Worker processes that render clips, before training (`prepare`) or during it (`Background`).
 
-What was interrupted goes on where it stopped, and a longer training set adds to a shorter one. One process at a time
-has a folder's workers. `python -m dreamactor.training.rendering --output FOLDER` renders a recipe's clips and no more:
-what trains in that folder meanwhile takes them as they come.
+Rendering goes on where it was interrupted, and more clips are added to those that are there. Only one process at a time
+renders in a folder. `python -m dreamactor.training.rendering --output FOLDER` only renders a recipe's clips; a run that
+trains in that folder meanwhile takes them as they come.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from typing import IO, Any
 import cv2
 import numpy as np
 
-from dreamactor.errors import DreamActorError, InputError
+from dreamactor.errors import DreamActorError, InputError, guarded
 from dreamactor.presets import Preset, preset
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.clip import FRAMES
+from dreamactor.training.characters.clip import FRAMES
+from dreamactor.training.characters.scene import Scenes
+from dreamactor.training.clip_store import MARKER, PACKED, ClipStore, read_about, shapes
 from dreamactor.training.recipe import Recipe, recipe
-from dreamactor.training.scene import Stage
-from dreamactor.training.store import MARKER, PACKED, ClipStore, read_about, shapes
 
-PACKED_SHARE = 0.15  # of their size, at most, is what the control maps of a store take
+PACKED_SHARE = 0.15  # of their size: what packed control maps take at most
 LOCK = "rendering.lock"
 NICE = 10  # training goes first
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -45,8 +44,8 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 @dataclass(frozen=True)
 class Order:
-    """So many clips of a split at a size (height, width) and rate, in a folder. They depend on their seeds only, which
-    count up from `first`."""
+    """Clips to render in a folder: `count` of a split, of a size (height, width) and frame rate. Their seeds count up
+    from `first` and alone decide what each shows."""
 
     folder: Path
     split: str
@@ -59,11 +58,13 @@ class Order:
     def open(self) -> ClipStore:
         """The store at its full size, rendered or not.
 
-        Raises InputError where the folder holds clips of another split, size or rate or where no clip is wanted,
-        MissingDependency without motion data, DreamActorError where the disk is too small.
+        Raises InputError where the folder holds clips of another split, size or rate, or for no clips;
+        MissingDependency without motion data; DreamActorError where the disk is too small.
         """
         if self.count < 1:
-            raise InputError(f"A training set has at least one clip of each split, not {self.count}.")
+            raise InputError(
+                f"A training set has at least one clip of each split, not {self.count}; give --clips 1 or more."
+            )
         known = read_about(self.folder)
         had = known.pop("count", 0)
         if known not in ({}, self._about()) or (not known and (self.folder / MARKER).is_file()):
@@ -73,7 +74,7 @@ class Order:
                 "remove it, or train in another folder with --output."
             )
         if had < self.count:
-            Stage(self.split, self.mocap, *self.size, self.fps)  # fails early when the motion data is missing
+            Scenes(self.split, self.mocap, *self.size, self.fps)  # fails early when the motion data is missing
             self.folder.mkdir(parents=True, exist_ok=True)
             _require_room(self.folder, self.count, *self.size)
             self._mark(had)
@@ -108,12 +109,12 @@ def orders(folder: Path, preset: Preset, recipe: Recipe, mocap: Path) -> tuple[O
 
 
 def prepare(order: Order, workers: int) -> ClipStore:
-    """Renders the clips that are not there yet; waits where another process is at it.
+    """Renders the clips that are not there yet; waits while another process renders in the folder.
 
-    Raises as `Order.open` does, InputError for no workers, and DreamActorError when one has failed.
+    Raises as `Order.open` does, InputError for no workers, DreamActorError when a worker has failed.
     """
     if workers < 1:
-        raise InputError(f"Clips are rendered by at least one worker, not by {workers}.")
+        raise InputError(f"Clips are rendered by at least one worker, not by {workers}; give --workers 1 or more.")
     store = order.open()
     if not store.there.all():
         lock = _lock(order.folder, wait=True)
@@ -127,7 +128,7 @@ def prepare(order: Order, workers: int) -> ClipStore:
 
 
 class Background:
-    """Renders an order's clips beside the process that made it, and ends with it."""
+    """Renders an order's clips in workers beside this process; they end when it does."""
 
     def __init__(self, order: Order, workers: int) -> None:
         self.order, self.workers, self.store = order, workers, order.open()
@@ -135,8 +136,8 @@ class Background:
         self.lock: IO[str] | None = None
 
     def go_on(self) -> int:
-        """The number of clips that are there; starts the workers where the folder has none. Raises DreamActorError when
-        one has failed."""
+        """The number of clips that are there. Starts workers where none render in the folder; raises DreamActorError
+        when one has failed."""
         _check(self.processes)
         there = int(self.store.there.sum())
         if there == self.store.count:
@@ -148,11 +149,13 @@ class Background:
         return there
 
     def stop(self) -> None:
-        """Ends the workers; the clips that they are at will be rendered another time."""
+        """Ends the workers; clips that are half done are begun anew when the folder is used again."""
         _end(self.processes)
         if self.lock is not None:
             self.lock.close()
         self.processes, self.lock = [], None
+        if self.store.there.all():
+            self.order.finish()
 
 
 def automatic_workers() -> int:
@@ -162,7 +165,8 @@ def automatic_workers() -> int:
 
 
 def _lock(folder: Path, wait: bool) -> IO[str] | None:
-    """The right to a folder's workers until it is closed; None where another process has it and is not waited for."""
+    """A file that is held open while this process renders in the folder: one process can. None where another does and
+    `wait` is false."""
     file = (folder / LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -178,7 +182,7 @@ def _missing(store: ClipStore) -> list[int]:
 
 def _start(order: Order, missing: list[int], workers: int) -> list[BaseProcess]:
     context = multiprocessing.get_context("spawn")
-    shares = [missing[i::workers] for i in range(workers)]  # so that clips come about in their order
+    shares = [missing[i::workers] for i in range(workers)]  # so that clips are done about in order
     processes: list[BaseProcess] = [
         context.Process(target=_work, args=(order, share), daemon=True) for share in shares if share
     ]
@@ -200,11 +204,11 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _join(processes: list[BaseProcess]) -> None:
-    """Returns when all are done. When one has failed, or this process is interrupted, the others are ended."""
+    """Returns when all are done. When one fails, or this process is interrupted, ends the others."""
     try:
         while running := [process.sentinel for process in processes if process.exitcode is None]:
+            _check(processes)  # before the wait, which is only for those that run
             wait(running)
-            _check(processes)
         _check(processes)
     finally:
         _end(processes)
@@ -220,7 +224,7 @@ def _end(processes: list[BaseProcess]) -> None:
 def _check(processes: list[BaseProcess]) -> None:
     if any(process.exitcode not in (None, 0) for process in processes):
         raise DreamActorError(
-            "A process that renders clips has failed, see above (or was ended from outside). What it rendered is kept: "
+            "A process that renders clips has failed (see above) or was ended from outside. What it rendered is kept: "
             "the same command goes on."
         )
 
@@ -234,7 +238,7 @@ def _work(order: Order, indices: list[int]) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """However it goes, by SIGKILL too."""
+    """Ends this process as soon as its parent is gone, even by SIGKILL."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -242,14 +246,14 @@ def _end_with_the_parent() -> None:
 
 
 def _fill(order: Order, indices: list[int]) -> None:
-    stage = Stage(order.split, order.mocap, *order.size, order.fps)
+    scenes = Scenes(order.split, order.mocap, *order.size, order.fps)
     store = ClipStore(order.folder, "r+", order.count)
     for index in indices:
-        store.render(stage, index, order.first + index)
+        store.render(scenes, index, order.first + index)
 
 
 def _require_room(folder: Path, count: int, height: int, width: int) -> None:
-    """Raises DreamActorError when the clips do not fit: a full disk would end the run without a word."""
+    """Raises DreamActorError when the clips do not fit: on a full disk, writing to a mapped file kills the process."""
     plain = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes(count, height, width).values())
     wanted = plain + PACKED_SHARE * count * sum(PACKED.values()) * height * width * 6
     there = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
@@ -262,7 +266,7 @@ def _require_room(folder: Path, count: int, height: int, width: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, 1 with a sentence why on stderr, or 130 when interrupted."""
+    """Returns the exit status, as `guarded` does."""
     parser = argparse.ArgumentParser(prog="python -m dreamactor.training.rendering", description=__doc__)
     parser.add_argument("--preset", default="puppet")
     parser.add_argument("--recipe", default="whole", help="default: %(default)s")
@@ -270,18 +274,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, help="training clips (default: the recipe's)")
     parser.add_argument("--workers", type=int, default=automatic_workers(), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        wanted = recipe(options.preset, options.recipe)
-        train, validation = orders(options.output, preset(options.preset), wanted, mocap_folder())
-        prepare(validation, options.workers)
-        prepare(train if options.clips is None else replace(train, count=options.clips), options.workers)
-    except (DreamActorError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return guarded(lambda: _render(options), "rendering")
+
+
+def _render(options: argparse.Namespace) -> None:
+    wanted = recipe(options.preset, options.recipe)
+    train, validation = orders(options.output, preset(options.preset), wanted, mocap_folder())
+    prepare(validation, options.workers)
+    prepare(train if options.clips is None else replace(train, count=options.clips), options.workers)
 
 
 if __name__ == "__main__":

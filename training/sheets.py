@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
-from dreamactor.training.clips import Clips
+from dreamactor.training.characters.clip import PHOTO
+from dreamactor.training.device_clips import Clips
 from dreamactor.training.flow_stage import conditions, whole_batch
-from dreamactor.training.sample import sample
+from dreamactor.training.sampling import sample
 from dreamactor.training.vae_stage import to_video
 
 CLIPS, LATENTS = 8, 3
@@ -31,9 +33,9 @@ def draw(folder: Path, name: str, networks: Networks, clips: Clips, bf16: bool) 
     truth = np.asarray(store.frames[rows, :frames])
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         encoded = networks.vae.latent(to_video(torch.from_numpy(truth).to(device)))
-        columns = [store.references[rows, 5], truth[:, -1], to_frames(networks.vae.decode(encoded))[:, -1]]
+        columns = [store.references[rows, PHOTO], truth[:, -1], to_frames(networks.vae.decode(encoded))[:, -1]]
         if clips.latents is not None:
-            batch = whole_batch(clips, rows, LATENTS, (5,))
+            batch = whole_batch(clips, rows, LATENTS, (PHOTO,))
             made = sample(
                 networks, conditions(networks, batch), tuple(batch.latent.shape), preset.steps,
                 preset.guidance_scale, torch.Generator().manual_seed(0),
@@ -42,9 +44,13 @@ def draw(folder: Path, name: str, networks: Networks, clips: Clips, bf16: bool) 
             columns += [video[:, i] for i in (0, frames // 2, frames - 1)]
     small = np.stack([cv2.resize(face, (store.width, store.height)) for face in store.faces[rows, frames - 1]])
     columns.insert(1, small)
-    pictures = [np.concatenate([column[i] for column in columns], axis=1) for i in range(count)]
-    cv2.imwrite(str(folder / f"sheet_{name}.png"), np.concatenate(pictures)[..., ::-1])
+    cv2.imwrite(str(folder / f"sheet_{name}.png"), grid(zip(*columns, strict=True))[..., ::-1])
     curves(folder)
+
+
+def grid(rows: Iterable[Sequence[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Pictures of one size, beside and below each other."""
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 def to_frames(video: Tensor) -> NDArray[np.uint8]:
@@ -54,7 +60,7 @@ def to_frames(video: Tensor) -> NDArray[np.uint8]:
 
 
 def curves(folder: Path, height: int = 320, width: int = 900) -> None:
-    """Draws each stage's smoothed loss, thin beside it the validation loss, into `curves.png`; each stage has its own
+    """Draws each stage's smoothed loss and, thinner, its validation loss into `curves.png`; each stage has its own
     logarithmic scale."""
     canvas = np.full((height, width, 3), 255, np.uint8)
     for index, path in enumerate(sorted(folder.glob("log_*.csv"))):

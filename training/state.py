@@ -24,7 +24,7 @@ STATE = "state.safetensors"
 
 @dataclass
 class Position:
-    """Where a run is: index of the stage, steps done and seconds spent in it, seconds trained so far."""
+    """Where a run is: index of the stage, steps done in it, seconds trained in all, seconds spent in the stage."""
 
     stage: int = 0
     step: int = 0
@@ -67,12 +67,12 @@ def save_state(
     position: Position,
     about: dict[str, Any],
 ) -> None:
-    """Writes the state. The last good one stays, and a DreamActorError says so, when the disk is full and when the
-    training has diverged: of weights that are no numbers nothing comes any more."""
+    """Writes the state. Raises DreamActorError, and keeps the last good state, when the disk is full or some weights
+    are not finite: such a training has diverged and does not recover."""
     if not all(bool(value.isfinite().all()) for value in average.values.values()):
         raise DreamActorError(
-            "The training has diverged: some weights are no numbers any more. The last good state is kept in "
-            f"{folder}; the same command goes on from there, with a lower learning rate in its recipe perhaps further."
+            f"The training has diverged: some weights are not finite. The last good state is kept in {folder}. Lower "
+            "the learning rate in the recipe and start the same command: it goes on from there."
         )
     tensors = {f"net.{k}": v for k, v in networks.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in average.values.items()}
@@ -94,10 +94,11 @@ def save_state(
 def load_state(
     folder: Path, networks: Networks, average: MovingAverage, about: dict[str, Any]
 ) -> tuple[Position, dict[str, Tensor]] | None:
-    """Restores a state into `networks` and `average`; returns where it was and the optimiser's moments, or None.
+    """Restores a state into `networks` and `average`; returns its position and the optimiser's moments, or None where
+    there is no state.
 
-    Raises InputError when the state is of another preset or seed, or of a recipe whose stages up to there were others,
-    or cannot be read.
+    Raises InputError when the state cannot be read, or is of another preset or seed or of a recipe that began with
+    other stages.
     """
     path = folder / STATE
     if not path.is_file():
@@ -126,6 +127,6 @@ def load_state(
 
 
 def _essential(about: dict[str, Any]) -> dict[str, Any]:
-    """What must agree: the seed and the networks' sizes, not how they are sampled."""
+    """What must agree: the seed and the preset, without the options of sampling."""
     sampled = ("steps", "guidance_scale", "timestep_shift", "solver")
     return {"seed": about["seed"], **{k: v for k, v in about["preset"].items() if k not in sampled}}

@@ -1,8 +1,8 @@
 """The training loop: `train(preset, folder)` prepares clips, trains every stage and writes a checkpoint.
 
-Every step's batch and noise come from (seed, stage, step) alone, so a run that was interrupted goes on bit for bit;
-not so where stages last so many seconds or clips are rendered meanwhile. Under `torchrun` or `accelerate launch` each
-process takes its share of every batch and the gradients are averaged.
+A step's batch and noise come from (seed, stage, step) alone, so an interrupted run goes on bit for bit, unless stages
+are timed or clips are rendered meanwhile. Under `torchrun` or `accelerate launch` each process takes its share of every
+batch and the gradients are averaged.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from dreamactor.presets import Preset
 from dreamactor.presets import preset as preset_named
 from dreamactor.training import parallel, sheets
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.clips import Clips
+from dreamactor.training.compiling import compile_networks, compile_stage
+from dreamactor.training.device_clips import Clips
 from dreamactor.training.flow_stage import Guidance
-from dreamactor.training.halves import multiplies_bfloat16
 from dreamactor.training.journal import Journal
 from dreamactor.training.latents import set_statistics
+from dreamactor.training.muon import multiplies_bfloat16
 from dreamactor.training.objective import Objective
-from dreamactor.training.optimisation import Optimisation
+from dreamactor.training.optimizer import StageOptimizer
 from dreamactor.training.recipe import Recipe, Stage
 from dreamactor.training.recipe import recipe as recipe_for
-from dreamactor.training.rehearsal import compile_networks, rehearse
 from dreamactor.training.state import MovingAverage, Position, load_state, save_state
-from dreamactor.training.supply import Supply
+from dreamactor.training.training_data import TrainingData
 
 CHECKPOINT, TEACHER = "checkpoint", "teacher"
 SAID = 25  # steps from one line of figures to the next
@@ -56,18 +56,18 @@ def train(
     training diverges (the last good state stays).
     """
     if minutes is not None and not minutes > 0:
-        raise InputError(f"A run needs more than {minutes:g} minutes; without a limit it goes to its end.")
+        raise InputError(f"A run needs more than {minutes:g} minutes; leave --minutes out to train to the end.")
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     run = Run(preset_named(preset), Path(out), recipe or recipe_for(preset), mocap or mocap_folder(), say, start)
     try:
         run.go(deadline)
     finally:
-        run.supply.close()
+        run.data.close()
     return run.folder / CHECKPOINT
 
 
 class Run:
-    """One training run: its networks, their moving average, where it is."""
+    """One training run: its networks, their moving average, its position and data."""
 
     def __init__(
         self,
@@ -97,20 +97,20 @@ class Run:
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
         self.position, self.moments = found if found else (Position(), {})
         self.journal = Journal(folder)
-        self.supply = Supply(folder, self.networks, self.objective, recipe, mocap)
-        self.clips, self.validation = self.supply.clips, self.supply.validation
+        self.data = TrainingData(folder, self.networks, self.objective, recipe, mocap)
+        self.clips, self.validation = self.data.clips, self.data.validation
 
     def _make_ready(self) -> None:
-        self.supply.follow()
+        self.data.follow()
         if self.recipe.compiled:
             compile_networks(self.networks)
-            self.supply.freeze_vae(self.validation)
+            self.data.freeze_vae(self.validation)
             for stage in self.recipe.stages[self.position.stage :]:
-                Optimisation(self.networks, stage, self.processes)  # which of the weights take gradients
-                for line in rehearse(self.objective, self.networks, self.validation, stage):
+                StageOptimizer(self.networks, stage, self.processes)  # which of the weights take gradients
+                for line in compile_stage(self.objective, self.networks, self.validation, stage):
                     self.say(line)
-                    self.supply.follow()
-        if waited := self.supply.wait():
+                    self.data.follow()
+        if waited := self.data.wait():
             self.say(waited)
         self.validation.store.expression_statistics = self.clips.store.expression_statistics
         self.saved = self.drawn = time.monotonic()
@@ -128,7 +128,7 @@ class Run:
             if stage.on_latents or stage.sampled:
                 if self.clips.latents is None:
                     self.say("encoding the clips with the trained VAE")
-                self.supply.freeze_vae()
+                self.data.freeze_vae()
             if stage.sampled:
                 self._sample()
             if not self._train_stage(index, stage, deadline):
@@ -142,21 +142,21 @@ class Run:
             self._validate(index, stage)
         self.position = Position(index + 1, 0, self.position.seconds)
         self.moments = {}
-        if not stage.on_latents:  # what comes next stands on it, frozen: on what the checkpoint will have
+        if not stage.on_latents:  # the next stages build on these weights, frozen: on those of the checkpoint
             for prefix in stage.trains:
                 self.average.copy_to(self.networks, prefix)
-        if stage.name == "vae":
+        if stage.kind == "vae":
             set_statistics(self.networks, self.clips)
             self.average.reset(self.networks, "vae.")
         self._save({})
-        if stage.seconds and self.processes.rank == 0:  # a stage that is soon done again, or left out
+        if stage.seconds and self.processes.rank == 0:  # timed stages are short: one may be repeated, or left out
             save(self._averaged(), self.folder / f"{CHECKPOINT}_{stage.name}")
 
     def _train_stage(self, index: int, stage: Stage, deadline: float) -> bool:
         self.objective.guidance = None
         if stage.guided:
             self.objective.guidance = Guidance(self._teacher(), stage.guidance_scale, stage.face_scale)
-        work = Optimisation(self.networks, stage, self.processes)
+        work = StageOptimizer(self.networks, stage, self.processes)
         work.restore(self.moments)
         self._open_log(stage)
         entered = time.monotonic() - self.position.spent
@@ -172,7 +172,7 @@ class Run:
             self.position.seconds, self.position.spent = now - self.began, now - entered
             self._log(stage, step, logged)
             if step % SAID == 0:
-                self.supply.follow(stage.on_latents)
+                self.data.follow(stage.on_latents)
             if now - self.drawn > self.recipe.sheet_seconds:
                 self._validate(index, stage)
                 self._draw(stage.name)
@@ -185,7 +185,7 @@ class Run:
         return True
 
     def _teacher(self) -> Transformer:
-        """The averaged transformer that the stage began with, which begins with it too; kept to go on from."""
+        """The averaged transformer that the stage begins with, saved for an interrupted stage to go on with."""
         folder = self.folder / TEACHER
         if self.position.step == 0:
             self.average.copy_to(self.networks, "transformer.")
@@ -198,7 +198,7 @@ class Run:
         self.say("sampling the clips with the trained transformer")
         for name in ("pose_encoder.", "transformer."):
             self.average.copy_to(self.networks, name)
-        self.supply.sample()
+        self.data.sample()
 
     def _save(self, moments: dict[str, Tensor]) -> None:
         self.saved = time.monotonic()
@@ -215,8 +215,8 @@ class Run:
 
     @torch.no_grad()
     def _validate(self, index: int, stage: Stage) -> None:
-        """Logs the averaged networks' loss on validation clips and on training clips, the same draws each time: when
-        the first stays behind the second, more clips help and more steps do not."""
+        """Logs the averaged networks' loss on validation and on training clips, with the same draws each time. Where
+        the first is much the higher, more clips help and more steps do not."""
         if self.processes.rank:
             return
         networks = self._averaged()
@@ -243,7 +243,7 @@ class Run:
         return f"{stage.name} {step}{of}"
 
     def _open_log(self, stage: Stage) -> None:
-        """Steps that were taken after the last save are taken again: their rows go."""
+        """Drops the rows of steps after the last save, which are taken again."""
         self.said, self.said_at = time.monotonic(), self.position.step
         if self.processes.rank == 0:
             self.journal.rewind(f"log_{stage.name}", self.position.step)

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from dreamactor.networks import Networks
 from dreamactor.presets import video_frames
-from dreamactor.training.clips import Clips
+from dreamactor.training.device_clips import Clips
 
 KL_WEIGHT = 2e-4
 EDGE_WEIGHT = 0.5
 MOTION_WEIGHT = 0.5
 HEAD_WEIGHT, MOUTH_WEIGHT = 3.0, 16.0
 HEAD_REACH = 1.15  # of a head's radius: hair and chin
-CARRIED = 0.3  # how often the first latent is left out, so that the decoder starts on a group of four, too
+CARRIED = 0.3  # how often the first latent is left out: the decoder starts on a group of four frames, too
 
 
 def vae_batch(
@@ -69,8 +69,8 @@ def vae_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch and what to log.
 
-    `latent_noise` is the largest deviation of noise added to a clip's normalised latents: what a sampler or a quantised
-    network hands the decoder is off by about as much. `generator` is of the networks' device.
+    `latent_noise` is the largest standard deviation of noise added to a clip's normalised latents: those of a sampler
+    or a quantised network are off by about as much. `generator` is of the networks' device.
     """
     mean, logvar = networks.vae.encode(video)
     mean, logvar = mean.float(), logvar.float()

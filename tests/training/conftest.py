@@ -12,10 +12,11 @@ import torch
 
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
+from dreamactor.training.characters.scene import Scenes
 from dreamactor.training.recipe import TINY, Recipe
 from dreamactor.training.rendering import Order, prepare
-from dreamactor.training.scene import Stage
 from dreamactor.training.train import train
+from tests.training.helpers import encoded
 
 QUICK = replace(TINY, clips=3, validation_clips=1, save_seconds=1e9, sheet_seconds=1e9)
 
@@ -35,8 +36,8 @@ def quick() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def stage() -> Stage:
-    return Stage("train", mocap_folder(), 128, 128, 12)
+def scenes() -> Scenes:
+    return Scenes("train", mocap_folder(), 128, 128, 12)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", QUICK.clips), ("val", QUICK.validation_clips)):
         order = Order(folder / f"clips_{split}", split, count, mocap_folder(), (tiny.height, tiny.width), tiny.fps)
         prepare(order, 1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoded_clips(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the training clips' latents, for `helpers.encoded`; not to be written to."""
+    folder = Path(shutil.copytree(clips, tmp_path_factory.mktemp("encoded") / "run"))
+    encoded(folder)
     return folder
 
 

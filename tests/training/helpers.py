@@ -10,10 +10,10 @@ import torch
 from dreamactor.networks import Networks, build
 from dreamactor.presets import preset
 from dreamactor.training import parallel
-from dreamactor.training.clips import Clips
+from dreamactor.training.clip_store import ClipStore
+from dreamactor.training.device_clips import Clips
 from dreamactor.training.latents import encode_clips
 from dreamactor.training.recipe import Recipe, Stage
-from dreamactor.training.store import ClipStore
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ import torch
 from dreamactor.networks import build, load
 from dreamactor.presets import preset
 from dreamactor.training import parallel
-from dreamactor.training.clips import Shelf
-from dreamactor.training.decoder_stage import SampledStore, sample_clips, sampled_batch, sampled_loss
+from dreamactor.training.decoder_stage import sample_clips, sampled_batch, sampled_loss
+from dreamactor.training.device_clips import Shelf
 from dreamactor.training.train import CHECKPOINT
 from dreamactor.training.vae_stage import to_video, vae_batch, vae_loss
 from tests.training.helpers import CPU, encoded, train_clips
@@ -67,12 +67,9 @@ def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> N
 def test_sampled_latents_stand_beside_their_own_frames(new_run: NewRun, frames: int) -> None:
     clips = train_clips(new_run("windows"))
     store = clips.store
-    (store.folder / "sampled").mkdir()
-    sampled = SampledStore(store, store.count, 3, "r+")
-    for clip in range(store.count):
-        for at in range(3):
-            sampled.video[clip, at] = 10 * clip + at  # each says where it is from
-    clips.sampled = Shelf({"video": sampled.video}, CPU)
+    place = 10 * np.arange(store.count)[:, None] + np.arange(3)  # each latent says where it is from
+    grid = np.ones((16, store.height // 8, store.width // 8), np.float16)
+    clips.sampled = Shelf({"video": place[..., None, None, None].astype(np.float16) * grid}, CPU)
     clips.sampled.add(np.arange(store.count))
 
     for seed in range(8):
@@ -99,7 +96,8 @@ def test_clips_are_sampled_anew_where_the_transformer_is_another(new_run: NewRun
     first = made()
     assert np.isfinite(first).all()
     assert first.std() > 0.1
-    SampledStore(clips.store, 2, first.shape[1], "r+").video[0] = 5  # stays only where nothing is made again
+    assert clips.sampled is not None
+    clips.sampled.arrays["video"][0] = 5  # stays only where nothing is made again
     assert (made()[0] == 5).all()
     torch.nn.init.normal_(networks.transformer.final.bias)
     again = made()

@@ -15,9 +15,9 @@ from dreamactor.fidelity import ssim
 from dreamactor.networks import build, save
 from dreamactor.presets import preset
 from dreamactor.training import measures
+from dreamactor.training.characters.scene import Scene, Scenes, pose_sequence, render
 from dreamactor.training.evaluate import Settings, evaluate, standard_error
 from dreamactor.training.goals import goals
-from dreamactor.training.scene import Scene, Stage, pose_sequence, render
 
 REQUIRED = (
     "psnr", "psnr_copy_reference", "psnr_vae", "ssim", "joint_error", "mouth_correlation", "flicker", "drift_db",
@@ -26,9 +26,9 @@ REQUIRED = (
 
 
 @pytest.fixture(scope="module")
-def talking(stage: Stage) -> Scene:
+def talking(scenes: Scenes) -> Scene:
     """A face turned to the camera, its mouth opening and closing."""
-    scene = stage.scene(11, 12, "face")
+    scene = scenes.scene(11, 12, "face")
     performance = scene.performance
     expression = replace(performance.expression, mouth_open=0.5 - 0.5 * np.cos(np.arange(12)))
     return replace(scene, performance=replace(performance, expression=expression, head=np.tile(np.eye(3), (12, 1, 1))))
@@ -42,8 +42,8 @@ def test_a_perfect_copy_is_perfect(talking: Scene) -> None:
 
 
 @pytest.mark.parametrize("pixels", [3, 8])
-def test_joint_error_is_the_distance_moved(stage: Stage, pixels: int) -> None:
-    scene = stage.scene(15, 5, "half")
+def test_joint_error_is_the_distance_moved(scenes: Scenes, pixels: int) -> None:
+    scene = scenes.scene(15, 5, "half")
     frames, poses = render(scene), pose_sequence(scene)
     moved = np.roll(frames, pixels, axis=2)
     assert measures.joint_error(moved, frames, poses) == pytest.approx(pixels / 128, rel=0.35)

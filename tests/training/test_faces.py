@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreamactor.presets import FACE_SIZE
-from dreamactor.training.clip import STORED_FACE, enlarge_faces
+from dreamactor.training.characters.clip import STORED_FACE, enlarge_faces
 from dreamactor.training.faces import SHARP, Look, draw_look, plain_look, see
 from tests.training.helpers import train_clips
 

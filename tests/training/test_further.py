@@ -18,16 +18,16 @@ from dreamactor.networks import build, load, save
 from dreamactor.presets import preset
 from dreamactor.training import rendering
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.clips import Clips, Shelf
+from dreamactor.training.clip_store import ClipStore
 from dreamactor.training.decoder_stage import sampled_batch
+from dreamactor.training.device_clips import Clips, Shelf
 from dreamactor.training.expression_stage import expression_batch
 from dreamactor.training.flow_stage import flow_batch, whole_batch
-from dreamactor.training.optimisation import schedule
+from dreamactor.training.optimizer import schedule
 from dreamactor.training.parallel import Processes
-from dreamactor.training.recipe import TINY_FURTHER, Recipe, Stage, recipe
+from dreamactor.training.recipe import RECIPES, TINY_FURTHER, Recipe, Stage, recipe
 from dreamactor.training.rendering import Background, Order, prepare
 from dreamactor.training.state import STATE
-from dreamactor.training.store import ClipStore
 from dreamactor.training.train import CHECKPOINT, Run, train
 from dreamactor.training.vae_stage import vae_batch
 from tests.training.helpers import CPU, encoded, named
@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_a_checkpoint_for_so_many_seconds(
     new_run: NewRun, further: Recipe, checkpoint: Path
 ) -> None:
     folder, lines = new_run("further"), []
-    train("tiny", folder, further.lasting(1.5), say=lines.append, start=checkpoint)
+    train("tiny", folder, further.lasting(0.6), say=lines.append, start=checkpoint)
 
     start, found = load(checkpoint).state_dict(), load(folder / CHECKPOINT).state_dict()
     assert all(torch.equal(start[name].half(), found[name].half()) for name in start if "face_encoder" in name)
@@ -66,7 +66,7 @@ def test_a_run_goes_on_from_a_checkpoint_for_so_many_seconds(
         assert load(folder / f"{CHECKPOINT}_{stage.name}").preset == TINY
         assert (folder / f"validation_{stage.name}.csv").is_file()
     with (folder / f"log_{further.stages[-1].name}.csv").open() as file:
-        assert float(list(csv.DictReader(file))[-1]["seconds"]) >= 1.4  # rounded to tenths
+        assert float(list(csv.DictReader(file))[-1]["seconds"]) >= 0.5  # rounded to tenths
     assert not any("the same command goes on" in line for line in lines)
 
 
@@ -97,27 +97,27 @@ def test_a_checkpoint_of_another_preset_is_refused(new_run: NewRun, further: Rec
 def test_training_begins_before_all_clips_are_there(
     new_run: NewRun, further: Recipe, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of five clips three are there; the others come while it trains, and are encoded and drawn then."""
+    """Of four clips three are there; the last comes while it trains, and is encoded and drawn then."""
     folder, seen = new_run("rendered"), []
-    monkeypatch.setattr("dreamactor.training.supply.ENCODED", 1)
+    monkeypatch.setattr("dreamactor.training.training_data.ENCODED", 1)
     monkeypatch.setattr("dreamactor.training.train.SAID", 1)
     flow = replace(named(further, "all"), seconds=1000.0)
-    wanted = replace(further, stages=(flow,), clips=5, start_clips=3, workers=2)
+    wanted = replace(further, stages=(flow,), clips=4, start_clips=3, workers=1)
     run = Run(TINY, folder, wanted, mocap_folder(), lambda _: None, checkpoint)
     progress = Stage.progress
 
     def until_all(stage: Stage, step: int, spent: float) -> float:
         assert run.clips.latents is not None
         seen.append(run.clips.latents.ready.tolist())
-        return 1.0 if len(seen[-1]) == 5 else progress(stage, step, spent)
+        return 1.0 if len(seen[-1]) == 4 else progress(stage, step, spent)
 
     monkeypatch.setattr(Stage, "progress", until_all)
     run.go(float("inf"))
-    run.supply.close()
+    run.data.close()
 
     assert seen[0] == [0, 1, 2]
-    assert seen[-1] == [0, 1, 2, 3, 4]
-    assert ClipStore(folder / "clips_train").count == 5
+    assert seen[-1] == [0, 1, 2, 3]
+    assert ClipStore(folder / "clips_train").count == 4
 
 
 def test_clips_rendered_meanwhile_are_those_of_their_seeds(new_run: NewRun) -> None:
@@ -166,7 +166,7 @@ def test_several_processes_render_first(new_run: NewRun, further: Recipe, monkey
 
 def test_nothing_is_rendered_beside_where_all_clips_are_there(new_run: NewRun, further: Recipe) -> None:
     run = Run(TINY, new_run("there"), replace(further, start_clips=1), mocap_folder(), lambda _: None)
-    assert run.supply.background is None
+    assert run.data.background is None
     assert run.clips.pictures.ready.tolist() == [0, 1, 2]
 
 
@@ -174,7 +174,7 @@ def test_clips_are_rendered_by_a_command_of_its_own(new_run: NewRun, capsys: pyt
     folder = new_run("command")
     options = ["--preset", "tiny", "--recipe", "further", "--output", str(folder)]
     for wrong in (["--workers", "0"], ["--clips", "0", "--workers", "1"]):
-        assert rendering.main([*options, *wrong]) == 1
+        assert rendering.main([*options, *wrong]) == 2
         assert "at least one" in capsys.readouterr().err
     assert rendering.main([*options, "--clips", "4", "--workers", "1"]) == 0
     assert ClipStore(folder / "clips_train").count == 4
@@ -182,7 +182,7 @@ def test_clips_are_rendered_by_a_command_of_its_own(new_run: NewRun, capsys: pyt
 
 
 @pytest.mark.parametrize("room", [1, 10**6, 10**12])
-def test_what_the_device_holds_is_what_the_disk_has(new_run: NewRun, further: Recipe, room: int) -> None:
+def test_what_the_device_holds_is_what_the_disk_has(encoded_clips: Path, further: Recipe, room: int) -> None:
     """The same batches, whatever of it fits into the device's memory."""
     stage = named(further, "all")
 
@@ -200,7 +200,7 @@ def test_what_the_device_holds_is_what_the_disk_has(new_run: NewRun, further: Re
         flows.append(whole_batch(clips, np.array([0, 2]), 3, (5,)))
         return made + [value for batch in flows for value in vars(batch).values() if isinstance(value, torch.Tensor)]
 
-    disk, device = encoded(new_run("disk"))[0], encoded(new_run("device"), room)[0]
+    disk, device = encoded(encoded_clips)[0], encoded(encoded_clips, room)[0]
     assert (len(device.pictures.held) == 8) == (room == 10**12)
     assert bool(device.pictures.held) == (room > 1)
     for wanted, found in zip(batches(disk), batches(device), strict=True):
@@ -229,8 +229,15 @@ def test_timed_stages_are_fitted_to_a_time() -> None:
         recipe("puppet", "faster")
 
 
-def test_the_command_line_has_it_all(new_run: NewRun, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_has_it_all(
+    new_run: NewRun,
+    further: Recipe,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = new_run("command")
+    monkeypatch.setitem(RECIPES["tiny"], "further", further)  # whose clips are there
     options = ["--recipe", "further", "--from", str(checkpoint), "--stage-seconds", "0.6", "--output", str(folder)]
     assert main(["train", "--preset", "tiny", *options]) == 0
     assert str(folder / CHECKPOINT) in capsys.readouterr().out

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from dreamactor.errors import DreamActorError, InputError
-from dreamactor.networks import build, load, save
+from dreamactor.networks import load
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
+from dreamactor.training.clip_store import ClipStore
 from dreamactor.training.recipe import Recipe, recipe
 from dreamactor.training.state import STATE
-from dreamactor.training.store import ClipStore
 from dreamactor.training.train import CHECKPOINT, Run, train
 from tests.disk import full_disk
 
@@ -95,12 +95,6 @@ def test_a_run_without_time_is_refused(tmp_path: Path, minutes: float) -> None:
 def test_a_preset_without_a_recipe_is_told_which_have_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="puppet, tiny"):
         train("m1", tmp_path)
-
-
-def test_a_checkpoint_of_another_preset_is_refused(tmp_path: Path) -> None:
-    save(build(preset("tiny"), 0), tmp_path)
-    with pytest.raises(InputError, match="'tiny' checkpoint, not 'puppet'"):
-        load(tmp_path, preset("puppet"))
 
 
 def test_a_full_disk_keeps_the_last_good_state(new_run: NewRun, quick: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +15,16 @@ from dreamactor.training import parallel
 from dreamactor.training.flow_stage import FlowBatch, conditions, flow_batch, rollout_loss
 from dreamactor.training.objective import Objective
 from dreamactor.training.recipe import Recipe
-from dreamactor.training.sample import sample
+from dreamactor.training.sampling import sample
 from tests.training.helpers import encoded, named
 
-NewRun = Callable[[str], Path]
 STEPS = 3
 
 
 @pytest.fixture(params=[0.0, 1.0], ids=["from noise", "carried"])
-def drawn(new_run: NewRun, quick: Recipe, request: pytest.FixtureRequest) -> tuple[Networks, FlowBatch]:
+def drawn(encoded_clips: Path, quick: Recipe, request: pytest.FixtureRequest) -> tuple[Networks, FlowBatch]:
     """Networks and a batch of two latent frames, the first of them carried or not."""
-    clips, networks = encoded(new_run("rollout"))
+    clips, networks = encoded(encoded_clips)
     stage = replace(named(quick, "rollout"), carried=request.param, dropout=0.0)
     return networks, flow_batch(clips, np.random.default_rng(0), stage, 2, 3)
 
@@ -69,8 +67,8 @@ def test_every_weight_learns_although_the_first_steps_keep_no_gradient(drawn: tu
     assert without == set()
 
 
-def test_a_stage_walks_as_far_as_each_of_its_steps(new_run: NewRun, quick: Recipe) -> None:
-    clips, networks = encoded(new_run("rollout"))
+def test_a_stage_walks_as_far_as_each_of_its_steps(encoded_clips: Path, quick: Recipe) -> None:
+    clips, networks = encoded(encoded_clips)
     stage, times = named(quick, "rollout"), []
     whole = networks.transformer.forward
 
@@ -81,7 +79,7 @@ def test_a_stage_walks_as_far_as_each_of_its_steps(new_run: NewRun, quick: Recip
 
     networks.transformer.forward = transformer
     objective, walks = Objective(parallel.start(), False), set()
-    for step in range(24):
+    for step in range(12):
         times.clear()
         objective(networks, clips, stage, [0, step], 0.0)
         walks.add(tuple(times))

@@ -18,8 +18,8 @@ import pytest
 from dreamactor.errors import DreamActorError
 from dreamactor.presets import preset
 from dreamactor.training.assets import mocap_folder
+from dreamactor.training.clip_store import ClipStore
 from dreamactor.training.rendering import Order, prepare
-from dreamactor.training.store import ClipStore
 from tests.disk import full_disk
 
 TINY = preset("tiny")

@@ -7,7 +7,7 @@ import colorsys
 import cv2
 import numpy as np
 
-from dreamactor.training.paint import Image
+from dreamactor.training.characters.paint import Image
 
 
 def make_backdrop(rng: np.random.Generator, height: int, width: int, floor: float | None = None) -> Image:

@@ -9,10 +9,10 @@ import pytest
 
 from dreamactor.errors import InputError, MissingDependency
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.character import make_character
-from dreamactor.training.mocap import SPLITS, load_clips, mirror, quaternion_matrix, resample
-from dreamactor.training.performance import make_score, perform
-from dreamactor.training.scene import Stage
+from dreamactor.training.characters.character import make_character
+from dreamactor.training.characters.mocap import load_clips, mirror, quaternion_matrix, resample
+from dreamactor.training.characters.performance import make_score, perform
+from dreamactor.training.characters.scene import Scenes
 from dreamactor.training.train import train
 
 
@@ -49,9 +49,9 @@ def test_slower_playing_moves_less_and_stays_smooth() -> None:
     assert turned(slow) < turned(fast) < 0.6
 
 
-def test_limbs_keep_their_lengths(stage: Stage) -> None:
+def test_limbs_keep_their_lengths(scenes: Scenes) -> None:
     body = make_character(3).body
-    score = make_score(np.random.default_rng(0), stage.clips, 12, 12, "half")
+    score = make_score(np.random.default_rng(0), scenes.clips, 12, 12, "half")
     joints = perform(body, score).joints
     from dreamactor.motion.pose import INDEX
 
@@ -60,8 +60,3 @@ def test_limbs_keep_their_lengths(stage: Stage) -> None:
                              ("hip", "knee", body.thigh), ("knee", "ankle", body.shin)):  # fmt: skip
             found = np.linalg.norm(joints[:, INDEX[f"{side}_{a}"]] - joints[:, INDEX[f"{side}_{b}"]], axis=1)
             assert np.allclose(found, length, atol=0.01), (side, a)
-
-
-def test_every_split_has_clips() -> None:
-    for names in SPLITS.values():
-        assert load_clips(mocap_folder(), names)

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from dreamactor.motion.pose import INDEX
-from dreamactor.training.character import Character, Color
-from dreamactor.training.paint import Image, Points, View, capsule, disk, polygon, stroke, tint
-from dreamactor.training.paint_hair import draw_back_hair
-from dreamactor.training.paint_head import draw_head
-from dreamactor.training.performance import Performance
+from dreamactor.training.characters.character import Character, Color
+from dreamactor.training.characters.paint import Image, Points, View, capsule, disk, polygon, stroke, tint
+from dreamactor.training.characters.paint_hair import draw_back_hair
+from dreamactor.training.characters.paint_head import draw_head
+from dreamactor.training.characters.performance import Performance
 
 ROWS, COLUMNS = 72, 180  # torso texture: shoulders to hips, 2 degrees a column, the middle column is the front
 

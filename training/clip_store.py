@@ -1,22 +1,29 @@
-"""The clips that training reads, on disk, each made from a seed: see `rendering.py` for who renders them."""
+"""Clips on disk, each made from a seed, and what networks make of them. `rendering.py` renders the clips."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.errors import InputError
-from dreamactor.training.clip import FRAMES, REFERENCES, STORED_FACE, Bytes, make_clip
-from dreamactor.training.packed import PackedFrames
-from dreamactor.training.scene import Stage
-from dreamactor.training.signals import Expression
+from dreamactor.training.characters.clip import FRAMES, REFERENCES, STORED_FACE, Bytes, make_clip
+from dreamactor.training.characters.scene import Scenes
+from dreamactor.training.characters.signals import Expression
+from dreamactor.training.packed_frames import PackedFrames
+
+if TYPE_CHECKING:  # processes that render import no torch
+    from torch import Tensor
+
+    from dreamactor.training.parallel import Processes
 
 PLACE_FIELDS = 3  # x, y and radius, in pixels
 EXPRESSIONS = len(fields(Expression))
@@ -51,9 +58,9 @@ class ClipStore:
         values = np.asarray(self.expressions[self.there], np.float64)
         return np.nanmean(values, axis=(0, 1)), np.nanstd(values, axis=(0, 1)) + 1e-6
 
-    def render(self, stage: Stage, index: int, seed: int) -> None:
-        """Makes the clip of a seed and writes it at an index; only then it counts as there."""
-        for name, value in vars(make_clip(stage, seed)).items():
+    def render(self, scenes: Scenes, index: int, seed: int) -> None:
+        """Makes the clip of a seed and writes it at an index; `there` is set last."""
+        for name, value in vars(make_clip(scenes, seed)).items():
             if name in PACKED:
                 getattr(self, name).write(index, value)
             else:
@@ -79,8 +86,30 @@ def open_arrays(folder: Path, shapes: Shapes, mode: Mode) -> dict[str, NDArray[A
     return {name: np.memmap(folder / f"{name}.bin", kind, mode, shape=s) for name, (s, kind) in shapes.items()}
 
 
+def open_derived(folder: Path, shapes: Shapes, marker: str, tag: str, processes: Processes) -> dict[str, NDArray[Any]]:
+    """Writable arrays of what networks make of the clips. `tag`, kept in the file `marker`, names the networks; what
+    others have made is deleted first."""
+    if processes.rank == 0:
+        path = folder / marker
+        if not path.is_file() or path.read_text() != tag:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            path.write_text(tag)
+        open_arrays(folder, shapes, "r+")  # at their full size before the other processes open them
+    processes.wait()
+    return open_arrays(folder, shapes, "r+")
+
+
+def fingerprint(values: Iterable[Tensor], salt: bytes = b"") -> str:
+    """SHA-256 of weights, which names what is made with them; `salt` changes when its layout does."""
+    digest = hashlib.sha256(salt)
+    for value in values:
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a folder holds; {} where there is nothing, or something older."""
+    """What a folder holds; {} where there is nothing, or an older version's clips."""
     try:
         about = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
@@ -89,7 +118,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def shapes(count: int, height: int, width: int) -> Shapes:
-    """Shape and kind of each of a store's arrays."""
+    """Shape and type of each of a store's arrays."""
     return {
         "frames": ((count, FRAMES, height, width, 3), "u1"),
         "faces": ((count, FRAMES, STORED_FACE, STORED_FACE, 3), "u1"),

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.training.character import Color
+from dreamactor.training.characters.character import Color
 
 Image = NDArray[np.uint8]
 Points = NDArray[np.float64]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamactor.motion.pose import INDEX, JOINTS
-from dreamactor.training.character import Body
-from dreamactor.training.mocap import (
+from dreamactor.training.characters.character import Body
+from dreamactor.training.characters.mocap import (
     LYING,
     Array,
     Motion,
@@ -18,12 +18,11 @@ from dreamactor.training.mocap import (
     quaternion_matrix,
     resample,
 )
-from dreamactor.training.signals import Expression, make_expression, wander
+from dreamactor.training.characters.signals import Expression, make_expression, wander
 
 TO_CAMERA = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Mocap axes (x forward, y up, z right) to camera axes, for a body that faces the camera."""
 
-FRAMINGS = ("face", "half", "full")
 GESTURES = np.array([
     [0.05, -0.48, 0.05], [0.05, -0.48, 0.05], [0.12, -0.3, 0.12], [0.3, -0.1, 0.0], [0.35, -0.15, -0.05],
     [0.35, 0.05, -0.1], [0.3, 0.2, 0.05], [0.25, 0.32, 0.12], [0.1, 0.42, 0.15], [0.05, 0.5, 0.05],
@@ -44,7 +43,6 @@ class Performance:
     chest: Array
     root: Array
     expression: Expression
-    fps: float
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -61,7 +59,6 @@ class Score:
     gestures: tuple[Array, Array] | None  # right and left wrist from its shoulder [T, 3]
     fingers: Array  # [T, 2, 5]: curl, spread, roll, bend, thumb
     expression: Expression
-    fps: float
 
 
 def make_score(
@@ -91,7 +88,6 @@ def make_score(
         gestures=gestures,
         fingers=wander(rng, frames, fps, 0.9, 10).reshape(frames, 2, 5),
         expression=make_expression(rng, frames, fps),
-        fps=fps,
     )
 
 
@@ -178,7 +174,7 @@ def perform(body: Body, score: Score) -> Performance:
     joints_camera[:, INDEX["nose"]] = centre - head[:, :, 2] * body.head
     hands = np.stack([_hand(body, score, joints_camera, chest_camera, side) for side in range(2)], axis=1)
     root_camera = to_camera @ root @ to_camera.T
-    return Performance(joints_camera, hands, centre, head, chest_camera, root_camera, score.expression, score.fps)
+    return Performance(joints_camera, hands, centre, head, chest_camera, root_camera, score.expression)
 
 
 def _local(values: Array) -> Array:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from dreamactor.errors import InputError
 from dreamactor.motion.faces import DOWN, FORWARD, SIDE
 from dreamactor.motion.pose import JOINTS, PoseSequence
+from dreamactor.motion.retarget import SCALES
 from dreamactor.presets import FACE_SIZE
-from dreamactor.training.backdrop import make_backdrop
-from dreamactor.training.character import Character, make_character
-from dreamactor.training.mocap import SPLITS, Motion, load_clips
-from dreamactor.training.paint import Image, View
-from dreamactor.training.paint_body import draw_person
-from dreamactor.training.performance import FRAMINGS, Performance, Score, make_score, perform
+from dreamactor.training.characters.backdrop import make_backdrop
+from dreamactor.training.characters.character import Character, make_character
+from dreamactor.training.characters.mocap import SPLITS, Motion, load_clips
+from dreamactor.training.characters.paint import Image, View
+from dreamactor.training.characters.paint_body import draw_person
+from dreamactor.training.characters.performance import Performance, Score, make_score, perform
 
 SUPERSAMPLE = 2
 MOUTH_SIZE = 0.32  # half-side of the region round a mouth, in head radii
@@ -40,7 +41,7 @@ class Scene:
     framing: str
 
 
-class Stage:
+class Scenes:
     """Makes scenes of one split; needs the motion capture folder (see `assets.py`)."""
 
     def __init__(self, split: str, mocap: Path, height: int, width: int, fps: float) -> None:
@@ -59,10 +60,10 @@ class Stage:
     def scene(self, seed: int, frames: int, framing: str | None = None) -> Scene:
         """The scene of a seed. Framing is drawn at random unless given: face, half or full."""
         rng = np.random.default_rng([SPLIT_SEEDS[self.split], seed, 12])
-        chosen = str(rng.choice(FRAMINGS, p=(0.36, 0.36, 0.28)))
+        chosen = str(rng.choice(SCALES, p=(0.36, 0.36, 0.28)))
         framing = framing or chosen
-        if framing not in FRAMINGS:
-            raise InputError(f"There is no framing '{framing}'; choose one of {', '.join(FRAMINGS)}.")
+        if framing not in SCALES:
+            raise InputError(f"There is no framing '{framing}'; choose one of {', '.join(SCALES)}.")
         character = self.character(seed)
         performance = perform(character.body, self.score(seed, frames, framing))
         view = frame_camera(rng, performance, character, framing, self.height, self.width)

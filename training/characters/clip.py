@@ -1,9 +1,9 @@
 """A training clip, rendered from its seed: `make_clip`.
 
-It is what a segment needs and a little more: frames, the control maps drawn by `dreamactor.motion.draw`, the driving
-face crops (half of them of another character with the same expression, so that the face encoder learns the expression
-and not the person) and reference frames: those of largest, smallest and median head yaw of the clip, and as many of the
-same character in another performance.
+It has frames, the control maps drawn by `dreamactor.motion.draw`, the driving face crops (half of the time another
+character's with the same expression, so that the face encoder learns the expression and not the person) and reference
+frames: those of largest, smallest and median head yaw of the clip, and as many of the same character in another
+performance.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX, PoseSequence
 from dreamactor.motion.retarget import choose_scale, only
 from dreamactor.presets import FACE_SIZE
-from dreamactor.training.performance import perform
-from dreamactor.training.scene import (
+from dreamactor.training.characters.performance import perform
+from dreamactor.training.characters.scene import (
     Scene,
-    Stage,
+    Scenes,
     face_crop,
     faces_camera,
     mouth_places,
@@ -32,6 +32,7 @@ from dreamactor.training.scene import (
 
 FRAMES = 33  # a 25-frame segment at three offsets
 REFERENCES = 6
+PHOTO = 5  # of the references, the one like a user's photo: another performance, median yaw
 STORED_FACE = 112  # half the encoder's size: doubled when read
 FACE_MARGIN = 1.15  # the stored crops show this much more than the encoder's
 LIMITED = 0.3  # how often a clip has only the limbs of its framing
@@ -56,16 +57,16 @@ class Clip:
 
 
 def make_clip(
-    stage: Stage, seed: int, frames: int = FRAMES, framing: str | None = None, limited: float = LIMITED
+    scenes: Scenes, seed: int, frames: int = FRAMES, framing: str | None = None, limited: float = LIMITED
 ) -> Clip:
-    """The clip of a seed, everything rendered; with the chance `limited` its controls have its framing's limbs only."""
+    """Renders the clip of a seed; with the chance `limited` its controls have only the limbs of its framing."""
     rng = np.random.default_rng([seed, 21])
-    scene = stage.scene(seed, frames, framing)
+    scene = scenes.scene(seed, frames, framing)
     poses = pose_sequence(scene)
     other = replace(
-        scene, performance=perform(scene.character.body, stage.score(seed + 5_000_000, frames, scene.framing))
+        scene, performance=perform(scene.character.body, scenes.score(seed + 5_000_000, frames, scene.framing))
     )
-    faces = render_faces(stage, scene, seed, rng)
+    faces = render_faces(scenes, scene, seed, rng)
     pictures = render(scene)
     own, foreign = yaw_extremes(scene), yaw_extremes(other)
     references = np.concatenate([pictures[own], np.stack([render_frame(other, i) for i in foreign])])
@@ -96,8 +97,8 @@ def visible_expressions(scene: Scene) -> NDArray[np.float32]:
 def draw_clip_controls(
     scene: Scene, poses: PoseSequence, references: PoseSequence, rng: np.random.Generator, seed: int, limited: float
 ) -> tuple[Bytes, Bytes]:
-    """Control maps of the clip and of its references; with the chance `limited` without the limbs that
-    `motion.retarget` leaves out at this framing, too."""
+    """Control maps of the clip and of its references, with the chance `limited` without the limbs that
+    `motion.retarget` leaves out at this framing."""
     height, width = scene.view.height, scene.view.width
     poses = as_detected(rng, poses, height, width, scene.framing)
     scale = choose_scale(references, scene.framing)
@@ -106,13 +107,13 @@ def draw_clip_controls(
     return draw_controls(poses, height, width), draw_controls(references, height, width)
 
 
-def render_faces(stage: Stage, scene: Scene, seed: int, rng: np.random.Generator) -> Bytes:
+def render_faces(scenes: Scenes, scene: Scene, seed: int, rng: np.random.Generator) -> Bytes:
     """Driving face crops [T,112,112,3] of a scene, with a margin for augmentation: half of the time another
     character's, with the same expression and head turns."""
     frames = len(scene.performance)
     if rng.random() < 0.5:
-        character = stage.character(seed + 3_000_000)
-        performance = perform(character.body, stage.score(seed, frames, scene.framing))
+        character = scenes.character(seed + 3_000_000)
+        performance = perform(character.body, scenes.score(seed, frames, scene.framing))
         scene = replace(scene, character=character, performance=performance)
     margin = FACE_MARGIN / float(rng.uniform(0.95, 1.05))
     shift = float(rng.normal(0, 0.04)), float(rng.normal(0, 0.04))

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamactor.training.packed import PackedFrames
+from dreamactor.training.packed_frames import PackedFrames
 
 SHAPE = (9, 5, 12, 16, 6)  # clips, frames, height, width, channels
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from dreamactor.training.character import Character
-from dreamactor.training.paint import Image, Points, View, capsule, disk, polygon, tint
+from dreamactor.training.characters.character import Character
+from dreamactor.training.characters.paint import Image, Points, View, capsule, disk, polygon, tint
 
 DEGREE = 1.5  # texture pixels a degree at level 0
 HAIR_SHELL = {

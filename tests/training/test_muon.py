@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from dreamactor.training import parallel
-from dreamactor.training.halves import multiplies_bfloat16
-from dreamactor.training.optimizer import MATCH, Muon, orthogonal
+from dreamactor.training.muon import MATCH, Muon, multiplies_bfloat16, orthogonal
 
 RATE, DECAY, MOMENTUM, BETAS = 0.02, 0.01, 0.95, (0.9, 0.98)
 SHAPES = {True: [(24, 8), (8, 24), (8, 24), (16, 16), (6, 2, 2, 3), (24, 8)], False: [(7,), (3, 5), ()]}

@@ -1,4 +1,4 @@
-"""Sampling in PyTorch, for sheets and evaluation; what is served goes through the engines instead."""
+"""Sampling in PyTorch: for sheets, evaluation, and the rollout and decoder stages. What is served runs in engines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def sample(
     generator: torch.Generator,
     carried: Tensor | None = None,
 ) -> Tensor:
-    """From noise to latent [B,16,F,h,w] under `conditions` (the transformer's keyword arguments), as the pipeline does
-    it: with the preset's solver on its times.
+    """From noise to latent [B,16,F,h,w] under `conditions` (the transformer's keyword arguments), with the preset's
+    solver and times, as in the pipeline.
 
     `guidance` 1 is none; `carried` [B,16,1,h,w] is kept as the first frame.
     """

@@ -1,4 +1,4 @@
-"""What batches are drawn from: the clips that are rendered so far, in the device's memory as far as they fit."""
+"""The clips that batches are drawn from: those rendered so far, in the device's memory as far as they fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dreamactor.training.store import ClipStore
+from dreamactor.training.clip_store import ClipStore
 
 PICTURES = ("frames", "references", "faces", "controls", "reference_controls", "heads", "mouths", "expressions")
 CHUNK = 32  # clips copied to the device before they count
@@ -33,8 +33,8 @@ class Rows(Protocol):
 
 
 class Shelf:
-    """Arrays on disk that share their rows, and copies of them in a device's memory: the small ones first, as far as
-    `room` bytes reach. `ready` lists the rows that can be taken."""
+    """Arrays on disk with a row for each clip, and copies of them in a device's memory: the smallest first, while they
+    fit into `room` bytes. `ready` lists the rows that can be taken."""
 
     def __init__(self, arrays: Mapping[str, Rows], device: torch.device, room: int = 0) -> None:
         self.arrays, self.device = arrays, device
@@ -70,18 +70,18 @@ class Shelf:
         return self.take(name, rows, np.tile(np.arange(self.arrays[name].shape[1]), (len(rows), 1)))
 
     def there(self, values: NDArray[Any]) -> Tensor:
-        """Values on the device, without waiting for what it is at."""
+        """Values on the device, without waiting for its other work."""
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
 
 class Clips:
-    """The clips of a split, their latents once the VAE is frozen, and at last what the transformer makes of them."""
+    """The clips of a split, their latents (once the VAE is frozen) and the transformer's samples (for the decoder)."""
 
     def __init__(self, store: ClipStore, device: torch.device | None = None, room: int = 0) -> None:
         self.store, self.device = store, device or torch.device("cpu")
         self.pictures = Shelf({name: getattr(store, name) for name in PICTURES}, self.device, room)
         self.latents: Shelf | None = None
-        self.vae = ""  # names the one that made them
+        self.vae = ""  # fingerprint of the VAE that made the latents
         self.sampled: Shelf | None = None
         self._loader: ThreadPoolExecutor | None = None
         self._loading: Future[None] | None = None
@@ -89,7 +89,7 @@ class Clips:
         self.load()
 
     def load(self) -> None:
-        """Takes in the clips that have been rendered since; beside the device's own work."""
+        """Takes in the clips that were rendered since the last call; the device's other work goes on."""
         new = np.setdiff1d(np.flatnonzero(self.store.there), self.pictures.ready)
         cuda = self.device.type == "cuda"
         with torch.cuda.stream(torch.cuda.Stream(self.device)) if cuda else nullcontext():
@@ -106,7 +106,7 @@ class Clips:
         self._loading = self._loader.submit(self.load)
 
     def draw(self, rng: np.random.Generator, ready: Indices, count: int) -> Indices:
-        """So many of the `ready` clips, in proportion to their heads' sizes: a large one has more to learn."""
+        """`count` of the `ready` clips, drawn in proportion to the size of their heads: a large one teaches more."""
         if len(self._head_sizes) != len(ready):
             radius = np.asarray(self.store.heads[ready][..., 2], np.float64).mean(1)
             self._head_sizes = radius / radius.sum()

@@ -10,17 +10,17 @@ import pytest
 from dreamactor.errors import InputError
 from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.pose import INDEX
+from dreamactor.motion.retarget import SCALES
 from dreamactor.training.assets import mocap_folder
-from dreamactor.training.character import make_character
-from dreamactor.training.clip import REFERENCES, make_clip, yaw_extremes
-from dreamactor.training.mocap import SPLITS
-from dreamactor.training.paint_head import face_texture
-from dreamactor.training.performance import FRAMINGS
-from dreamactor.training.scene import SPLIT_SEEDS, Stage, face_crop, pose_sequence, render_frame
+from dreamactor.training.characters.character import make_character
+from dreamactor.training.characters.clip import REFERENCES, make_clip, yaw_extremes
+from dreamactor.training.characters.mocap import SPLITS
+from dreamactor.training.characters.paint_head import face_texture
+from dreamactor.training.characters.scene import SPLIT_SEEDS, Scenes, face_crop, pose_sequence, render_frame
 
 
-def test_a_seed_gives_the_same_clip_and_another_seed_another(stage: Stage) -> None:
-    first, again, other = (make_clip(stage, seed, 5) for seed in (7, 7, 8))
+def test_a_seed_gives_the_same_clip_and_another_seed_another(scenes: Scenes) -> None:
+    first, again, other = (make_clip(scenes, seed, 5) for seed in (7, 7, 8))
     for name in ("frames", "controls", "faces", "references", "reference_controls", "heads", "mouths", "expressions"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name), name)
     assert not np.array_equal(first.frames, other.frames)
@@ -34,10 +34,10 @@ def test_splits_share_no_character_and_no_motion() -> None:
     assert make_character(SPLIT_SEEDS["train"] + 1) != make_character(SPLIT_SEEDS["test"] + 1)
 
 
-def test_framings_show_what_they_are_called(stage: Stage) -> None:
+def test_framings_show_what_they_are_called(scenes: Scenes) -> None:
     heights = {}
-    for framing in FRAMINGS:
-        poses = pose_sequence(stage.scene(3, 3, framing))
+    for framing in SCALES:
+        poses = pose_sequence(scenes.scene(3, 3, framing))
         heights[framing] = float(poses.head_radius[0])
         if framing == "full":
             assert (poses.joints[:, :, 1] > 0).all()
@@ -47,13 +47,13 @@ def test_framings_show_what_they_are_called(stage: Stage) -> None:
 
 def test_unknown_split_and_framing_are_named() -> None:
     with pytest.raises(InputError, match="train, val, test"):
-        Stage("training", mocap_folder(), 64, 64, 12)
+        Scenes("training", mocap_folder(), 64, 64, 12)
     with pytest.raises(InputError, match="face, half, full"):
-        Stage("train", mocap_folder(), 64, 64, 12).scene(0, 2, "portrait")
+        Scenes("train", mocap_folder(), 64, 64, 12).scene(0, 2, "portrait")
 
 
-def test_reference_controls_are_drawn_by_the_motion_code(stage: Stage) -> None:
-    clip, scene = make_clip(stage, 4, 5, "full"), stage.scene(4, 5, "full")
+def test_reference_controls_are_drawn_by_the_motion_code(scenes: Scenes) -> None:
+    clip, scene = make_clip(scenes, 4, 5, "full"), scenes.scene(4, 5, "full")
     drawn = draw_controls(pose_sequence(scene), 128, 128)
     for place, frame in enumerate(yaw_extremes(scene)):
         assert np.array_equal(clip.reference_controls[place], drawn[frame])
@@ -61,9 +61,9 @@ def test_reference_controls_are_drawn_by_the_motion_code(stage: Stage) -> None:
     assert len(clip.references) == REFERENCES
 
 
-def test_joints_lie_on_the_person(stage: Stage) -> None:
+def test_joints_lie_on_the_person(scenes: Scenes) -> None:
     """The picture without the person differs at the joints that are inside it."""
-    scene = stage.scene(12, 2, "half")
+    scene = scenes.scene(12, 2, "half")
     frame, poses = render_frame(scene, 0).astype(int), pose_sequence(scene)
     empty = scene.backdrop[::2, ::2].astype(int)
     for name in ("neck", "right_shoulder", "left_shoulder"):
@@ -81,8 +81,8 @@ def test_expression_moves_the_mouth_and_closes_the_lids() -> None:
         assert moved[rows].sum() > 0.9 * moved.sum() > 100
 
 
-def test_the_back_of_a_head_has_no_face(stage: Stage) -> None:
-    scene = stage.scene(2, 1, "face")
+def test_the_back_of_a_head_has_no_face(scenes: Scenes) -> None:
+    scene = scenes.scene(2, 1, "face")
     opened = np.ones(1)
     performance = scene.performance
 

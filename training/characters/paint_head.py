@@ -12,9 +12,20 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from dreamactor.training.character import Character, Color
-from dreamactor.training.paint import Image, Points, View, disk, ellipse, ellipse_points, mix, polygon, stroke, tint
-from dreamactor.training.paint_hair import DEGREE, HAIR_SHELL, draw_brim, hair_texture
+from dreamactor.training.characters.character import Character, Color
+from dreamactor.training.characters.paint import (
+    Image,
+    Points,
+    View,
+    disk,
+    ellipse,
+    ellipse_points,
+    mix,
+    polygon,
+    stroke,
+    tint,
+)
+from dreamactor.training.characters.paint_hair import DEGREE, HAIR_SHELL, draw_brim, hair_texture
 
 MOUTH_INSIDE: Color = (62, 18, 24)
 TEETH: Color = (238, 234, 226)
