@@ -19,6 +19,7 @@ import numpy as np
 
 from dreamactor import paths
 from dreamactor.benchmark.engine_sets import on_gpu
+from dreamactor.checkpoints import read_preset
 from dreamactor.engines import NETWORKS, Engines, Manifest, Session
 from dreamactor.engines.onnxruntime import available_threads
 from dreamactor.engines.session import Array
@@ -175,10 +176,10 @@ def _weights(preset: Preset, checkpoint: Path | None) -> str:
     """The hash that the manifest of a set built from this checkpoint, or from random weights, has."""
     from dreamactor.engines.target import parse_target
     from dreamactor.production.keys import Keys
-    from dreamactor.production.request import WEIGHTS, Request
+    from dreamactor.production.request import Request
 
-    if checkpoint is not None and not (checkpoint / WEIGHTS).is_file():
-        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
+    if checkpoint is not None:
+        read_preset(checkpoint)
     return Keys(Request(preset, "fp32", parse_target("cpu"), checkpoint, Path())).weights
 
 

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dreamactor.engines.session import TensorSpec
-from dreamactor.engines.shapes import Profile, profile_shapes
 from dreamactor.engines.target import Target
 from dreamactor.errors import EngineError
-from dreamactor.presets import Preset
+from dreamactor.interfaces import Shape
 
 # TensorRT-RTX keeps its kernels as source, with the tensor-core instruction in the name; TensorRT their names.
 _FUSED_ATTENTION = re.compile(rb"fmha::(\w+mma_\w+_traits)|(_gemm_mha_v\d)\w*|(fmha_v\d_\w+)")
@@ -67,6 +66,45 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
+class BuildRequest:
+    """One engine that is wanted: `onnx`, called after its network, for `target`.
+
+    `shapes` has for every optimisation profile each input's minimum, optimum and maximum; `expected_layers` are the
+    least numbers of layers by type after parsing. `fused_attention` ("fp16", "bf16", "fp8") asks for a fused attention
+    kernel of that type in the engine, or one of TensorRT's whose name tells none: an engine of TensorRT-RTX without is
+    refused; of TensorRT, which takes what it measured as the fastest, the report says so. `timing_cache` is the file
+    for TensorRT's timings, to whose name that of the target's GPU is added.
+    """
+
+    onnx: Path
+    target: Target
+    shapes: Sequence[Mapping[str, tuple[Shape, Shape, Shape]]]
+    options: BuildOptions = BuildOptions()
+    expected_layers: Mapping[str, int] = field(default_factory=dict)
+    fused_attention: str = ""
+    timing_cache: Path | None = None
+
+    @property
+    def network(self) -> str:
+        return self.onnx.stem
+
+    def to_worker(self, plan: Path) -> dict[str, Any]:
+        """What `build_worker` reads, as JSON has it; the engine goes to `plan`."""
+        cache, target = self.timing_cache, self.target
+        return {
+            "onnx": str(self.onnx),
+            "output": str(plan),
+            "runtime": target.runtime,
+            "architecture": target.capability,
+            "compute_capability": target.architecture.upper() if target.runtime == "tensorrt_rtx" else "",
+            "profiles": [dict(profile) for profile in self.shapes],
+            "timing_cache": str(_of_card(cache, target.gpu)) if cache and target.gpu else "",
+            "expected_layers": dict(self.expected_layers),
+            **asdict(self.options),
+        }
+
+
+@dataclass(frozen=True)
 class BuildReport:
     """`layers` counts parsed layers by type; `fused_attention` are the fused kernels' names found in the engine, and
     `unfused` says so where those that were asked for are not among them."""
@@ -82,50 +120,22 @@ class BuildReport:
     unfused: str = ""
 
 
-def build_engine(
-    onnx: Path,
-    output: Path,
-    preset: Preset,
-    network: str,
-    target: Target,
-    profiles: tuple[Profile, ...],
-    options: BuildOptions | None = None,
-    timing_cache: Path | None = None,
-    expected_layers: Mapping[str, int] | None = None,
-    fused_attention: str = "",
-    on_build: OnBuild | None = None,
-) -> BuildReport:
-    """Builds `onnx` for `target` into `output`, in a child process; `output` appears only when it is complete.
-
-    `expected_layers` are the least numbers of layers by type after parsing; `fused_attention` ("fp16", "bf16", "fp8")
-    asks for a fused attention kernel of that type in the engine, or one of TensorRT's whose name tells none. An engine
-    of TensorRT-RTX without is refused; of TensorRT, which takes what it measured as the fastest, the report says so.
-    `timing_cache` is the file for TensorRT's timings, to whose name that of the target's GPU is added. Raises
-    EngineError with the reason.
-    """
-    started = time.monotonic()
-    options = options or BuildOptions()
+def build_engine(request: BuildRequest, output: Path, on_build: OnBuild | None = None) -> BuildReport:
+    """Builds the engine into `output`, in a child process; `output` appears only when it is complete. Raises
+    EngineError with the reason where there is none."""
+    started, target = time.monotonic(), request.target
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".build-") as folder:
         plan = Path(folder) / output.name
-        request = {
-            "onnx": str(onnx),
-            "output": str(plan),
-            "runtime": target.runtime,
-            "architecture": target.capability,
-            "compute_capability": target.architecture.upper() if target.runtime == "tensorrt_rtx" else "",
-            "profiles": [dict(profile_shapes(preset, network, profile)) for profile in profiles],
-            "timing_cache": str(_of_card(timing_cache, target.gpu)) if timing_cache and target.gpu else "",
-            "expected_layers": dict(expected_layers or {}),
-            **asdict(options),
-        }
-        report = _run(request, network, target, on_build)
-        kernels = fused_kernels(plan)
-        unfused = ""
-        if fused_attention and not _is_fused(kernels, fused_attention, target):
-            unfused = f"no fused {fused_attention} attention is named in it (found: {', '.join(kernels) or 'none'})"
+        report = _run(request, plan, on_build)
+        kernels, unfused = fused_kernels(plan), ""
+        if request.fused_attention and not _is_fused(kernels, request.fused_attention, target):
+            found = ", ".join(kernels) or "none"
+            unfused = f"no fused {request.fused_attention} attention is named in it (found: {found})"
             if target.runtime == "tensorrt_rtx":
-                raise EngineError(f"{network} for {target.name} is refused: {unfused}. Choose another precision.")
+                raise EngineError(
+                    f"{request.network} for {target.name} is refused: {unfused}. Choose another precision."
+                )
         plan.replace(output)
     return BuildReport(
         time.monotonic() - started,
@@ -145,7 +155,7 @@ def _of_card(path: Path, gpu: str) -> Path:
     return path.with_stem(f"{path.stem}-{re.sub(r'[^A-Za-z0-9]+', '_', gpu)}")
 
 
-def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuild | None) -> dict[str, Any]:
+def _run(request: BuildRequest, plan: Path, on_build: OnBuild | None) -> dict[str, Any]:
     command = [sys.executable, "-m", "dreamactor.engines.build_worker"]
     problem, report = "", None
     with tempfile.TemporaryFile("w+") as errors:
@@ -155,7 +165,7 @@ def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuil
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(json.dumps(request))
+            child.stdin.write(json.dumps(request.to_worker(plan)))
             child.stdin.close()
             for line in child.stdout:
                 message = _message(line)
@@ -171,7 +181,7 @@ def _run(request: dict[str, Any], network: str, target: Target, on_build: OnBuil
         tail = errors.read()[-400:].strip()
     if report is None:
         problem = problem or f"the builder's process ended with code {code}" + (f": {tail}" if tail else "")
-        raise EngineError(f"{network} cannot be built for {target.name}: {problem}")
+        raise EngineError(f"{request.network} cannot be built for {request.target.name}: {problem}")
     return dict(report)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dreamactor.errors import InputError
@@ -58,10 +57,8 @@ def profiles(preset: Preset, network: str, ranges: Ranges | None = None, fixed: 
     return (*(Profile.fixed(point) for point in points[network] if fixed), whole_range)
 
 
-def profile_shapes(preset: Preset, network: str, profile: Profile) -> Mapping[str, tuple[Shape, Shape, Shape]]:
+def profile_shapes(preset: Preset, network: str, profile: Profile) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Minimum, optimum and maximum shape of every input."""
-    inputs = interface(preset, network).inputs
-    return {
-        name: (port.at(profile.minimum), port.at(profile.optimum), port.at(profile.maximum))
-        for name, port in inputs.items()
-    }
+    sizes = (profile.minimum, profile.optimum, profile.maximum)
+    low, best, high = (interface(preset, network).input_shapes(size) for size in sizes)
+    return {name: (low[name], best[name], high[name]) for name in best}

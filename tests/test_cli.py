@@ -363,7 +363,7 @@ def test_an_unsigned_set_is_refused_where_a_key_is_given(
         (["serve", "--preset", "tiny"], "--engines names a set that has its own preset and precision"),
         (["serve", "--grpc-port", "70000"], "a port is from 0 to 65535"),
         (["serve", "--host", "nowhere.invalid"], "give another --host"),
-        (["build", "--checkpoint", "/nowhere"], "/nowhere is not the folder of a checkpoint"),
+        (["build", "--checkpoint", "/nowhere"], "/nowhere is no checkpoint, for it has no config.json"),
         (["build", "--output", str(ROOT)], "is not an engine set: give another folder"),
     ],
 )

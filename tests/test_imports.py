@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "interfaces", "presets", "paths", "fidelity", ""}  # "" is the package itself, for its version
+BASE = {
+    "checkpoints",
+    "errors",
+    "interfaces",
+    "presets",
+    "paths",
+    "fidelity",
+    "",
+}  # "" is the package itself, for its version
 FOLDERS = {
     "kernels": ROOT / "kernels", "networks": ROOT / "dreamactor/networks", "motion": ROOT / "dreamactor/motion",
     "export": ROOT / "export", "engines": ROOT / "engines", "pipeline": ROOT / "dreamactor/pipeline",

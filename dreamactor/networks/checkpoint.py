@@ -12,14 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dreamactor.checkpoints import CONFIG, WEIGHTS, read_preset
 from dreamactor.errors import DreamActorError, InputError
 from dreamactor.networks.face_encoder import FaceMotionEncoder
 from dreamactor.networks.pose_encoder import PoseEncoder
 from dreamactor.networks.transformer import Transformer
 from dreamactor.networks.vae import VAE
 from dreamactor.presets import Preset
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 class Networks(nn.Module):
@@ -86,12 +85,7 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     shape, which it names.
     """
     folder = Path(folder)
-    found = read_preset(folder)
-    if preset is not None and preset.name != found.name:
-        raise InputError(
-            f"{folder} holds a '{found.name}' checkpoint, not '{preset.name}': ask for preset {found.name}, or give "
-            f"a checkpoint of {preset.name}."
-        )
+    found = read_preset(folder, preset.name if preset else None)
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -105,23 +99,6 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     _check_keys(folder, networks, state)
     networks.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return networks.eval()
-
-
-def read_preset(folder: Path | str) -> Preset:
-    """The preset a checkpoint was made for, without its weights."""
-    path = Path(folder) / CONFIG
-    try:
-        return Preset.from_dict(json.loads(path.read_text()))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} is no checkpoint, for it has no {CONFIG}: give the folder that holds {CONFIG} and {WEIGHTS}."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except InputError as error:
-        raise InputError(f"{path} does not describe a preset: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
 
 
 def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]) -> None:

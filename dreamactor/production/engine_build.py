@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamactor.engines.attention import NATIVE, PLUGIN, Choice, fastest, ways
-from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, build_engine
+from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, BuildRequest, build_engine
 from dreamactor.engines.runtimes import runtime_version
-from dreamactor.engines.shapes import profiles
+from dreamactor.engines.shapes import profile_shapes, profiles
 from dreamactor.errors import EngineError
 from dreamactor.interfaces import Size, random_inputs
 from dreamactor.production.isolated import isolated
@@ -70,19 +70,21 @@ def _timed_on(stages: Stages, network: str) -> dict[str, Array]:
 
 def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
     request, target, plugin = stages.request, stages.request.target, way == PLUGIN
-    return build_engine(
+    chosen = profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt")
+    wanted = BuildRequest(
         onnx,
-        output,
-        request.preset,
-        network,
         target,
-        profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt"),
+        [profile_shapes(request.preset, network, profile) for profile in chosen],
         replace(request.build, attention=way),
-        request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
         expected_layers(onnx, plugin),
         "" if plugin else fused_type,
-        lambda phase, step, steps: stages.on_progress(f"building {network}: {phase}", step, steps),
+        request.store / "timing" / f"{target.architecture}-{runtime_version(target.runtime)}.cache",
     )
+
+    def hear(phase: str, step: int, steps: int) -> None:
+        stages.on_progress(f"building {network}: {phase}", step, steps)
+
+    return build_engine(wanted, output, hear)
 
 
 def _timed(

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dreamactor import paths
+from dreamactor.checkpoints import WEIGHTS
 from dreamactor.engines.processor import has_vnni
 from dreamactor.engines.shapes import profiles
 from dreamactor.engines.trust import sha256
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
-from dreamactor.production.request import WEIGHTS, Request
+from dreamactor.production.request import Request
 from dreamactor.production.sources import origin
 
 Key = dict[str, Any]

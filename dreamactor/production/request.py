@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dreamactor import paths
+from dreamactor.checkpoints import read_preset
 from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.sets import check_destination
@@ -18,7 +18,6 @@ from dreamactor.presets import Preset, preset
 from dreamactor.production.rehearsal import rehearsal
 
 _LEAST = {"fp8": 89, "bf16": 80}  # compute capability from which tensor cores have the type
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 STORE = paths.ENGINES / "store"
 
 
@@ -69,7 +68,7 @@ def make_request(
         _require_cuda()
     _check_build(target, precision, build)
     source = checkpoint or paths.checkpoint(preset_name)
-    chosen = _described(source, preset_name) if source is not None else preset(preset_name)
+    chosen = read_preset(source, preset_name) if source is not None else preset(preset_name)
     return Request(
         chosen,
         precision,
@@ -80,21 +79,6 @@ def make_request(
         _with_rehearsal(_checked(ranges, chosen), chosen),
         build,
     )
-
-
-def _described(checkpoint: Path, name: str) -> Preset:
-    """The preset of a checkpoint, which must be called `name`: the sizes are its own, not those of the preset here."""
-    if not (checkpoint / WEIGHTS).is_file():
-        raise InputError(f"{checkpoint} is not the folder of a checkpoint: it has no {WEIGHTS}.")
-    try:
-        found = Preset.from_dict(json.loads((checkpoint / CONFIG).read_text()))
-    except (OSError, ValueError, InputError):
-        from dreamactor.networks import read_preset  # with torch, which takes seconds: only to say what is wrong
-
-        found = read_preset(checkpoint)
-    if found.name != name:
-        raise InputError(f"{checkpoint} holds a '{found.name}' checkpoint, not '{name}': ask for preset {found.name}.")
-    return found
 
 
 def _require_cuda() -> None:

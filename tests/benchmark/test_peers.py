@@ -85,7 +85,7 @@ def test_peers_have_the_weights_of_the_set_or_do_not_run(tiny_engines: Path, tmp
         torch_engines.checkpoint_of(own)
     with pytest.raises(InputError, match=f"not built from {tmp_path}"):
         torch_engines.checkpoint_of(manifest, tmp_path)
-    with pytest.raises(InputError, match="not the folder of a checkpoint"):
+    with pytest.raises(InputError, match="is no checkpoint, for it has no"):
         torch_engines.checkpoint_of(manifest, tmp_path / "nothing")
 
     found = Bench(Settings(engines=tiny_engines), Sets({"fp32": tiny_engines}, {"fp32": engines}))

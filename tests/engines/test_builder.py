@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dreamactor.cli import main
 from dreamactor.engines import NETWORKS
-from dreamactor.engines.builder import BuildOptions, BuildReport, _is_fused, build_engine, fused_kernels
+from dreamactor.engines.builder import BuildOptions, BuildReport, BuildRequest, _is_fused, build_engine, fused_kernels
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA, available_providers
 from dreamactor.engines.runtimes import load_tensorrt
-from dreamactor.engines.shapes import Ranges, profiles
+from dreamactor.engines.shapes import Ranges, profile_shapes, profiles
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError, MissingDependency
 from dreamactor.interfaces import Size, interface
@@ -39,11 +39,15 @@ def rtx_installed() -> bool:
 needs_rtx = pytest.mark.skipif(not rtx_installed(), reason="tensorrt-rtx-cu13-libs and -bindings are not installed")
 
 
-def build(
-    model: Path, output: Path, network: str = "vae_encoder", target: Target = SM89, **more: object
-) -> BuildReport:
-    found = profiles(TINY, network, fixed=False)
-    return build_engine(model, output, TINY, network, target, found, **more)  # type: ignore[arg-type]
+def wanted(model: Path, target: Target = SM89, ranges: Ranges | None = None, **more: object) -> BuildRequest:
+    """The VAE's encoder in TensorRT-RTX, whatever `model` is."""
+    found = profiles(TINY, "vae_encoder", ranges, fixed=False)
+    shapes = [profile_shapes(TINY, "vae_encoder", profile) for profile in found]
+    return BuildRequest(model, target, shapes, **more)  # type: ignore[arg-type]
+
+
+def build(model: Path, output: Path, target: Target = SM89, **more: object) -> BuildReport:
+    return build_engine(wanted(model, target, **more), output)  # type: ignore[arg-type]
 
 
 def video_model(path: Path, operator: str = "Relu", domain: str = "", inputs: str = "video", name: str = "") -> Path:
@@ -63,11 +67,8 @@ def video_model(path: Path, operator: str = "Relu", domain: str = "", inputs: st
 @needs_rtx
 def test_build_writes_a_whole_engine_and_says_what_is_in_it(tmp_path: Path) -> None:
     heard: list[str] = []
-    report = build(
-        video_model(tmp_path / "m.onnx"),
-        tmp_path / "e/m.engine",
-        on_build=lambda phase, step, steps: heard.append(phase),
-    )
+    model = video_model(tmp_path / "m.onnx")
+    report = build_engine(wanted(model), tmp_path / "e/m.engine", lambda phase, step, steps: heard.append(phase))
     content = (tmp_path / "e/m.engine").read_bytes()
     assert content.startswith(b"vtrt")  # TensorRT-RTX's mark
     assert len(content) == report.bytes
@@ -115,7 +116,7 @@ def test_bad_models_are_refused_with_the_reason_and_leave_nothing(tmp_path: Path
         "external": r"external\.onnx has weights in lost\.data, missing from ", "absent": r"no file .*/absent\.onnx",
     }  # fmt: skip
     for name, reason in reasons.items():
-        with pytest.raises(EngineError, match=f"vae_encoder cannot be built for sm89: .*{reason}"):
+        with pytest.raises(EngineError, match=f"{name} cannot be built for sm89: .*{reason}"):
             build(tmp_path / f"{name}.onnx", tmp_path / "out/m.engine")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -224,17 +225,16 @@ def test_ranges_widen_the_last_profile_only() -> None:
 @needs_rtx
 def test_ranges_reach_the_builder(tmp_path: Path) -> None:
     """A network takes pictures of several sizes; one whose graph has a fixed height is refused for them."""
-    wide = profiles(TINY, "vae_encoder", Ranges(smallest=(32, 48), largest=(128, 96)), fixed=False)
+    wide = Ranges(smallest=(32, 48), largest=(128, 96))
     model = video_model(tmp_path / "m.onnx")
-    report = build_engine(model, tmp_path / "wide.engine", TINY, "vae_encoder", SM89, wide)
+    report = build(model, tmp_path / "wide.engine", ranges=wide)
     assert report.inputs[0].shape == (1, 3, -1, -1, -1)
-    one_size = profiles(TINY, "vae_encoder", fixed=False)
     fixed = onnx.load(model)
     fixed.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 64
     onnx.save(fixed, tmp_path / "m.onnx")
-    build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", TINY, "vae_encoder", SM89, one_size)
+    build(model, tmp_path / "m.engine")
     with pytest.raises(EngineError, match="profile"):
-        build_engine(tmp_path / "m.onnx", tmp_path / "m2.engine", TINY, "vae_encoder", SM89, wide)
+        build(model, tmp_path / "m2.engine", ranges=wide)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def test_a_description_that_is_none_is_refused(tmp_path: Path, config: bytes | N
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not the folder of a checkpoint: it has no model\.safetensors"):
+    (tmp_path / "config.json").write_text(json.dumps(OWN.to_dict()))
+    with pytest.raises(InputError, match=r"is no checkpoint, for it has no model\.safetensors"):
         asked(tmp_path, tmp_path)
 
 
