@@ -10,15 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {
-    "checkpoints",
-    "errors",
-    "interfaces",
-    "presets",
-    "paths",
-    "fidelity",
-    "",
-}  # "" is the package itself, for its version
+BASE = {"checkpoints", "errors", "fidelity", "interfaces", "paths", "presets", ""}  # "" for its version
 FOLDERS = {
     "kernels": ROOT / "kernels", "networks": ROOT / "dreamactor/networks", "motion": ROOT / "dreamactor/motion",
     "export": ROOT / "export", "engines": ROOT / "engines", "pipeline": ROOT / "dreamactor/pipeline",
