@@ -40,6 +40,11 @@ class _Store(Store):
         entry = super().find(kind, key)
         return None if entry is not None and entry.facts.get("retry") else entry
 
+    def tried(self, kind: str, key: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The facts of what is to be tried again, where there is such."""
+        entry = super().find(kind, key)
+        return entry.facts if entry is not None else {}
+
 
 class Stages:
     """Makes or finds every stage of one request."""
@@ -133,15 +138,17 @@ class Stages:
         )
 
     def engine(self, network: str, precision: Entry) -> Entry:
-        """The TensorRT engine of `precision` for the target."""
+        """The TensorRT engine of `precision` for the target. What fails twice for one reason is not tried again."""
+        key = self.engine_key(network, precision.key)
 
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.production.engine_build import build_fastest
 
-            return build_fastest(self, network, precision.paths[0], precision.facts["fused_type"], folder)
+            before = self.store.tried("engine", key)
+            facts = build_fastest(self, network, precision.paths[0], precision.facts["fused_type"], folder)
+            return {**facts, "retry": facts["retry"] and facts["no_plugin"] != before.get("no_plugin")}
 
-        label = f"building {network} for {self.request.target.name}"
-        return self._get("engine", self.engine_key(network, precision.key), label, make)
+        return self._get("engine", key, f"building {network} for {self.request.target.name}", make)
 
     def source(self, network: str) -> Entry:
         """The FP32 ONNX that is lowered: as ONNX Runtime runs it fastest where it is to run on this CPU."""

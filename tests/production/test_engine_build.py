@@ -154,6 +154,28 @@ def test_an_engine_that_could_not_be_timed_is_made_again(
     assert built == [NATIVE, PLUGIN] * 2
 
 
+def test_what_fails_twice_for_the_same_reason_is_not_tried_again(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, reasons = engine_build._build, iter(["code -9", "no shared memory", "no shared memory"])
+
+    def fail(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
+        if way == PLUGIN:
+            raise EngineError(next(reasons))
+        return build(stages, network, onnx, output, way, fused_type)
+
+    def lower(folder: Path) -> dict[str, Any]:
+        shutil.copy(tiny_onnx["denoiser"], folder)
+        return {"fused_type": "fp16"}
+
+    monkeypatch.setattr(engine_build, "_build", fail)
+    monkeypatch.setattr("dreamactor.production.stages.runtime_version", lambda runtime: "11.4")
+    precision, _ = stages(tmp_path, BuildOptions()).store.get("precision", {}, lower)
+    made = [stages(tmp_path, BuildOptions()).engine("denoiser", precision) for _ in range(4)]
+    assert [entry.facts["retry"] for entry in made] == [True, True, False, False]
+    assert built == [NATIVE] * 3
+
+
 @pytest.mark.parametrize("retry", [False, True])
 def test_a_set_with_an_engine_to_be_made_again_is_not_up_to_date(tmp_path: Path, retry: bool) -> None:
     request = stages(tmp_path, BuildOptions(), networks=("denoiser",)).request
