@@ -22,9 +22,14 @@ class Gpu:
     driver: str
 
     @property
+    def capability(self) -> int:
+        """89 for "sm89"."""
+        return int(self.architecture.removeprefix("sm"))
+
+    @property
     def refusal(self) -> str:
         """Why no engine for GPUs runs on it, and what to do; "" where they do."""
-        if int(self.architecture.removeprefix("sm")) < OLDEST:
+        if self.capability < OLDEST:
             return f"The {self.name} is {self.architecture}; TensorRT 11 runs from sm{OLDEST} (Turing) on."
         if int(self.driver.split(".")[0]) < CUDA:
             return (

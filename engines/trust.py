@@ -136,7 +136,7 @@ def runs_on(record: NetworkRecord, gpu: Gpu | None) -> bool:
     if gpu is None or least is None:
         fits = record.architecture in ("any", gpu and gpu.architecture)
     else:
-        fits = int(gpu.architecture.removeprefix("sm")) >= int(least[1])
+        fits = gpu.capability >= int(least[1])
     return fits and record.gpu in ("", gpu and gpu.name)
 
 

@@ -22,6 +22,7 @@ from dreamactor.engines.attention import NATIVE, PLUGIN
 from dreamactor.engines.builder import BuildOptions, BuildReport
 from dreamactor.engines.manifest import Manifest
 from dreamactor.engines.sets import EngineFiles, read_manifest, write_set
+from dreamactor.engines.store import Entry
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError
 from dreamactor.production import engine_build, make
@@ -113,17 +114,32 @@ def test_what_cannot_be_opened_is_not_timed(
     assert facts["retry"]
 
 
-def test_a_plugin_that_was_not_built_is_tried_again(
-    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build = engine_build._build
+def no_plugin_for(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> None:
+    """One build with the plugin after the other fails, each for its reason."""
+    build, waiting = engine_build._build, iter(reasons)
 
     def fail(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
         if way == PLUGIN:
-            raise EngineError("the builder's process ended with code -9")
+            raise EngineError(next(waiting))
         return build(stages, network, onnx, output, way, fused_type)
 
     monkeypatch.setattr(engine_build, "_build", fail)
+
+
+def lowered(made: Stages, onnx: Path) -> Entry:
+    """The denoiser in FP16, as far as a build asks."""
+
+    def lower(folder: Path) -> dict[str, Any]:
+        shutil.copy(onnx, folder)
+        return {"fused_type": "fp16"}
+
+    return made.store.get("precision", {}, lower)[0]
+
+
+def test_a_plugin_that_was_not_built_is_tried_again(
+    tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_plugin_for(monkeypatch, "the builder's process ended with code -9")
     made = stages(tmp_path, BuildOptions())
     facts = engine_build.build_fastest(made, "denoiser", tiny_onnx["denoiser"], "fp16", tmp_path)
     assert (facts["attention"], facts["retry"]) == (NATIVE, True)
@@ -134,15 +150,11 @@ def test_a_plugin_that_was_not_built_is_tried_again(
 def test_an_engine_that_could_not_be_timed_is_made_again(
     tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lower(folder: Path) -> dict[str, Any]:
-        shutil.copy(tiny_onnx["denoiser"], folder)
-        return {"fused_type": "fp16"}
-
     monkeypatch.setattr(engine_build, "_timed", faults)
     monkeypatch.setattr(engine_build, "_timed_on", lambda *values: {})
     monkeypatch.setattr("dreamactor.production.stages.runtime_version", lambda runtime: "11.4")
     made = stages(tmp_path, BuildOptions())
-    precision, _ = made.store.get("precision", {}, lower)
+    precision = lowered(made, tiny_onnx["denoiser"])
     first = made.engine("denoiser", precision)
     assert "could not be timed: its process was ended by SIGSEGV" in first.facts["no_plugin"]
     assert first.paths[0].read_text() == "a plan with native attention"
@@ -157,20 +169,9 @@ def test_an_engine_that_could_not_be_timed_is_made_again(
 def test_what_fails_twice_for_the_same_reason_is_not_tried_again(
     tmp_path: Path, built: list[str], tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, reasons = engine_build._build, iter(["code -9", "no shared memory", "no shared memory"])
-
-    def fail(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
-        if way == PLUGIN:
-            raise EngineError(next(reasons))
-        return build(stages, network, onnx, output, way, fused_type)
-
-    def lower(folder: Path) -> dict[str, Any]:
-        shutil.copy(tiny_onnx["denoiser"], folder)
-        return {"fused_type": "fp16"}
-
-    monkeypatch.setattr(engine_build, "_build", fail)
+    no_plugin_for(monkeypatch, "code -9", "no shared memory", "no shared memory")
     monkeypatch.setattr("dreamactor.production.stages.runtime_version", lambda runtime: "11.4")
-    precision, _ = stages(tmp_path, BuildOptions()).store.get("precision", {}, lower)
+    precision = lowered(stages(tmp_path, BuildOptions()), tiny_onnx["denoiser"])
     made = [stages(tmp_path, BuildOptions()).engine("denoiser", precision) for _ in range(4)]
     assert [entry.facts["retry"] for entry in made] == [True, True, False, False]
     assert built == [NATIVE] * 3
