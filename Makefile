@@ -1,11 +1,11 @@
 # dreamactor: `make help` lists everything. Each target sets up what it needs.
 PRESET    ?= puppet
-PRECISION ?= fp32
+PRECISION ?=
 TARGET    ?= auto
 CHECKPOINT ?=
 PYTHON    ?= python3
 
-SET := --preset $(PRESET) --precision $(PRECISION) --target $(TARGET) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+SET := --preset $(PRESET) $(if $(PRECISION),--precision $(PRECISION)) --target $(TARGET) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 VENV   := .venv
 SERVER := .venv-server
@@ -24,7 +24,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables: PRESET=tiny|puppet|m1  PRECISION=fp32|fp16|bf16|fp8|int8  TARGET=auto|cpu|cuda|tensorrt|rtx|sm75..sm121  CHECKPOINT=folder"
+	@echo "  Variables: PRESET=tiny|puppet|m1  PRECISION=fp32|fp16|bf16|fp8|int8 (default: the target's)  TARGET=auto|cpu|cuda|tensorrt|rtx|sm75..sm121  CHECKPOINT=folder"
 
 setup: $(READY) .assets/.ready $(SERVED)  ## both environments, landmark models and demo media
 

@@ -29,6 +29,13 @@ class Target:
         """89 for "sm89", 0 for "any"."""
         return int(self.architecture.removeprefix("sm")) if self.architecture != "any" else 0
 
+    @property
+    def precision(self) -> str:
+        """What is built where no precision is named: on a GPU 16 bits, BF16 where TensorRT has it in tensor cores."""
+        if self.name == "cpu":
+            return "fp32"
+        return "bf16" if self.capability >= 80 else "fp16"
+
 
 def parse_target(name: str) -> Target:
     """`cpu`, `cuda`, `tensorrt`, `rtx`, `sm75`…`sm121`, or `auto` (what is installed for the GPU, else the CPU).

@@ -287,7 +287,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return have
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "cuda"])
+@pytest.mark.parametrize(("target", "precision"), [("tensorrt", "bf16"), ("cuda", "fp16")])
 def test_without_a_folder_the_set_for_this_machines_gpu_is_taken(
     tmp_path: Path,
     tiny_engines: Path,
@@ -295,6 +295,7 @@ def test_without_a_folder_the_set_for_this_machines_gpu_is_taken(
     capsys: pytest.CaptureFixture[str],
     on_a_gpu: Callable[[str], None],
     target: str,
+    precision: str,
 ) -> None:
     from dreamactor.commands import serve
 
@@ -303,7 +304,7 @@ def test_without_a_folder_the_set_for_this_machines_gpu_is_taken(
     options = parser.parse_args(["--preset", "tiny"])
     on_a_gpu(target)
     monkeypatch.chdir(tmp_path)
-    cpu, gpu = (Path(f"build/engines/tiny-fp32-{name}") for name in ("cpu", target))
+    cpu, gpu = Path("build/engines/tiny-fp32-cpu"), Path(f"build/engines/tiny-{precision}-{target}")
     shutil.copytree(tiny_engines, cpu)
     assert engines_of(options) == cpu.resolve()
     assert f"There is no {gpu}, which `make engines` makes" in capsys.readouterr().err
@@ -323,11 +324,11 @@ def test_animate_takes_that_set_too(
 ) -> None:
     on_a_gpu("cuda")
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_engines, "build/engines/tiny-fp32-cuda")
+    shutil.copytree(tiny_engines, "build/engines/tiny-fp16-cuda")
     assert main([*without_engines(animate(tmp_path, tiny_engines)), "--preset", "tiny"]) == 0
-    assert "engines: build/engines/tiny-fp32-cuda\n" in capsys.readouterr().err
+    assert "engines: build/engines/tiny-fp16-cuda\n" in capsys.readouterr().err
     assert (tmp_path / "out.mp4").stat().st_size
-    assert [path.name for path in Path("build/engines").iterdir()] == ["tiny-fp32-cuda"]
+    assert [path.name for path in Path("build/engines").iterdir()] == ["tiny-fp16-cuda"]
 
 
 def test_a_gpu_that_auto_leaves_out_is_named(

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_checkpoint(parser)
     targets = "auto, cpu, cuda, tensorrt, rtx, sm75..sm121"
-    parser.add_argument("--target", default="cpu", help=f"{targets} (default: %(default)s)")
+    parser.add_argument("--target", default="auto", help=f"{targets} (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the set (default: build/engines/...)")
     parser.add_argument("--print-path", action="store_true", help="print only the set's folder")
     engine = parser.add_argument_group("TensorRT engines")

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from dreamactor.motion.limits import Limits
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
-PRESET, PRECISION = "puppet", "fp32"  # where none is named
+PRESET = "puppet"  # where none is named
 
 
 def add_preset(parser: argparse.ArgumentParser, default: str | None = PRESET) -> None:
     parser.add_argument("--preset", default=default, help=f"tiny, puppet or m1 (default: {PRESET})")
 
 
-def add_precision(parser: argparse.ArgumentParser, default: str | None = PRECISION) -> None:
-    parser.add_argument("--precision", choices=PRECISIONS, default=default, help=f"default: {PRECISION}")
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    default = "fp32 for a CPU, bf16 for a GPU, fp16 for one before SM80"
+    parser.add_argument("--precision", choices=PRECISIONS, help=f"default: {default}")
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     default = "what `make engines` made of --preset and --precision for this machine's GPU, else one for its CPU"
     parser.add_argument("--engines", type=Path, help=f"engine set (default: {default})")
     add_preset(parser, default=None)
-    add_precision(parser, default=None)
+    add_precision(parser)
 
 
 def engines_of(options: argparse.Namespace) -> Path:
@@ -40,22 +41,22 @@ def engines_of(options: argparse.Namespace) -> Path:
     says which, on stderr. Raises InputError for a set that is named twice."""
     if options.engines is None:
         with redirect_stdout(sys.stderr):
-            return _usual_engines(options.preset or PRESET, options.precision or PRECISION)
+            return _usual_engines(options.preset or PRESET, options.precision)
     if options.preset or options.precision:
         raise InputError("--engines names a set that has its own preset and precision: leave the two out.")
     return Path(options.engines)
 
 
-def _usual_engines(preset: str, precision: str) -> Path:
+def _usual_engines(preset: str, precision: str | None) -> Path:
     from dreamactor import paths
     from dreamactor.build import build_set
     from dreamactor.engines.manifest import FILE_NAME
     from dreamactor.engines.target import parse_target
 
     say_unused_gpu("auto")
-    target = parse_target("auto").name
-    if target != "cpu":
-        made = paths.engine_set(preset, precision, target)
+    target = parse_target("auto")
+    if target.name != "cpu":
+        made = paths.engine_set(preset, precision or target.precision, target.name)
         if (made / FILE_NAME).is_file():
             print(f"engines: {made}", flush=True)
             return made

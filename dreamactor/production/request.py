@@ -39,7 +39,7 @@ class Request:
 
 def make_request(
     preset_name: str,
-    precision: str,
+    precision: str | None,
     target_name: str,
     checkpoint: Path | None = None,
     output: Path | None = None,
@@ -50,10 +50,12 @@ def make_request(
     """Raises InputError for names that do not exist, precisions that the target's GPU lacks and options that are of no
     use to its runtime, EngineError for an output that is the folder of something else, and for `cuda` where it is not.
 
-    A checkpoint (without one, that which ships) has sizes of its own under the name `preset_name`. Without `ranges` the
+    Without `precision` it is the target's own. A checkpoint (without one, that which ships) has sizes of its own under
+    the name `preset_name`. Without `ranges` the
     engines take the preset's picture size; without `build` they are as fast as they can be.
     """
     target = parse_target(target_name)
+    precision = precision or target.precision
     if not target.is_onnx and target.capability < _LEAST.get(precision, 0):
         raise InputError(
             f"{precision} needs SM{_LEAST[precision]} or later, and {target.name} is {target.architecture.upper()}: "

@@ -140,12 +140,29 @@ def test_cuda_is_refused_before_the_work_where_it_cannot_run(
 
 
 def on_a_gpu(
-    tmp_path: Path, architecture: str, build: BuildOptions, precision: str = "fp16", target: str = "tensorrt"
+    tmp_path: Path, architecture: str, build: BuildOptions, precision: str | None = "fp16", target: str = "tensorrt"
 ) -> Request:
     """What is made of a request on a machine with a GPU of `architecture`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dreamactor.engines.target.local_gpu", lambda: Gpu("NVIDIA Nothing 1", architecture, 2**34, "13"))
         return make_request("tiny", precision, target, None, tmp_path / "set", tmp_path / "store", None, build)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "target", "precision"),
+    [
+        ("sm75", "tensorrt", "fp16"),
+        ("sm80", "tensorrt", "bf16"),
+        ("sm90", "tensorrt", "bf16"),
+        ("sm89", "rtx", "bf16"),
+        ("sm89", "sm75", "fp16"),
+        ("sm89", "cpu", "fp32"),
+    ],
+)
+def test_a_precision_that_is_not_named_is_the_targets_own(
+    tmp_path: Path, architecture: str, target: str, precision: str
+) -> None:
+    assert on_a_gpu(tmp_path, architecture, BuildOptions(), None, target).precision == precision
 
 
 @pytest.mark.parametrize(
