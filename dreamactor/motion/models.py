@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dreamactor.errors import MissingDependency
 from dreamactor.motion.pose import Float
 from dreamactor.motion.roi import Picture, Region, crop
 from dreamactor.motion.ssd import Detection, anchors, decode
+from dreamactor.motion.trimming import keep_outputs
 
 THREADS = 2
 GREETING = b"XNNPACK delegate"  # what LiteRT's C++ writes to the error stream when it opens its first model
@@ -45,13 +46,15 @@ def no_greeting() -> Iterator[None]:
 class Model:
     """One .tflite network: a square RGB picture in, float32 arrays out. Not to be shared between threads."""
 
-    def __init__(self, path: Path, signed: bool = False) -> None:
-        """`signed` models take pixels in -1..1, the others in 0..1."""
+    def __init__(self, path: Path, signed: bool = False, outputs: Collection[int] | None = None) -> None:
+        """`signed` models take pixels in -1..1, the others in 0..1; `outputs` are those to compute (default: all)."""
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise MissingDependency("ai-edge-litert is not installed; `pip install ai-edge-litert`.") from error
-        self._interpreter: Any = Interpreter(str(path), num_threads=THREADS)
+        network = path.read_bytes()
+        network = network if outputs is None else keep_outputs(network, outputs)
+        self._interpreter: Any = Interpreter(model_content=network, num_threads=THREADS)
         self._interpreter.allocate_tensors()
         (given,) = self._interpreter.get_input_details()
         self._input = given["index"]
