@@ -23,7 +23,8 @@ from dreamactor.production.gate import Verdict, lower_all, repaired
 from dreamactor.production.keys import Keys, digest
 from dreamactor.production.measure import measure
 from dreamactor.production.plan import check_memory, describe, plan
-from dreamactor.production.report import Row, from_json, table, to_html, to_json
+from dreamactor.production.report import Row, from_json, text, to_json
+from dreamactor.production.report_page import to_html
 from dreamactor.production.request import Request
 from dreamactor.production.stages import OnProgress, Stages
 
@@ -68,10 +69,10 @@ def make_engines(
         engines = {name: stages.engine(name, entry) for name, entry in lowered.items()}
     manifest = _write(stages, lowered, engines, verdict)
     summary, rows = from_json((request.output / REPORT_JSON).read_text())
-    text = _text(summary, rows)
-    log(text)
+    said = text(summary, rows)
+    log(said)
     log(f"{request.output}: {sum(f.bytes for r in manifest.networks.values() for f in r.files) / 1e6:.1f} MB")
-    return Result(request.output, summary["passed"], True, text)
+    return Result(request.output, summary["passed"], True, said)
 
 
 def up_to_date(request: Request) -> Result | None:
@@ -89,7 +90,7 @@ def up_to_date(request: Request) -> Result | None:
         for record in manifest.networks.values():
             for file in record.all_files:
                 check_file(request.output, file)
-        return Result(request.output, bool(summary["passed"]), False, _text(summary, rows))
+        return Result(request.output, bool(summary["passed"]), False, text(summary, rows))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError):
         return None
 
@@ -198,22 +199,3 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
             "video_ssim_frames": [round(value, 4) for value in video.ssim],
         }  # fmt: skip
     return summary
-
-
-def _text(summary: dict[str, Any], rows: list[Row]) -> str:
-    lines = [table(rows)]
-    idle = sum(not row.ran for row in rows)
-    if idle:
-        lines.append(f"{idle} of {len(rows)} engines did not run here: their SNR is that of their ONNX on the CPU")
-    if "video_psnr_db" in summary:
-        gate, before = summary["video_gate_db"], summary["video_psnr_before_repair_db"]
-        wanted = f"gate {gate:.0f} dB" if gate is not None else "no gate for random weights"
-        repaired = f", {before:.1f} dB before repair" if before is not None else ""
-        lines.append(
-            f"video against FP32: {summary['video_psnr_db']:.1f} dB PSNR, SSIM {summary['video_ssim']:.4f}; its worst "
-            f"frames {summary['video_worst_frame_psnr_db']:.1f} dB, {summary['video_worst_frame_ssim']:.4f} "
-            f"({wanted}{repaired})"
-        )
-    if summary["rehearsed"]:
-        lines.append(summary["rehearsed"])
-    return "\n".join(lines)

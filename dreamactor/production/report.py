@@ -1,8 +1,7 @@
-"""The table that ends a build, and the same as JSON and HTML."""
+"""The table that ends a build, what is said below it, and the same as JSON."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -66,6 +65,31 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*text, *(f"  {note}" for note in notes(rows))])
 
 
+def text(summary: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The table and what is to be said of the whole set, for a terminal."""
+    return "\n".join([table(rows), *sentences(summary, rows)])
+
+
+def sentences(summary: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    """What is to be said of the whole set: what did not run, how the video compares."""
+    found = []
+    idle = sum(not row.ran for row in rows)
+    if idle:
+        found.append(f"{idle} of {len(rows)} engines did not run here: their SNR is that of their ONNX on the CPU")
+    if "video_psnr_db" in summary:
+        gate, before = summary["video_gate_db"], summary["video_psnr_before_repair_db"]
+        wanted = f"gate {gate:.0f} dB" if gate is not None else "no gate for random weights"
+        repaired = f", {before:.1f} dB before repair" if before is not None else ""
+        found.append(
+            f"video against FP32: {summary['video_psnr_db']:.1f} dB PSNR, SSIM {summary['video_ssim']:.4f}; its worst "
+            f"frames {summary['video_worst_frame_psnr_db']:.1f} dB, {summary['video_worst_frame_ssim']:.4f} "
+            f"({wanted}{repaired})"
+        )
+    if summary.get("rehearsed"):
+        found.append(summary["rehearsed"])
+    return found
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
     """What is to be known of the engines beyond their rows, a line each."""
     found = [*dict.fromkeys(row.note for row in rows if row.note)]
@@ -111,39 +135,5 @@ def from_json(text: str) -> tuple[dict[str, Any], list[Row]]:
     return summary, rows
 
 
-def to_html(summary: dict[str, Any], rows: Sequence[Row]) -> str:
-    """One page that needs nothing else."""
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in HEAD)
-    body = "".join(
-        f"<tr class='{_CLASSES[row.verdict]}'>"
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row))
-        + "</tr>"
-        for row in rows
-    )
-    facts = "".join(
-        f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>"
-        for key, value in summary.items()
-        if not isinstance(value, dict | list)
-    )
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes(rows))
-    return _PAGE.format(
-        title=html.escape(f"{summary['preset']} {summary['precision']} {summary['target']}"),
-        facts=facts, head=head, body=body, notes=items,
-    )  # fmt: skip
-
-
 def _number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f} {unit}"
-
-
-_CLASSES = {"pass": "ok", "FAIL": "bad", "not run": "idle"}
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Engines: {title}</title>
-<style>body{{font:16px system-ui;margin:2em auto;max-width:70em;padding:0 1em}}
-table{{border-collapse:collapse;width:100%}}
-td,th{{padding:.4em .7em;text-align:left;border-bottom:1px solid #ccc}}.bad td:last-child{{color:#b00;font-weight:bold}}
-.idle td:last-child{{color:#777}}
-dt{{font-weight:600;float:left;clear:left;width:12em}}dd{{margin-left:13em}}</style>
-<h1>Engines: {title}</h1><dl>{facts}</dl><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>
-<ul>{notes}</ul></html>
-"""

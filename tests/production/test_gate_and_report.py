@@ -16,7 +16,8 @@ from dreamactor.production.gate import Verdict
 from dreamactor.production.keys import Keys
 from dreamactor.production.make import up_to_date
 from dreamactor.production.plan import check_memory
-from dreamactor.production.report import Row, from_json, table, to_html, to_json
+from dreamactor.production.report import Row, from_json, table, to_json
+from dreamactor.production.report_page import to_html
 from dreamactor.production.request import Request, make_request
 from dreamactor.production.sources import CHARACTERS, NOISE, clips, origin
 from dreamactor.production.stages import Stages
@@ -138,6 +139,28 @@ def test_an_engine_that_did_not_run_has_not_passed(passed: bool, ran: bool, verd
     assert table([row]).splitlines()[1].endswith(f"  {verdict}")
     assert f"<tr class='{style}'>" in to_html(SUMMARY, [row])
     assert "<li>not run here: &lt;no GPU&gt;</li>" in to_html(SUMMARY, [row])
+
+
+def test_the_page_shows_the_verdict_the_video_frame_by_frame_and_the_worst_layers_first() -> None:
+    plain = to_html(SUMMARY, [ROW])
+    assert "<b>did not pass</b>" in plain
+    assert "<svg" not in plain
+    assert "Layer by layer" not in plain
+    video = {
+        "video_psnr_db": 37.8, "video_ssim": 0.99, "video_worst_frame_psnr_db": 33.1, "video_worst_frame_ssim": 0.98,
+        "video_gate_db": 32.0, "video_psnr_before_repair_db": None, "video_psnr_frames_db": [40.0, 33.1, 39.0],
+    }  # fmt: skip
+    row = replace(ROW, facts={"layer_snr_db": {"good": 40.0, "bad": 9.0, "fair": 20.0}}, put_back=())
+    page = to_html({**SUMMARY, **video, "passed": True, "rehearsed": "", "made": "today"}, [row])
+    assert "<b>passed</b>" in page
+    assert "<p>video against FP32: 37.8 dB PSNR, SSIM 0.9900; its worst frames 33.1 dB, 0.9800 (gate 32 dB)</p>" in page
+    assert "gate 32<" in page
+    heights = [float(point.partition(",")[2]) for point in page.partition("points='")[2].partition("'")[0].split()]
+    assert sorted(heights) == [heights[0], heights[2], heights[1]]  # y points down
+    places = [page.index(f"<td>{name}</td>") for name in ("bad", "fair", "good")]
+    assert places == sorted(places)
+    assert "denoiser: 3 layers, the worst 9.0 dB" in page
+    assert "<dt>made</dt><dd>today</dd>" in page
 
 
 def test_report_is_json_and_a_page_that_escapes_what_it_shows() -> None:
