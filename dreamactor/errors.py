@@ -1,6 +1,7 @@
 """The one exception family, and what becomes of it where a command ends. Every message says what was found, what was
 expected and what to do."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -27,9 +28,11 @@ class Cancelled(DreamActorError):
 
 def guarded(work: Callable[[], int | None], name: str) -> int:
     """The exit status of `work`: its own or 0, 2 for input that cannot be used, 1 for another failure, 130 when it was
-    interrupted; why is said on stderr, in a sentence that `name` begins."""
+    interrupted, 141 when what read its output has gone; why is said on stderr, in a sentence that `name` begins."""
     try:
-        return work() or 0
+        found = work() or 0
+        sys.stdout.flush()
+        return found
     except (KeyboardInterrupt, Cancelled):
         status, reason = 130, "stopped."
     except DreamActorError as error:
@@ -39,6 +42,9 @@ def guarded(work: Callable[[], int | None], name: str) -> int:
             raise
         status = 1
         reason = f"This needs {error.name}, which is not installed; `dreamactor doctor` says how to get it."
+    except BrokenPipeError:  # `... | head`: nothing went wrong, and what is still unwritten has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # a full disk, a folder that cannot be written
         status, reason = 1, f"{error.strerror or error}: {error.filename or 'no file named'}"
     print(f"{name}: {reason}", file=sys.stderr)

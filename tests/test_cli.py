@@ -431,3 +431,17 @@ def test_a_longer_clip_may_have_more_frames() -> None:
     add_limits(parser)
     longer = limits_of(parser.parse_args(["--max-clip-seconds", "300", "--max-clip-mb", "2.5"]))
     assert longer == Limits(clip_seconds=300, clip_frames=7500, clip_bytes=2_500_000)
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, lines: int) -> None:
+    """As in `dreamactor doctor | head -1`: before anything was said, and in the middle."""
+    command = [sys.executable, "-u", "-m", "dreamactor.cli", "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
