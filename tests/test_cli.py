@@ -205,13 +205,13 @@ def test_the_command_lists_sets_and_what_the_store_keeps(
         return {}
 
     shutil.copytree(tiny_engines, tmp_path / "mine")
-    entry, _ = Store(tmp_path / "store").get("engine", {"a": 1}, make)
+    Store(tmp_path / "store").get("engine", {"a": 1}, make)
     assert main(["engines", "list", "--store", str(tmp_path / "store")]) == 0
     found = [line.split() for line in capsys.readouterr().out.splitlines()]
     size = sum(path.stat().st_size for path in tiny_engines.iterdir())
     assert found == [
         ["set", "mine", f"{size / 1e6:.1f}", "MB"],
-        ["store", f"engine/{entry.folder.name}", "3.0", "MB", "used", "0.0", "days", "ago"],
+        ["store", "engine,", "1", "entries", "3.0", "MB", "last", "used", "0.0", "to", "0.0", "days", "ago"],
         ["store", "in", "all", "3.0", "MB"],
     ]
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreamactor.errors import InputError
+
+if TYPE_CHECKING:
+    from dreamactor.engines.store import Entry
 
 HELP = "what the engine store holds; prune what is old; sign a set"
 
@@ -35,13 +41,19 @@ def run_list(options: argparse.Namespace) -> int:
     for manifest in sorted(options.store.parent.glob("*/manifest.json")):
         size = sum(path.stat().st_size for path in manifest.parent.iterdir() if path.is_file())
         print(f"set    {manifest.parent.name:32s} {size / 1e6:8.1f} MB")
-    total = 0
+    kinds: dict[str, list[Entry]] = {}
     for entry in Store(options.store).entries():
-        name, days = f"{entry.folder.parent.name}/{entry.folder.name}", (time.time() - entry.used) / 86400
-        print(f"store  {name:32s} {entry.bytes / 1e6:8.1f} MB  used {days:.1f} days ago")
-        total += entry.bytes
-    print(f"store  {'in all':32s} {total / 1e6:8.1f} MB")
+        kinds.setdefault(entry.kind, []).append(entry)
+    for kind, entries in sorted(kinds.items()):
+        newest, oldest = ((time.time() - entry.used) / 86400 for entry in (entries[0], entries[-1]))
+        used = f"last used {newest:.1f} to {oldest:.1f} days ago"
+        print(f"store  {f'{kind}, {len(entries)} entries':32s} {_megabytes(entries):8.1f} MB  {used}")
+    print(f"store  {'in all':32s} {_megabytes(chain(*kinds.values())):8.1f} MB")
     return 0
+
+
+def _megabytes(entries: Iterable[Entry]) -> float:
+    return sum(entry.bytes for entry in entries) / 1e6
 
 
 def run_prune(options: argparse.Namespace) -> int:
@@ -53,7 +65,7 @@ def run_prune(options: argparse.Namespace) -> int:
     if options.store.parent.is_dir():  # where the sets lie
         tidy(options.store.parent)
     removed = Store(options.store).prune(options.keep, options.older_than)
-    print(f"removed {len(removed)} entries, {sum(entry.bytes for entry in removed) / 1e6:.1f} MB")
+    print(f"removed {len(removed)} entries, {_megabytes(removed):.1f} MB")
     return 0
 
 
