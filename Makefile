@@ -11,7 +11,7 @@ VENV   := .venv
 SERVER := .venv-server
 BINDINGS := build/tensorrt_bindings/.ready
 BIN    := $(VENV)/bin
-GPU    := $(shell PYTHONPATH=engines $(PYTHON) -c 'import gpu; found = gpu.local_gpu(); print("gpu" if found and not found.refusal else "cpu")' || echo cpu)
+GPU    := $(shell PYTHONPATH=engines $(PYTHON) -c 'import gpu; print("gpu" if gpu.usable_gpu() else "cpu")' || echo cpu)
 OTHER  := $(if $(filter gpu,$(GPU)),onnxruntime,onnxruntime-gpu)
 READY  := $(VENV)/.ready-$(GPU)
 SERVED := $(SERVER)/.ready-$(GPU)

@@ -2,9 +2,9 @@
 
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
 a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
-widened for the number of measurements judged (Bonferroni) and for the run's own drift, as the blocks show it. Where
-there is only one block, the threshold alone keeps false alarms away. PyTorch's rows are shown and not judged: they are
-not this build's.
+widened for the number of measurements judged (Bonferroni) and for how far a machine's moments lie apart, as the engines
+show it, which are measured at three moments of a run; everything else is measured at one. PyTorch's rows are shown and
+not judged: they are not this build's.
 
 On an unsteady machine two runs tell little: measure two engine sets in turn instead (`compare_sets.py`).
 """
@@ -16,11 +16,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, variance
 from typing import Any
 
 from dreamactor.benchmark.schema import SCHEMA, is_ours
-from dreamactor.benchmark.statistics import LEVEL, Interval, block_ratio, ratio
+from dreamactor.benchmark.statistics import LEVEL, Interval, ratio, student
 from dreamactor.benchmark.timing import Timing
 from dreamactor.engines.manifest import FILE_NAME
 from dreamactor.errors import InputError
@@ -74,11 +74,13 @@ def _is_whole(name: str, timing: Any) -> bool:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Difference]:
-    """Every timing that both reports hold, in the first one's order, judged by `verdict`."""
+    """Every timing of the same work that both reports hold, in the first one's order, judged by `verdict`."""
     old, new = before["timings"], after["timings"]
-    names = [name for name in old if name in new]
+    alike = not _other_clips(before, after)
+    names = [name for name in old if name in new and (alike or _is_engine(name))]
     level = level_of_each(sum(map(is_ours, names)))
-    return [_difference(name, old[name], new[name], threshold, level) for name in names]
+    apart = _apart(before, after, level)
+    return [_difference(name, old[name], new[name], threshold, level, apart) for name in names]
 
 
 def level_of_each(count: int) -> float:
@@ -110,6 +112,7 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     ]
     if before.get("settings", {}).get("preset") != after.get("settings", {}).get("preset"):
         found.append("The presets differ: these are not the same networks.")
+    found += _other_clips(before, after)
     for name, report in (("first", before), ("second", after)):
         share = _cores_used(report)
         if share is not None and share < BUSY:
@@ -123,6 +126,14 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 def finest(rows: list[Difference]) -> float:
     """The smallest relative change that these runs could tell, at the median over `rows`: half the interval's width."""
     return median(math.sqrt(row.ratio.high / row.ratio.low) if row.ratio.low else math.inf for row in rows) - 1
+
+
+def _other_clips(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The sentence on whole clips that were made with other engines or in other steps, where they were."""
+    made = [report.get("settings", {}).get("clips_by") for report in (before, after)]
+    if None in made or made[0] == made[1]:  # earlier reports do not say
+        return []
+    return [f"Only engines are compared: clips, stages and calls were made by {made[0]}, and by {made[1]}."]
 
 
 def _cores_used(report: Mapping[str, Any]) -> float | None:
@@ -142,12 +153,33 @@ def _name(environment: Mapping[str, Any], key: str) -> Any:
     return value.get("name") if isinstance(value, dict) else value  # of a GPU the name, not its temperature
 
 
+def _apart(before: Mapping[str, Any], after: Mapping[str, Any], level: float) -> float:
+    """How far (natural logarithm) two moments of these machines may lie apart at `level`: from the engines' medians
+    moment by moment. What is measured at one moment drifts together, so all engines of a run count as one; infinite
+    where there is no run of two moments."""
+    squares, degrees = 0.0, 0
+    for report in (before, after):
+        engines = [Timing.from_dict(name, values) for name, values in report["timings"].items() if _is_engine(name)]
+        blocks = [timing.blocks() for timing in engines]
+        moments = min(map(len, blocks), default=1)
+        if moments > 1:
+            spread = [variance(math.log(median(block)) for block in found) for found in blocks]
+            squares, degrees = squares + (moments - 1) * fmean(spread), degrees + moments - 1
+    return student(degrees, level) * math.sqrt(2 * squares / degrees) if degrees else math.inf
+
+
+def _is_engine(name: str) -> bool:
+    return name.startswith("engine/")
+
+
 def _difference(
-    name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float
+    name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float, apart: float
 ) -> Difference:
     old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
-    raw, drifting = ratio(new.blocks(), old.blocks(), level=level), block_ratio(new.blocks(), old.blocks())
-    raw = Interval(raw.value, min(raw.low, drifting.low), max(raw.high, drifting.high))
+    moments = [len(timing.blocks()) if _is_engine(name) else 1 for timing in (old, new)]
+    margin = math.exp(apart * math.sqrt((1 / moments[0] + 1 / moments[1]) / 2))
+    raw = ratio(new.blocks(), old.blocks(), level=level)
+    raw = Interval(raw.value, min(raw.low, raw.value / margin), max(raw.high, raw.value * margin))
     drift = median(sample.yardstick for sample in new.samples) / median(sample.yardstick for sample in old.samples)
     views = [raw, Interval(raw.value / drift, raw.low / drift, raw.high / drift)]
     seen = Interval(raw.value, min(view.low for view in views), max(view.high for view in views))

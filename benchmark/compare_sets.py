@@ -18,7 +18,7 @@ from dreamactor.benchmark.timing import Case, Timing, interleave
 from dreamactor.engines import Engines, open_engines
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError
-from dreamactor.interfaces import Size, random_inputs
+from dreamactor.interfaces import Shape, Size, interface, random_inputs
 from dreamactor.pipeline import Animator, Options
 
 ROUNDS, CLIPS = 40, 16  # pairs of each network and of whole clips
@@ -33,13 +33,18 @@ def compare_sets(
     """
     with ExitStack() as closing:
         old, new = (closing.enter_context(open_engines(folder)) for folder in (before, after))
-        if old.preset != new.preset:
-            raise InputError(f"{before} and {after} are of other presets or sizes: they do not take the same inputs.")
+        if _inputs(old) != _inputs(new):
+            raise InputError(f"{before} and {after} are of other sizes: they do not take the same inputs.")
         pairs = {f"engine/{name}": _network(old, new, name, rounds) for name in old.sessions}
         media, options = inputs.media(), Options(max_frames=old.preset.segment_frames)
         whole = [partial(Animator(each).animate, [media.reference], media.driving, options) for each in (old, new)]
         pairs["pipeline"] = _in_turn(whole, clips)
     return judge(pairs, threshold)
+
+
+def _inputs(engines: Engines) -> list[dict[str, Shape]]:
+    size = Size.of(engines.preset)
+    return [interface(engines.preset, name).input_shapes(size) for name in engines.sessions]
 
 
 def judge(pairs: Mapping[str, tuple[Timing, Timing]], threshold: float = THRESHOLD) -> list[Difference]:

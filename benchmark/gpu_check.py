@@ -63,11 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     stamp = f"{re.sub(r'[^A-Za-z0-9]+', '_', gpu.name)}_{date[:10]}"
     RESULTS.mkdir(parents=True, exist_ok=True)
+    written = RESULTS / f"gpu_check_{stamp}.json"
+    parts = json.loads(written.read_text())["parts"] if written.is_file() else {}  # of other calls on this day
     outcomes: dict[str, Outcome] = {}
     for name in options.parts or PARTS:
         outcomes[name] = run(name, stamp)
-        report = {"date": date, "gpu": vars(gpu), "parts": {name: asdict(found) for name, found in outcomes.items()}}
-        (RESULTS / f"gpu_check_{stamp}.json").write_text(json.dumps(report, indent=1) + "\n")
+        parts[name] = asdict(outcomes[name])
+        written.write_text(json.dumps({"date": date, "gpu": vars(gpu), "parts": parts}, indent=1) + "\n")
     for name, found in outcomes.items():
         print(f"{found.state.upper() if found.state == FAILED else found.state}  {name}  {found.reason}".rstrip())
     states = {found.state for found in outcomes.values()}

@@ -45,30 +45,41 @@ def failed_kernels(report: dict[str, Any]) -> dict[tuple[str, str | None], str]:
 def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """A copy of the table, each list that `report` timed ordered by speed, its rates filled in.
 
-    The largest timed case of a kernel and size decides. A tile that failed a check anywhere is taken out, and so is a
-    size with none left. A kernel that failed as a whole gives no rates, whether or not the report was judged. Only
-    lists of the report's own architecture change.
+    The largest case of a kernel and size decides in which all of its tiles were timed that were timed at all: rates are
+    of the same work on the same card. A tile that failed a check anywhere is taken out, and so is a size with none
+    left. A kernel that failed as a whole gives no rates, whether or not the report was judged. Only lists of the
+    report's own architecture change.
     """
     table = copy.deepcopy(table)
     arch = tiles.table_key(int(report["capability"].replace(".", "")))
     where = f"{report['device']}, triton {report['triton']}, {report['date'][:10]}"
-    failed = failed_kernels(report)
-    for entry in report["kernels"]:
-        broken = {(entry["kernel"], entry.get("variant", "")), (entry["kernel"], None)} & set(failed)
-        rows = {name: row for name, row in entry["tiles"].items() if "ms" in row and not broken}
-        lists = table["tiles"].get(entry["kernel"], {}).get(str(arch), {})
-        size = entry.get("size")
-        wrong = wrong_tiles(report, entry["kernel"], size)
+    for kernel, size in dict.fromkeys((entry["kernel"], entry.get("size")) for entry in report["kernels"]):
+        lists = table["tiles"].get(kernel, {}).get(str(arch), {})
+        wrong = wrong_tiles(report, kernel, size)
         candidates = [found for found in lists.get(str(size), []) if Tile(**found).name not in wrong]
-        for candidate in candidates:
-            row = rows.get(Tile(**candidate).name)
-            if row:
-                candidate |= {"rate": round(row.get("tflops") or row["gbps"], 1), "measured_on": where}
+        rates = _rates(report, kernel, size, {Tile(**found).name for found in candidates})
+        for candidate in candidates if rates else ():
+            candidate.pop("rate", None), candidate.pop("measured_on", None)
+            if rate := rates.get(Tile(**candidate).name):
+                candidate |= {"rate": rate, "measured_on": where}
         if candidates:
             lists[str(size)] = sorted(candidates, key=lambda candidate: -(candidate.get("rate") or 0))
         else:
             lists.pop(str(size), None)
     return table
+
+
+def _rates(report: dict[str, Any], kernel: str, size: int | None, names: set[str]) -> dict[str, float]:
+    """TFLOP/s or GB/s of the tiles `names` in the case that decides; {} where there is none."""
+    failed = failed_kernels(report)
+    cases = [  # small ones first
+        {name: round(row.get("tflops") or row["gbps"], 1) for name, row in entry["tiles"].items() if "ms" in row}
+        for entry in report["kernels"]
+        if (entry["kernel"], entry.get("size")) == (kernel, size)
+        and not {(kernel, entry.get("variant", "")), (kernel, None)} & set(failed)
+    ]
+    timed = names.intersection(*[set().union(*cases)])
+    return next((case for case in reversed(cases) if timed and timed <= set(case)), {})
 
 
 def written(table: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from dreamactor.benchmark import sections
 from dreamactor.benchmark.bench import Bench
-from dreamactor.benchmark.engine_sets import open_sets
+from dreamactor.benchmark.engine_sets import label, open_sets
 from dreamactor.benchmark.environment import conditions, environment, limited_to, thread_counts
 from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.torch_engines import checkpoint_of
@@ -103,6 +103,7 @@ def run(
         bench.report["settings"] = {
             **settings.to_dict(), "preset": bench.main.preset.name, "precisions": list(sets.opened),
             "targets": {name: engines.manifest.target for name, engines in sets.opened.items()},
+            "clips_by": _clips_by(bench),
         }  # fmt: skip
         bench.report["environment"] = environment()
         plan = {title: work for name, title, work in sections.PLAN if bench.wants(name)}
@@ -116,6 +117,13 @@ def run(
                 keep(bench.to_dict())
         bench.report["conditions"].append({"before": "end", **conditions()})
         return bench.to_dict()
+
+
+def _clips_by(bench: Bench) -> str:
+    """What whole clips are made with: reports in which it differs are not of the same work."""
+    preset = bench.main.preset
+    guided = f", guidance {preset.guidance_scale:g}" if preset.rows > 1 else ""
+    return f"{label(bench.main.manifest)}, {preset.steps} steps of {preset.solver}{guided}"
 
 
 def _section(bench: Bench, title: str, work: Callable[[Bench], None], say: Callable[[str], None]) -> None:

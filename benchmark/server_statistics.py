@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dreamactor.errors import DreamActorError
+from dreamactor.serving.launcher import LOCAL
 from dreamactor.serving.wire import ENSEMBLE
 
 _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -40,7 +40,7 @@ def snapshot(http_address: str) -> Snapshot:
     Raises DreamActorError where no server answers.
     """
     try:
-        with urllib.request.urlopen(f"http://{http_address}/v2/models/stats", timeout=10) as answer:
+        with LOCAL.open(f"http://{http_address}/v2/models/stats", timeout=10) as answer:
             models = json.loads(answer.read())["model_stats"]
     except OSError as error:
         raise DreamActorError(f"The server at {http_address} does not give its statistics: {error}.") from error

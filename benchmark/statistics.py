@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ DRAWS = 2000
 LEVEL = 0.95
 Blocks = Sequence[Sequence[float]]
 Floats = NDArray[np.float64]
-_STUDENT_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided 95 %, 1 to 10 degrees
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,6 @@ def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0, level: float = 
     return _interval(top / bottom, draws, level)
 
 
-def block_ratio(numerator: Blocks, denominator: Blocks) -> Interval:
-    """The same with each block as one measurement of a machine that drifts: Student's interval on the logarithms of
-    the blocks' medians, or just the ratio where either has only one block."""
-    top, bottom = (np.log([np.median(block) for block in blocks]) for blocks in (numerator, denominator))
-    centre, degrees, margin = float(top.mean() - bottom.mean()), len(top) + len(bottom) - 2, 0.0
-    if min(len(top), len(bottom)) > 1:
-        squares = float(((top - top.mean()) ** 2).sum() + ((bottom - bottom.mean()) ** 2).sum())
-        margin = _student(degrees) * math.sqrt(squares / degrees * (1 / len(top) + 1 / len(bottom)))
-    return Interval(math.exp(centre), math.exp(centre - margin), math.exp(centre + margin))
-
-
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL) -> Interval:
     """Median of the ratios of samples that were taken in turn, round by round, so that drift hits both alike; with its
     interval at `level`."""
@@ -96,7 +85,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval:
         return Interval(slope, -math.inf, math.inf)
     residual = y - y.mean() - slope * (x - x.mean())
     error = math.sqrt(float((residual**2).sum()) / degrees / spread)
-    margin = error * _student(degrees)
+    margin = error * student(degrees)
     return Interval(slope, slope - margin, slope + margin)
 
 
@@ -139,7 +128,7 @@ def growth(sizes: Sequence[float], values: Sequence[float]) -> Growth:
     power, degrees = float(candidates[best]), len(x) - 3
     low, high = -math.inf, math.inf
     if degrees > 0:
-        kept = candidates[errors <= errors[best] * (1 + _student(degrees) ** 2 / degrees) + 1e-18 * float((y**2).sum())]
+        kept = candidates[errors <= errors[best] * (1 + student(degrees) ** 2 / degrees) + 1e-18 * float((y**2).sum())]
         low = float(kept[0]) if kept[0] > candidates[0] else low
         high = float(kept[-1]) if kept[-1] < candidates[-1] else high
     return Growth(constant, factor / float(x.max()) ** power, Interval(power, low, high))
@@ -153,8 +142,13 @@ def _linear(x: Floats, y: Floats) -> tuple[float, float, float]:
     return constant, factor, float(((y - constant - factor * x) ** 2).sum())
 
 
-def _student(degrees: int) -> float:
-    return _STUDENT_975[degrees - 1] if degrees <= len(_STUDENT_975) else 1.96
+@lru_cache
+def student(degrees: int, level: float = LEVEL) -> float:
+    """Student's two-sided quantile: of sqrt(degrees) * tan(angle), where an angle's density is cos ** (degrees - 1)."""
+    angles = np.linspace(0, math.pi / 2, 100_001)
+    density = np.cos(angles) ** (degrees - 1)
+    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(degrees) * math.tan(float(np.interp(level * share[-1], share, angles)))
 
 
 def _median_interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
@@ -162,7 +156,7 @@ def _median_interval(values: Floats, level: float = LEVEL) -> tuple[float, float
     count = len(values)
     if not (2 <= count < 6 and level == LEVEL):
         return _quantile_interval(values, 0.5, level)
-    margin = _student(count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
+    margin = student(count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
     centre, median = float(values.mean()), float(np.median(values))
     return min(median, centre - margin), max(median, centre + margin)
 

@@ -1,8 +1,8 @@
 """The timing core: warm-up, runs in turn, every sample kept, the machine's own speed noted beside each.
 
-Cases that are to be compared run interleaved, in an order that rotates from round to round, so that drift and order
-hit all of them alike. Before every sample a fixed piece of work (`Yardstick`) is timed: `bench compare` uses it to tell
-a slower build from a slower moment.
+Cases that are to be compared run interleaved, in an order drawn anew for each round, so that drift hits all of them
+alike and none always follows the same other. Before every sample a fixed piece of work (`Yardstick`) is timed: `bench
+compare` uses it to tell a slower build from a slower moment.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def interleave(
     block: int = 0,
     fresh: Callable[[int], None] | None = None,
 ) -> dict[str, Timing]:
-    """Runs every case `warmup` times unmeasured, then `rounds` times in rotating order.
+    """Runs every case `warmup` times unmeasured, then `rounds` times, each round in an order of its own.
 
     `fresh(round)` draws new inputs before a round, outside the clock. Garbage is collected between rounds, not in runs.
     """
@@ -120,8 +120,8 @@ def interleave(
             if fresh is not None:
                 fresh(index)
             gc.collect()
-            turn = index % len(names)
-            for name in names[turn:] + names[:turn]:
+            for place in np.random.default_rng([block, index]).permutation(len(names)):
+                name = names[place]
                 samples[name].append(_sample(cases[name], yardstick, block))
     return {name: Timing(name, tuple(taken)) for name, taken in samples.items()}
 

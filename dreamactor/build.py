@@ -39,3 +39,17 @@ def build_set(
     if not found.passed:
         raise EngineError(f"{request.output} did not pass: see the table and {request.output}/report.html.")
     return found.folder
+
+
+def set_at_hand(preset: str, precision: str | None = None, log: Callable[[str], None] = print) -> Path:
+    """The engine set for the CPU that a command takes where none is named: one that was made of another checkpoint than
+    the one that ships is taken as it is, which is said; else it is built, or found up to date."""
+    from dreamactor.production.make import weights_of
+    from dreamactor.production.request import make_request
+
+    request = make_request(preset, precision, "cpu")
+    made_of, ours = weights_of(request.output), request.weights
+    if made_of not in (None, ours):
+        log(f"engines: {request.output}, made of {made_of}")
+        return request.output
+    return build_set(preset, precision, log=log)

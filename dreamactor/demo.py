@@ -27,7 +27,7 @@ def main() -> int:
 
 def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: bool = False) -> None:
     """Builds what is missing, serves it, calls it, and draws the contact sheet."""
-    from dreamactor.build import build_set
+    from dreamactor.build import set_at_hand
     from dreamactor.commands.common import read_file
     from dreamactor.motion.assets import default_folder
     from dreamactor.pipeline import Options
@@ -43,7 +43,7 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
     reference = reference or (known[0] if known else media / "astronaut.png")
     driving = driving or media / "single_face.mp4"
     photo, clip = read_file(reference, "reference"), read_file(driving, "driving clip")
-    engines = build_set(preset)  # fp32 on the CPU, which every machine runs
+    engines = set_at_hand(preset)  # fp32 on the CPU, which every machine runs
     print(f"reference {reference.name}, driving clip {driving.name}, preset {preset}")
     started = time.monotonic()
     with Server.start(ServeOptions(engines, Listen(grpc_port=0, http_port=0, metrics_port=0))) as server:

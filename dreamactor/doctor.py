@@ -42,12 +42,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Machine, GPU, packages, landmark models, server environment and engine sets, in that order."""
-    from dreamactor.engines.gpu import local_gpu
+    from dreamactor.engines.gpu import local_gpu, usable_gpu
 
-    gpu = local_gpu()
+    gpu, usable = local_gpu(), usable_gpu()
     return [
-        *_machine(), _gpu(gpu), *_compiler(gpu), _onnxruntime(gpu), _tensorrt(gpu), *_packages(), _assets(), _server(),
-        _sets(),
+        *_machine(), _gpu(gpu), *_compiler(gpu), _onnxruntime(usable), _tensorrt(usable), *_packages(), _assets(),
+        _server(), _sets(),
     ]  # fmt: skip
 
 

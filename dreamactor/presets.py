@@ -187,7 +187,7 @@ PRESETS = {
         transformer=TransformerConfig(dim=64, depth=2, num_heads=2),
     ),
     "puppet": Preset(
-        name="puppet", height=128, width=128, segment_frames=25, fps=12, steps=4, solver="euler", guidance_scale=1.0,
+        name="puppet", height=128, width=128, segment_frames=25, fps=12, steps=2, solver="euler", guidance_scale=1.0,
         vae=VAEConfig(channels=(128, 160, 224), blocks=1, patch=8),
         pose_encoder=PoseEncoderConfig(channels=(64, 64, 96), patch=8),
         face_encoder=FaceEncoderConfig(channels=(64, 96, 128), blocks=1, out_channels=64, stem=16),

@@ -39,6 +39,12 @@ class Gpu:
         return ""
 
 
+def usable_gpu() -> Gpu | None:
+    """`local_gpu`, or None where no engine for GPUs runs on it."""
+    gpu = local_gpu()
+    return gpu if gpu is not None and not gpu.refusal else None
+
+
 @functools.cache
 def local_gpu() -> Gpu | None:
     """The first GPU, or None where there is no driver or no device."""

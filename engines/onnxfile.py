@@ -52,6 +52,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
+        if key >> 32:  # protobuf reads the lower half of it
+            raise ValueError("a field's number is too large")
         wire = key & 7
         if wire == 0:
             _, at = _varint(message, at)

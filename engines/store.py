@@ -92,8 +92,11 @@ class Store:
                 return (found, True) if found is not None else (self._make(kind, key, folder, make), False)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise EngineError(f"The disk of {self.root} is full: free some space or give another store.") from error
-            raise EngineError(f"The store {self.root} cannot be written: {error.strerror or error}.") from error
+                raise EngineError(
+                    f"The disk is full where {error.filename or self.root} is written: free some space, give another "
+                    "store, or for temporary files another TMPDIR."
+                ) from error
+            raise EngineError(f"{error.filename or self.root} cannot be written: {error.strerror or error}.") from error
 
     def entries(self) -> Iterator[Entry]:
         """Everything whole in the store, the most recently used first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dreamactor.errors import InputError
@@ -53,6 +54,8 @@ def lists(q: Tensor, k: Tensor, block_index: Tensor, block_offsets: Tensor) -> N
             f"block_index is {_shape(block_index)} and block_offsets {_shape(block_offsets)}; expected [T, most] and "
             "[T+1], as sliding_tiles makes them."
         )
+    if {block_index.dtype, block_offsets.dtype} != {torch.int32}:
+        raise InputError(f"block_index is {block_index.dtype}, block_offsets {block_offsets.dtype}; expected int32.")
 
 
 def _heads(name: str, q: Tensor, tensor: Tensor) -> None:

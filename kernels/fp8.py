@@ -14,19 +14,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dreamactor.kernels.reference import FP8_BLOCK, FP8_MAX
+from dreamactor.kernels.reference import FP8_BLOCK, FP8_LEAST, FP8_MAX
 from dreamactor.kernels.softmax import load_columns, load_rows, store_rows
 from dreamactor.kernels.tiles import Tile
 from dreamactor.kernels.two_segment import LOG2_E
 
-BLOCK, LARGEST = tl.constexpr(FP8_BLOCK), tl.constexpr(FP8_MAX)
+BLOCK, LARGEST, LEAST = tl.constexpr(FP8_BLOCK), tl.constexpr(FP8_MAX), tl.constexpr(FP8_LEAST)
 
 
 @triton.jit
 def _scale_of(values):
-    """The scale that brings the block's largest magnitude to E4M3's; 1 for a block of zeros."""
+    """The scale that brings the block's largest magnitude to E4M3's; 1 for a block of as good as zeros."""
     largest = tl.max(tl.max(tl.abs(values), 1), 0)
-    return tl.where(largest > 0, largest / LARGEST, 1.0)
+    return tl.where(largest > LEAST, largest / LARGEST, 1.0)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import torch
 from onnx import FunctionProto, TensorProto
 
 from dreamactor.kernels.onnx_body import Body
-from dreamactor.kernels.reference import FP8_BLOCK, FP8_MAX
+from dreamactor.kernels.reference import FP8_BLOCK, FP8_LEAST, FP8_MAX
 
 ELEMENT_TYPES: dict[torch.dtype, int] = {
     torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.bfloat16: TensorProto.BFLOAT16,
@@ -69,9 +69,9 @@ def _scaled_blocks(body: Body) -> tuple[str, str]:
     padded = body.add("Pad", x, body.shape(0, 0, 0, 0, 0, 0, missing, 0))
     blocks = body.add("Reshape", padded, body.shape(0, 0, count, FP8_BLOCK, body.size("x", 3)))
     largest = body.add("ReduceMax", body.add("Abs", blocks), body.ints(3, 4), keepdims=1)
-    zero, one = body.add("Constant", value_float=0.0), body.add("Constant", value_float=1.0)
+    least, one = body.add("Constant", value_float=FP8_LEAST), body.add("Constant", value_float=1.0)
     ratio = body.add("Div", largest, body.add("Constant", value_float=FP8_MAX))
-    scale = body.add("Where", body.add("Greater", largest, zero), ratio, one)
+    scale = body.add("Where", body.add("Greater", largest, least), ratio, one)
     body.add("Squeeze", scale, body.ints(3, 4), output="scale")
     return body.add("Div", blocks, scale), count
 

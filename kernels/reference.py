@@ -72,14 +72,15 @@ def modulate_norm(
 
 FP8_BLOCK = 128  # tokens that share a scale
 FP8_MAX = 448.0  # E4M3's largest
+FP8_LEAST = 1e-30  # a block whose largest magnitude is this or less is as good as zeros: 1 / scale stays finite
 _SCORES = 2**28  # of fp8_attention at a time: a clip's would be hundreds of gigabytes
 
 
 def quantize_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
     """E4M3 with one scale for each 128 tokens: [B,H,N,D] -> (float8_e4m3fn [B,H,N,D], float32 [B,H,ceil(N/128)])."""
     padded = F.pad(x.float(), (0, 0, 0, -x.shape[2] % FP8_BLOCK)).unflatten(2, (-1, FP8_BLOCK))
-    scale = padded.abs().amax((3, 4)) / FP8_MAX
-    scale = torch.where(scale > 0, scale, 1.0)
+    largest = padded.abs().amax((3, 4))
+    scale = torch.where(largest > FP8_LEAST, largest / FP8_MAX, 1.0)
     quantized = (padded / scale[..., None, None]).flatten(2, 3)[:, :, : x.shape[2]]
     return quantized.to(torch.float8_e4m3fn), scale
 

@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dreamactor.kernels.reference import FP8_BLOCK, FP8_MAX
+from dreamactor.kernels.reference import FP8_BLOCK, FP8_LEAST, FP8_MAX
 from dreamactor.kernels.tiles import Tile
 
 FP8_HEADS, FP8_STAGES, FP8_WARPS = 16, 3, 16  # a program of the kernel to E4M3; one fills an SM
-LARGEST = tl.constexpr(FP8_MAX)
+LARGEST, LEAST = tl.constexpr(FP8_MAX), tl.constexpr(FP8_LEAST)
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def norm_rope_fp8_kernel(
             first = tl.where(real, first - tl.load(p_offset + index * SIZE + lanes), 0.0)
             second = tl.where(real, second - tl.load(p_offset + index * SIZE + half + lanes), 0.0)
         largest = tl.max(tl.max(tl.max(tl.maximum(tl.abs(first), tl.abs(second)), 2), 1), 0)
-        scale = tl.where(largest > 0, largest / LARGEST, 1.0)
+        scale = tl.where(largest > LEAST, largest / LARGEST, 1.0)
         inverse = 1.0 / scale  # once: a division is several instructions an element
         tl.store(p_scale + index * tl.num_programs(1) + tl.program_id(1), scale)
         pointers = p_out + (index * tokens + start) * SIZE + rows * SIZE + lanes

@@ -25,6 +25,7 @@ from dreamactor.serving.wire import ENSEMBLE, REQUEST, RESPONSE, Request, unpack
 _MESSAGE_BYTES = (1 << 31) - (1 << 16)  # gRPC's own limit of 2 GiB, less what goes round the media
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_LOCAL = re.compile(r"localhost:|127\.|\[::1\]")  # which no proxy can reach for us
 _STATUS = re.compile(r"\b(INVALID_ARGUMENT|CANCELLED|RESOURCE_EXHAUSTED|INTERNAL): (.*)", re.DOTALL)
 
 
@@ -76,7 +77,9 @@ class Connection:
         if not _is_address(server):
             raise InputError(f"The server must be given as HOST:PORT, not '{server}'.")
         self._grpc = grpc
-        self._client: Any = grpc.InferenceServerClient(server)
+        unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]  # the package's own default
+        direct = [("grpc.enable_http_proxy", 0)] if _LOCAL.match(server) else []
+        self._client: Any = grpc.InferenceServerClient(server, channel_args=unlimited + direct)
 
     def check_version(self) -> None:
         """Raises DreamActorError unless a server answers that has the ensemble, with the tensors this version knows."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dreamactor
-from dreamactor.engines.gpu import local_gpu
+from dreamactor.engines.gpu import usable_gpu
 from dreamactor.errors import DreamActorError, InputError, MissingDependency, guarded
 
 DEFAULT_DIR = Path(".venv-server")
@@ -70,7 +70,7 @@ class ServerEnvironment:
 
 def fingerprint() -> str:
     """What the environment depends on: the pins, this Python, and where `dreamactor` lies."""
-    parts = [*requirements(local_gpu() is not None), PYTHON, str(Path(dreamactor.__file__).resolve())]
+    parts = [*requirements(usable_gpu() is not None), PYTHON, str(Path(dreamactor.__file__).resolve())]
     project = tomllib.loads(_read(source_root() / "pyproject.toml"))
     layout = project.get("tool", {}).get("setuptools", {})
     return hashlib.sha256("\0".join([*parts, repr(layout)]).encode()).hexdigest()
@@ -96,7 +96,7 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     environment.root.mkdir(parents=True)
     stamp.touch()  # from here on it is ours, also when it is not finished
     _call([sys.executable, "-m", "venv", str(environment.root)])
-    pins = requirements(local_gpu() is not None)
+    pins = requirements(usable_gpu() is not None)
     alone, rest = ([pin for pin in pins if pin.startswith(ALONE) == wanted] for wanted in (True, False))
     pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _call([*pip, "--no-deps", *alone])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -22,12 +23,12 @@ class PrivateFolder:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = (self.path / "lock").open("w")
+        self._lock = os.open(self.path, os.O_RDONLY)  # of the folder itself: systemd-tmpfiles leaves it alone, too
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
         """The folder, and the shared memory that carries its name."""
-        self._lock.close()
+        os.close(self._lock)
         _remove(self.path)
 
 
@@ -37,9 +38,12 @@ def sweep() -> None:
         with contextlib.suppress(OSError):  # BlockingIOError: its owner lives
             if time.time() - path.stat().st_mtime < _SETTLED_SECONDS:
                 continue
-            with (path / "lock").open("r+") as lock:
+            lock = os.open(path, os.O_RDONLY)
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
+            finally:
+                os.close(lock)
 
 
 def scarce_shared_memory(clip_bytes: int) -> str:

@@ -3,11 +3,13 @@
 An ensemble does not tell its running step that the caller has gone; only the step after it learns that, at the next
 response. So `denoise` opens a job, `finish` calls it off by writing into its file, and `denoise` looks before every
 step. An empty file means "wanted", any other "called off and not ended yet"; only who opened the job makes its file and
-removes it, so nothing that happens late can leave one behind.
+removes it, so nothing that happens late can leave one behind. Its maker holds a lock on it, which ends with a process
+that is killed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import threading
@@ -36,12 +38,14 @@ class Jobs:
     def open(self) -> Iterator[str]:
         """The token of a new job, wanted until it is called off or the block ends."""
         token = uuid.uuid4().hex
-        path = self._folder / token
-        path.touch()
-        try:
-            yield token
-        finally:
-            path.unlink(missing_ok=True)
+        path, fresh = self._folder / token, self._folder / f".{token}"
+        with fresh.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            fresh.rename(path)  # it is never there without its lock
+            try:
+                yield token
+            finally:
+                path.unlink(missing_ok=True)
 
     def wanted(self, token: str) -> bool:
         """False, too, for what never was a token."""
@@ -51,8 +55,8 @@ class Jobs:
             return False
 
     def count(self) -> int:
-        """How many have not ended, wanted or not."""
-        return sum(1 for _ in self._folder.iterdir())
+        """How many have not ended, wanted or not; files of killed processes are removed."""
+        return sum(_alive(path) for path in self._folder.iterdir() if path.name.isalnum())
 
     def call_off(self, token: str) -> None:
         """Safe at any time, also for a job that has ended or what never was a token."""
@@ -83,3 +87,16 @@ class Jobs:
         finally:
             over.set()
             thread.join()
+
+
+def _alive(path: Path) -> bool:
+    """Whether the process that opened the job still holds its file; else the file is removed."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    path.unlink(missing_ok=True)
+    return False

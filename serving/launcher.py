@@ -27,6 +27,7 @@ from dreamactor.serving.probe import probe
 from dreamactor.serving.process import Listen, TritonProcess
 from dreamactor.serving.repository import write_repository
 
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # what is here is not asked of a proxy
 _POLL_SECONDS = 0.05
 _QUIET_POLLS = 4  # without a job, from which on none is thought to follow
 _WATCH_SECONDS = 1.0
@@ -242,7 +243,7 @@ def _reachable(host: str) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1):
+        with LOCAL.open(url, timeout=1):
             return True
     except OSError:
         return False

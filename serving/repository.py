@@ -1,7 +1,8 @@
 """Writes the Triton model repository of an engine set: the ensemble, its three steps, and every network by itself.
 
-`config.pbtxt` is for a GPU host (TensorRT backend, NVIDIA's container), `configs/cpu.pbtxt` for everywhere else (python
-backend on the set's own sessions); `--model-config-name=cpu` chooses the second. A model without it has one for both.
+`config.pbtxt` of a TensorRT set is for a GPU host (TensorRT backend, NVIDIA's container), `configs/cpu.pbtxt` for
+everywhere else (python backend on the set's own sessions); `--model-config-name=cpu` chooses the second. All else has
+the same configuration for both.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def write_repository(
 ) -> Path:
     """Makes `repository` (a new folder) from the set in `engines` and returns it.
 
-    Raises EngineError when the set is unusable. TensorRT engines are checked against the manifest and linked in. With
-    `public_key` the models, too, open only what its owner has signed.
+    Raises EngineError when the set is unusable. TensorRT engines are checked against the manifest and linked in: where
+    Triton's own backend opens them (`config.pbtxt`) that is the only time, so the set's folder must be nobody else's to
+    write. With `public_key` the models, too, open only what its owner has signed.
     """
     manifest = read_manifest(engines, public_key)
     manifest.require_whole()
@@ -69,14 +71,15 @@ def _write_network(
             "without --strip to serve it."
         )
     here = ModelConfig(record.name, _ports(record.inputs), _ports(record.outputs), parameters=parameters)
-    count = len(profiles(preset, record.name))
-    _write_model(repository, dataclasses.replace(here, backend="tensorrt", profiles=count), "network")
-    cpu = repository / record.name / "configs" / "cpu.pbtxt"
-    cpu.parent.mkdir()
-    cpu.write_text(here.to_text())
+    backend = here
     if record.runtime == "tensorrt":
         trust.check_file(engines, record.files[0])
         _link(engines / record.files[0].path, _version(repository, record.name) / _PLAN)
+        backend = dataclasses.replace(here, backend="tensorrt", profiles=len(profiles(preset, record.name)))
+    _write_model(repository, backend, "network")
+    cpu = repository / record.name / "configs" / "cpu.pbtxt"
+    cpu.parent.mkdir()
+    cpu.write_text(here.to_text())
 
 
 def _write_model(repository: Path, config: ModelConfig, module: str) -> None:
@@ -101,14 +104,15 @@ def main() -> int:
     )
     parser.add_argument("engines", type=Path, help="engine set; the server must see it at the same path")
     parser.add_argument("repository", type=Path, help="new folder")
+    parser.add_argument("--public-key", type=Path, help="Ed25519 key that must have signed the engine set")
     options = parser.parse_args()
-    return guarded(lambda: _write_new(options.engines, options.repository), "repository")
+    return guarded(lambda: _write_new(options.engines, options.repository, options.public_key), "repository")
 
 
-def _write_new(engines: Path, repository: Path) -> None:
+def _write_new(engines: Path, repository: Path, public_key: Path | None) -> None:
     if repository.exists():
         raise InputError(f"{repository} exists already; give a new folder.")
-    print(write_repository(engines, repository))
+    print(write_repository(engines, repository, public_key=public_key.read_bytes() if public_key else None))
 
 
 def _link(source: Path, target: Path) -> None:

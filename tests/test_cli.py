@@ -315,6 +315,27 @@ def test_without_a_folder_the_set_for_this_machines_gpu_is_taken(
     assert engines_of(named) == tiny_engines
 
 
+def test_a_set_of_ones_own_weights_is_taken_as_it_is(
+    tmp_path: Path, tiny_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamactor import build
+
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(build, "build_set", lambda preset, precision, log: asked.append(preset))
+    folder, said = tmp_path / "build/engines/tiny-fp32-cpu", list[str]()
+    for copied in (False, True):
+        if copied:
+            shutil.copytree(tiny_engines, folder)
+        build.set_at_hand("tiny", log=said.append)
+    assert (asked, said) == (["tiny", "tiny"], [])
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**report, "weights": "my-checkpoint"}))
+    assert build.set_at_hand("tiny", log=said.append) == folder
+    assert asked == ["tiny", "tiny"]
+    assert said == [f"engines: {folder}, made of my-checkpoint"]
+
+
 def test_animate_takes_that_set_too(
     tmp_path: Path,
     tiny_engines: Path,

@@ -49,7 +49,7 @@ def engines_of(options: argparse.Namespace) -> Path:
 
 def _usual_engines(preset: str, precision: str | None) -> Path:
     from dreamactor import paths
-    from dreamactor.build import build_set
+    from dreamactor.build import set_at_hand
     from dreamactor.engines.manifest import FILE_NAME
     from dreamactor.engines.target import parse_target
 
@@ -61,7 +61,7 @@ def _usual_engines(preset: str, precision: str | None) -> Path:
             print(f"engines: {made}", flush=True)
             return made
         print(f"There is no {made}, which `make engines` makes for this machine's GPU: the CPU is taken.", flush=True)
-    return build_set(preset, precision)
+    return set_at_hand(preset, precision)
 
 
 def say_unused_gpu(target: str) -> None:
@@ -72,7 +72,8 @@ def say_unused_gpu(target: str) -> None:
     gpu = local_gpu()
     if target == "auto" and gpu is not None and parse_target("auto").name == "cpu":
         print(
-            f"{gpu.name} is not used: neither TensorRT nor onnxruntime-gpu is installed, so 'auto' is the CPU. "
+            gpu.refusal
+            or f"{gpu.name} is not used: neither TensorRT nor onnxruntime-gpu is installed, so 'auto' is the CPU. "
             "`dreamactor doctor` says how to get them.",
             flush=True,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dreamactor.checkpoints import CONFIG, WEIGHTS, read_preset
 from dreamactor.errors import DreamActorError, InputError
@@ -55,10 +55,11 @@ def build_meta(preset: Preset) -> Networks:
 def save(networks: Networks, folder: Path | str, dtype: torch.dtype = torch.float16) -> None:
     """Writes `model.safetensors` and `config.json` into `folder`; each replaces its predecessor only when complete.
 
-    Raises DreamActorError when the disk is full or the folder cannot be written.
+    Raises InputError for weights that `dtype` cannot hold, DreamActorError when the disk is full or the folder cannot
+    be written.
     """
     folder = Path(folder)
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in networks.state_dict().items()}
+    state = {name: _cast(name, value, dtype) for name, value in networks.state_dict().items()}
     weights, config = folder / f".{WEIGHTS}.{os.getpid()}", folder / f".{CONFIG}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,13 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     _check_keys(folder, networks, state)
     networks.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return networks.eval()
+
+
+def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = value.detach().to("cpu", dtype).contiguous()
+    if value.isfinite().all() and not cast.isfinite().all():
+        raise InputError(f"{name} has values beyond {dtype}: save it with dtype=torch.float32.")
+    return cast
 
 
 def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]) -> None:

@@ -95,6 +95,14 @@ def up_to_date(request: Request) -> Result | None:
         return None
 
 
+def weights_of(folder: Path) -> str | None:
+    """What the set in `folder` was made of, as `Request.weights`; None where there is no report of one."""
+    try:
+        return str(from_json((folder / REPORT_JSON).read_text())[0]["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _set_key(request: Request) -> str:
     keys = Keys(request)
     version = runtime_version(request.target.runtime) if not request.target.is_onnx else ""
@@ -183,7 +191,7 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "runtime": request.target.runtime,
         "runtime_version": runtime_version(request.target.runtime),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "weights": "random" if request.checkpoint is None else str(request.checkpoint),
+        "weights": request.weights,
         "inputs": stages.samples().facts["source"] if stages.keys.records else "",
         "rehearsed": rehearsal.describe(request.preset),
         "passed": passed,

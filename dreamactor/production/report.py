@@ -49,10 +49,10 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.bytes / 1e6:.2f} MB",
         f"{row.onnx_bytes / 1e6:.2f} MB",
         f"{100 * row.onnx_bytes / max(row.source_bytes, 1):.0f} %",
-        _number(row.latency_ms, "ms"),
-        _number(row.reference_ms, "ms"),
-        _number(row.snr_db, "dB"),
-        _number(row.video_psnr_db, "dB"),
+        number(row.latency_ms, "ms"),
+        number(row.reference_ms, "ms"),
+        number(row.snr_db, "dB"),
+        number(row.video_psnr_db, "dB"),
         row.verdict,
     )
 
@@ -121,7 +121,7 @@ def _notes(row: Row) -> Iterator[str]:
 def _before(row: Row) -> str:
     """What a repair cost, and gained."""
     size, snr = row.facts["bytes_before_repair"], row.facts["snr_before_repair_db"]
-    return f"before: ONNX {size / 1e6:.2f} MB, SNR {_number(snr, 'dB')}"
+    return f"before: ONNX {size / 1e6:.2f} MB, SNR {number(snr, 'dB')}"
 
 
 def to_json(summary: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -135,5 +135,5 @@ def from_json(text: str) -> tuple[dict[str, Any], list[Row]]:
     return summary, rows
 
 
-def _number(value: float | None, unit: str) -> str:
+def number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f} {unit}"

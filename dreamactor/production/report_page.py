@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dreamactor.production.report import HEAD, Row, cells, notes, sentences
+from dreamactor.production.report import HEAD, Row, cells, notes, number, sentences
 
 _CLASSES = {"pass": "ok", "FAIL": "bad", "not run": "idle"}
 _FACTS = ("made", "runtime", "runtime_version", "weights", "inputs", "key")
@@ -90,9 +91,10 @@ def _layers(rows: Sequence[Row]) -> Iterator[str]:
     if measured:
         yield "<h2>Layer by layer, SNR against FP32</h2>"
     for row in measured:
-        layers = sorted(row.facts["layer_snr_db"].items(), key=lambda layer: float(layer[1]))
-        lines = [(name, "", f"{value:.1f} dB", "") for name, value in layers]
-        worst = f"{row.network}: {len(layers)} layers, the worst {layers[0][1]:.1f} dB"
+        found: dict[str, float | None] = row.facts["layer_snr_db"]  # None where FP32 or the other is not finite
+        layers = sorted(found.items(), key=lambda layer: -math.inf if layer[1] is None else layer[1])
+        lines = [(name, "", number(value, "dB"), "") for name, value in layers]
+        worst = f"{row.network}: {len(layers)} layers, the worst {number(layers[0][1], 'dB')}"
         yield f"<details><summary>{html.escape(worst)}</summary>{_table(('layer', '', 'SNR', ''), lines)}</details>"
 
 

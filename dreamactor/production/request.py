@@ -36,6 +36,11 @@ class Request:
     networks: tuple[str, ...] = NETWORKS
     samples: int = 5
 
+    @property
+    def weights(self) -> str:
+        """What reports call the weights."""
+        return "random" if self.checkpoint is None else str(self.checkpoint)
+
 
 def make_request(
     preset_name: str,
@@ -120,6 +125,13 @@ def _check_build(target: Target, precision: str, build: BuildOptions) -> None:
         raise InputError(
             f"Target '{target.name}' is TensorRT-RTX, which builds for one architecture and strips no plan without a "
             "driver: leave out strip and hardware compatibility, which target 'tensorrt' has."
+        )
+    if build.attention == "plugin" and target.runtime == "tensorrt_rtx":
+        raise InputError(f"Target '{target.name}' is TensorRT-RTX, which has no plugins: leave out attention plugin.")
+    if build.attention == "plugin" and precision in ("fp32", "fp8"):
+        raise InputError(
+            f"Our attention kernels take 16 bits, and {precision} sets have TensorRT's own attention: leave out "
+            "attention plugin, or give another precision."
         )
     if level != AMPERE_PLUS:
         return

@@ -61,6 +61,17 @@ def test_the_command_takes_two_sets(
     assert cli.main(["bench", "compare", str(tiny_engines), str(tiny_engines), "--threshold", "50"]) == 0
 
 
+def test_sets_that_take_other_steps_are_compared(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = iter((1, 2))
+
+    def opened(folder: Path) -> Engines:
+        engines = open_engines(folder)
+        return dataclasses.replace(engines, preset=dataclasses.replace(engines.preset, steps=next(steps)))
+
+    monkeypatch.setattr(module, "open_engines", opened)
+    assert [row.name for row in compare_sets(tiny_engines, tiny_engines, rounds=1, clips=1)][-1] == "pipeline"
+
+
 def test_sets_of_other_sizes_are_refused(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter((64, 96))
 

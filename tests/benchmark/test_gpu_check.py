@@ -60,7 +60,12 @@ def test_every_result_is_written_before_the_next_part_begins(results: Path, monk
     look = f"import glob, sys; sys.exit(not 'passed' in open(glob.glob({str(results)!r} + '/gpu_check_*')[0]).read())"
     monkeypatch.setattr(gpu_check, "PARTS", {"kernels": script("pass"), "denoiser": script(look)})
     assert gpu_check.main([]) == 0
-    assert gpu_check.main(["kernels"]) == 0
+    monkeypatch.setattr(gpu_check, "PARTS", {"kernels": script("raise SystemExit(1)"), "denoiser": script("pass")})
+    assert gpu_check.main(["kernels"]) == 1
+    assert {name: found["state"] for name, found in parts(results).items()} == {
+        "kernels": "failed",
+        "denoiser": "passed",
+    }
 
 
 def test_the_benchs_report_lies_with_the_results(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,22 @@ def test_measurements_order_the_candidates_of_their_device_alone() -> None:
     assert after == before
 
 
+def test_rates_are_of_one_case_on_one_card() -> None:
+    """A run that is cut off has timed some tiles at a larger case; an earlier card's rates are not set beside these."""
+    tiles_of = [tile.name for tile in tiles.tiles("two_segment", 90, 128)]
+    small = {name: {"ms": 1.0, "tflops": 100.0 + i} for i, name in enumerate(tiles_of)}
+    cut = report_of(
+        {"kernel": "two_segment", "size": 128, "tiles": small},
+        {"kernel": "two_segment", "size": 128, "tiles": {tiles_of[0]: {"ms": 1.0, "tflops": 900.0}}},
+    )
+    after = gpu_tiles.with_measurements(table(), cut)["tiles"]["two_segment"]["90"]["128"]
+    assert [tiles.Tile(**entry).name for entry in after] == tiles_of[::-1]
+    assert {entry["measured_on"] for entry in after} == {"H100, triton 3, today"}
+    few = report_of({"kernel": "two_segment", "size": 128, "tiles": dict(list(small.items())[:1])})
+    after = gpu_tiles.with_measurements(table(), few)["tiles"]["two_segment"]["90"]["128"]
+    assert [entry.get("rate") for entry in after] == [100.0, *[None] * (len(after) - 1)]
+
+
 def test_a_tile_proven_wrong_is_taken_out() -> None:
     """Wherever it failed, however fast it was elsewhere; a size with none left is no longer offered."""
     names = [tile.name for tile in tiles.tiles("two_segment", 90, 128)]

@@ -21,14 +21,18 @@ def busy(seconds: float) -> None:
         pass
 
 
-def test_cases_run_in_rotating_order_after_their_warm_up() -> None:
+def test_each_round_has_an_order_of_its_own_after_the_warm_up() -> None:
     calls: list[str] = []
     cases = {name: (lambda name=name: calls.append(name)) for name in "abc"}
 
-    found = interleave(cases, rounds=3, warmup=2)
+    found = interleave(cases, rounds=60, warmup=2)
 
-    assert "".join(calls) == "abcabc" + "abc" + "bca" + "cab"
-    assert all(len(timing.samples) == 3 for timing in found.values())
+    assert "".join(calls[:6]) == "abcabc"
+    rounds = ["".join(calls[at : at + 3]) for at in range(6, len(calls), 3)]
+    assert {"".join(sorted(order)) for order in rounds} == {"abc"}
+    followers = [pair for order in rounds for pair in (order[:2], order[1:])]
+    assert all(12 <= followers.count(pair) <= 28 for pair in ("ab", "ac", "ba", "bc", "ca", "cb"))  # 20 on average
+    assert all(len(timing.samples) == 60 for timing in found.values())
 
 
 def test_fresh_inputs_come_before_each_round_and_off_the_clock() -> None:

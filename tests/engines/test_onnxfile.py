@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from dreamactor.engines.onnxfile import external_files
+from dreamactor.errors import EngineError
 
 
 def ways(message: Any, seen: tuple[str, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -41,3 +42,16 @@ def test_external_data_is_found_wherever_a_tensor_may_be(way: tuple[Any, ...]) -
     inner.data_location = TensorProto.EXTERNAL
     inner.external_data.add(key="location", value="../secret")
     assert external_files(model.SerializeToString(), "a.onnx") == {"../secret"}
+
+
+def test_a_fields_number_that_others_cut_short_hides_nothing() -> None:
+    """ONNX Runtime's protobuf keeps the lower 32 bits of it: field 7, the graph, with more above."""
+    model = ModelProto()
+    model.graph.initializer.add(data_location=TensorProto.EXTERNAL).external_data.add(key="location", value="secret")
+    graph = model.graph.SerializeToString()
+    key = (7 << 3 | 2) | 1 << 32
+    digits = bytes([*((key >> shift & 0x7F) | 0x80 for shift in range(0, 28, 7)), key >> 28])
+    assert len(graph) < 128
+    hidden = digits + bytes([len(graph)]) + graph
+    with pytest.raises(EngineError, match="a field's number is too large"):
+        external_files(hidden, "a.onnx")

@@ -72,7 +72,7 @@ def test_full_disk_is_said_and_the_store_is_unharmed(tmp_path: Path) -> None:
 
     store = Store(tmp_path)
     whole, _ = store.get("engine", KEY, writer())
-    with pytest.raises(EngineError, match=r"disk of .* is full"):
+    with pytest.raises(EngineError, match=r"disk is full where .* is written"):
         store.get("engine", {**KEY, "weights": "new"}, full)
     assert list(store.entries()) == [whole]
 

@@ -83,6 +83,18 @@ def test_saturation(interpreted: Load) -> None:
     check(interpreted("fp8"), (q * 1e3, k * 1e3, v * 1e20, k_reference * 1e3, v_reference * 1e20))
 
 
+@pytest.mark.parametrize("largest", [0.0, 1e-44, 1e-37, 9e-31])
+def test_a_block_of_as_good_as_zeros_is_zeros(interpreted: Load, largest: float) -> None:
+    """Its scale's inverse would be infinite, and zeros times that not a number."""
+    x = torch.zeros(1, 1, 130, SIZE)
+    x[..., 0] = largest
+    x[:, :, 128:] = 2.0
+    for found, scale in (interpreted("fp8").quantize(x), reference.quantize_blocks(x)):
+        assert found[:, :, :128].float().abs().max() == 0
+        assert scale[0, 0, 0] == 1
+        assert found[:, :, 128:].float().min() == 448
+
+
 @pytest.mark.parametrize("block_n", [32, 128])
 def test_other_key_blocks(interpreted: Load, block_n: int) -> None:
     check(interpreted("fp8"), inputs(64, 200, 30), Tile(128, block_n, 4, 1))

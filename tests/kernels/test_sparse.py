@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamactor.kernels import reference
+from dreamactor.errors import InputError
+from dreamactor.kernels import checks, reference
 from dreamactor.kernels.sliding_tiles import sliding_tiles
 from dreamactor.kernels.tiles import Tile
 from tests.kernels.kernel_testing import relative_error, within
@@ -116,3 +117,11 @@ def test_bad_layouts_are_refused() -> None:
         sliding_tiles((4, 8, 8), (4, 8, 8))
     with pytest.raises(ValueError, match="even"):
         sliding_tiles((4, 8, 8), window=(2, 3, 3))
+
+
+def test_lists_of_another_type_are_refused() -> None:
+    layout = sliding_tiles((4, 8, 8))
+    q = torch.zeros(1, 1, 256, 64)
+    checks.lists(q, q, layout.index, layout.offsets)
+    with pytest.raises(InputError, match=r"block_index is torch.int64, block_offsets torch.int32; expected int32"):
+        checks.lists(q, q, layout.index.long(), layout.offsets)

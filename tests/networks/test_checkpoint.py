@@ -27,6 +27,19 @@ def test_round_trip_in_half_precision(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_what_half_precision_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    networks = build(TINY)
+    with torch.no_grad():
+        networks.transformer.final.bias[0] = 1e5
+    with pytest.raises(
+        InputError, match=r"transformer\.final\.bias has values beyond torch.float16: save it with dtype"
+    ):
+        save(networks, tmp_path)
+    assert not any(tmp_path.iterdir())
+    save(networks, tmp_path, torch.float32)
+    assert load(tmp_path).transformer.final.bias[0] == 1e5
+
+
 def test_same_seed_same_weights() -> None:
     first, second, other = (build(TINY, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -150,16 +150,16 @@ def test_the_page_shows_the_verdict_the_video_frame_by_frame_and_the_worst_layer
         "video_psnr_db": 37.8, "video_ssim": 0.99, "video_worst_frame_psnr_db": 33.1, "video_worst_frame_ssim": 0.98,
         "video_gate_db": 32.0, "video_psnr_before_repair_db": None, "video_psnr_frames_db": [40.0, 33.1, 39.0],
     }  # fmt: skip
-    row = replace(ROW, facts={"layer_snr_db": {"good": 40.0, "bad": 9.0, "fair": 20.0}}, put_back=())
+    row = replace(ROW, facts={"layer_snr_db": {"good": 40.0, "bad": 9.0, "lost": None, "fair": 20.0}}, put_back=())
     page = to_html({**SUMMARY, **video, "passed": True, "rehearsed": "", "made": "today"}, [row])
     assert "<b>passed</b>" in page
     assert "<p>video against FP32: 37.8 dB PSNR, SSIM 0.9900; its worst frames 33.1 dB, 0.9800 (gate 32 dB)</p>" in page
     assert "gate 32<" in page
     heights = [float(point.partition(",")[2]) for point in page.partition("points='")[2].partition("'")[0].split()]
     assert sorted(heights) == [heights[0], heights[2], heights[1]]  # y points down
-    places = [page.index(f"<td>{name}</td>") for name in ("bad", "fair", "good")]
+    places = [page.index(f"<td>{name}</td>") for name in ("lost", "bad", "fair", "good")]
     assert places == sorted(places)
-    assert "denoiser: 3 layers, the worst 9.0 dB" in page
+    assert "denoiser: 4 layers, the worst -" in page
     assert "<dt>made</dt><dd>today</dd>" in page
 
 

@@ -173,6 +173,8 @@ def test_a_precision_that_is_not_named_is_the_targets_own(
         ("sm75", "tensorrt", "fp16", BuildOptions(hardware_compatibility="ampere-plus"), "and this GPU is sm75"),
         ("sm89", "tensorrt", "fp8", BuildOptions(hardware_compatibility="ampere-plus"), "fp8 needs SM89"),
         ("sm89", "tensorrt", "fp16", BuildOptions(hardware_compatibility="all"), "choose one of ampere-plus, same-"),
+        ("sm89", "sm120", "fp16", BuildOptions(attention="plugin"), "'sm120' is TensorRT-RTX, which has no plugins"),
+        ("sm89", "tensorrt", "fp8", BuildOptions(attention="plugin"), "take 16 bits, and fp8 sets have TensorRT's"),
         (
             "sm89", "tensorrt", "fp16", BuildOptions(attention="plugin", hardware_compatibility="ampere-plus"),
             "plugin is compiled for sm89 alone",

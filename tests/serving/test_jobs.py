@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -27,6 +29,20 @@ def test_job_that_failed_or_was_called_off_late_leaves_nothing(tmp_path: Path) -
         raise RuntimeError
     jobs.call_off(token)
     assert not any(tmp_path.iterdir())
+
+
+def test_job_of_a_killed_process_counts_no_longer(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from dreamactor.serving.jobs import Jobs\n"
+        "with Jobs(Path(sys.argv[1])).open(): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    jobs = Jobs(tmp_path)
+    with jobs.open() as alive:
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+        assert len(list(tmp_path.iterdir())) == 2
+        assert jobs.count() == 1
+        assert [path.name for path in tmp_path.iterdir()] == [alive]
+        assert jobs.wanted(alive)
 
 
 def test_only_tokens_are_called_off(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
 from dreamactor.motion.limits import Limits
 from dreamactor.presets import preset
+from dreamactor.serving import repository as module
 from dreamactor.serving.repository import write_repository
 
 
@@ -27,7 +29,13 @@ def config(path: Path) -> model_config_pb2.ModelConfig:
     return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
 
 
-def test_every_network_has_a_gpu_and_a_cpu_configuration(repository: Path, tiny_engines: Path) -> None:
+def test_networks_of_tensorrt_have_a_gpu_and_a_cpu_configuration(
+    tiny_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(tiny_engines)
+    plans = {name: replace(record, runtime="tensorrt") for name, record in manifest.networks.items()}
+    monkeypatch.setattr(module, "read_manifest", lambda *values: replace(manifest, networks=plans))
+    repository = write_repository(tiny_engines, tmp_path / "repository", Limits(references=3))
     for name, record in read_manifest(tiny_engines).networks.items():
         gpu, cpu = config(repository / name / "config.pbtxt"), config(repository / name / "configs" / "cpu.pbtxt")
         on_gpu, on_cpu = gpu.instance_group[0], cpu.instance_group[0]
@@ -42,6 +50,14 @@ def test_every_network_has_a_gpu_and_a_cpu_configuration(repository: Path, tiny_
                 (s.name, s.shape) for s in record.inputs
             ]
             assert [port.name for port in served.output] == [spec.name for spec in record.outputs]
+        assert (repository / name / "1" / "model.plan").read_bytes() == (tiny_engines / f"{name}.onnx").read_bytes()
+
+
+def test_networks_of_other_runtimes_run_behind_python_everywhere(repository: Path) -> None:
+    for name in NETWORKS:
+        usual, cpu = config(repository / name / "config.pbtxt"), config(repository / name / "configs" / "cpu.pbtxt")
+        assert usual.backend == cpu.backend == "python"
+        assert [path.name for path in (repository / name / "1").iterdir()] == ["model.py"]
     assert {path.name for path in repository.iterdir()} >= set(NETWORKS)
 
 
@@ -92,3 +108,11 @@ def test_command_writes_a_new_folder_only(tiny_engines: Path, tmp_path: Path) ->
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
     assert "exists already" in again.stderr
+    key = tmp_path / "public.key"
+    key.write_bytes(bytes(32))
+    unsigned = subprocess.run(
+        [*command[:-1], str(tmp_path / "other"), "--public-key", str(key)], capture_output=True, text=True
+    )
+    assert unsigned.returncode == 1
+    assert "has no signature" in unsigned.stderr
+    assert not (tmp_path / "other").exists()

@@ -21,6 +21,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from dreamactor.benchmark.server_statistics import snapshot
 from dreamactor.errors import Cancelled, DreamActorError, InputError
 from dreamactor.pipeline import Animator, Event, Options
 from dreamactor.pipeline.events import PREPARE_SHARE
@@ -55,6 +56,14 @@ def steps_run(server: Server) -> int:
     """How often the denoiser has run since the server started, as the server counts."""
     with grpc.InferenceServerClient(server.address) as client:
         return int(client.get_inference_statistics("denoiser").model_stats[0].execution_count)
+
+
+def test_a_proxy_is_not_asked_for_what_is_here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("no_proxy", "")
+    with Connection(server.address) as connection:
+        connection.check_version()
+    assert snapshot(f"127.0.0.1:{server.listen.http_port}")
 
 
 def test_bare_client_without_options_gets_its_video(server: Server, portrait: bytes, clip: bytes) -> None:
