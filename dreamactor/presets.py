@@ -22,6 +22,7 @@ CONTROL_CHANNELS = 6  # skeleton RGB + head sphere RGB
 ATTENTIONS = ("dense", "fp8", "sliding")
 SOLVERS = ("euler", "multistep")
 FACE_SIZE = 224
+POSE_CONTEXT = 1  # latent frames of controls encoded before a segment that carries a latent, and left out
 DECODER_CONTEXT = 4  # latent frames decoded again before a segment's new ones: the causal decoder sees what came before
 
 

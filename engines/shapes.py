@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dreamactor.errors import InputError
 from dreamactor.interfaces import Shape, Size, interface
-from dreamactor.presets import DECODER_CONTEXT, Preset
+from dreamactor.presets import DECODER_CONTEXT, POSE_CONTEXT, Preset
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,18 @@ def profiles(preset: Preset, network: str, ranges: Ranges | None = None, fixed: 
     """
     ranges, usual = ranges or Ranges(), Size.of(preset)
     again = replace(usual, latents=usual.latents + DECODER_CONTEXT - 1)  # a segment's first is the last of its context
+    longer = replace(usual, latents=usual.latents + POSE_CONTEXT)
     points = {
         "vae_encoder": [replace(usual, latents=1)],
         "vae_decoder": [usual, again],
-        "pose_encoder": [usual, replace(usual, latents=1)],
+        "pose_encoder": [usual, longer, replace(usual, latents=1)],
         "face_motion_encoder": [usual],
         "denoiser": [usual, replace(usual, batch=3 - usual.batch)],  # callers may ask for the other
     }
     if network not in points:
         raise InputError(f"There is no network '{network}'; choose one of {', '.join(points)}.")
     low, high = ranges.smallest or (preset.height, preset.width), ranges.largest or (preset.height, preset.width)
-    most = again.latents if network == "vae_decoder" else usual.latents
+    most = {"vae_decoder": again, "pose_encoder": longer}.get(network, usual).latents
     smallest = Size(1, *low, references=1, batch=1)
     largest = Size(most, *high, references=ranges.references, batch=2)
     whole_range = Profile(smallest, points[network][0], largest)

@@ -59,7 +59,8 @@ class Case:
 
     scene: Scene
     clip: Clip
-    conditions: dict[str, Tensor]  # of the whole clip
+    controls: Tensor  # [1,6,T,H,W]
+    conditions: dict[str, Tensor]  # of the whole clip, but for the pose, which is encoded segment by segment
 
 
 class Evaluation:
@@ -77,15 +78,13 @@ class Evaluation:
         scene = self.scenes.scene(seed, frames, framing)
         clip = make_clip(self.scenes, seed, frames, framing, self.settings.limited)
         networks = self.networks
-        controls = to_controls(_row_of(clip.controls))
         reference_control = to_controls(_row_of(clip.reference_controls[PHOTO][None]))
         conditions = {
-            "pose_latent": networks.pose_encoder(controls),
             "motion": networks.face_encoder(to_faces(_row_of(enlarge_faces(clip.faces)))),
             "reference_latent": networks.vae.latent(to_video(_row_of(clip.references[PHOTO][None])))[:, None, :, 0],
             "reference_pose": networks.pose_encoder(reference_control)[:, None, :, 0],
         }
-        return Case(scene, clip, conditions)
+        return Case(scene, clip, to_controls(_row_of(clip.controls)), conditions)
 
     @torch.no_grad()
     def generate(self, case: Case, latents: int, without: str = "") -> Tensor:
@@ -94,12 +93,22 @@ class Evaluation:
         carried: Tensor | None = None
         generator = torch.Generator().manual_seed(self.settings.seed)
         for segment in plan(video_frames(latents), self.preset.latent_frames):
-            window = _window(case.conditions, segment, without)
+            window = self._window(case, segment, without)
             shape = (1, 16, segment.latents, *case.conditions["reference_latent"].shape[-2:])
             latent = sample(self.networks, window, shape, self.steps, self.guidance, generator, carried)
             made.append(latent[:, :, int(segment.carried) :])
             carried = latent[:, :, -1:]
         return torch.cat(made, 2)
+
+    def _window(self, case: Case, segment: Segment, without: str) -> dict[str, Tensor]:
+        """A segment's conditions, as the pipeline makes them; zeros for those that it goes `without`."""
+        pose = self.networks.pose_encoder(case.controls[:, :, segment.pose_frames])[:, :, segment.pose_context :]
+        motion = case.conditions["motion"][:, segment.first_frame : segment.first_frame + segment.frames]
+        window = {**case.conditions, "pose_latent": pose, "motion": motion}
+        dropped = {"pose": ("pose_latent",), "face": ("motion",), "reference": ("reference_latent", "reference_pose")}
+        for name in dropped.get(without, ()):
+            window[name] = torch.zeros_like(window[name])
+        return window
 
     @torch.no_grad()
     def frames(self, latent: Tensor) -> Frames:
@@ -162,19 +171,6 @@ def _row_of(frames: Frames) -> Tensor:
 def _ssim(a: Frames, b: Frames) -> float:
     """Mean over frames."""
     return float(np.mean([ssim(x, y) for x, y in zip(a, b, strict=True)]))
-
-
-def _window(conditions: dict[str, Tensor], segment: Segment, without: str) -> dict[str, Tensor]:
-    """A segment's conditions; zeros for those that it goes `without`."""
-    window = {
-        **conditions,
-        "pose_latent": conditions["pose_latent"][:, :, segment.start : segment.start + segment.latents],
-        "motion": conditions["motion"][:, segment.first_frame : segment.first_frame + segment.frames],
-    }
-    dropped = {"pose": ("pose_latent",), "face": ("motion",), "reference": ("reference_latent", "reference_pose")}
-    for name in dropped.get(without, ()):
-        window[name] = torch.zeros_like(window[name])
-    return window
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from dreamactor.motion.prepare import MotionInputs
 from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline.events import PREPARE_SHARE, Event, OnProgress, ignore
 from dreamactor.pipeline.options import Options
-from dreamactor.pipeline.segments import Segment, plan
+from dreamactor.pipeline.segments import plan
 from dreamactor.presets import Preset
 
 Float = NDArray[np.float32]
@@ -101,8 +101,9 @@ def encode(
         reference_poses.append(_encode_pose(sessions, control[None])[:, 0])
     poses, motions = [], []
     for segment in segments:
-        poses.append(_encode_pose(sessions, _cut(inputs.controls, segment)))
-        tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(_cut(inputs.faces, segment))})["motion"][0]
+        poses.append(_encode_pose(sessions, _cut(inputs.controls, segment.pose_frames))[:, segment.pose_context :])
+        during = slice(segment.first_frame, segment.first_frame + segment.frames)
+        tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(_cut(inputs.faces, during))})["motion"][0]
         motions.append(tokens[1:] if segment.carried else tokens)
         report(0.7 + 0.3 * (segment.index + 1) / len(segments))
     motion = np.concatenate(motions)
@@ -130,10 +131,10 @@ def _encode_pose(sessions: Mapping[str, Session], control: Bytes) -> Float:
     return latent
 
 
-def _cut(frames: Bytes, segment: Segment) -> Bytes:
-    """The segment's frames; where the clip ends before it does, its last frame is repeated."""
-    part = frames[segment.first_frame : segment.first_frame + segment.frames]
-    missing = segment.frames - len(part)
+def _cut(frames: Bytes, wanted: slice) -> Bytes:
+    """The frames that are wanted; where the clip ends before they do, its last frame is repeated."""
+    part = frames[wanted]
+    missing = wanted.stop - wanted.start - len(part)
     return part if missing <= 0 else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
 
 

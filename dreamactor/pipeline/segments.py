@@ -1,14 +1,14 @@
 """How a long clip is cut: each segment starts with the last latent of the one before (arXiv 2504.01724, section 3.4).
 
 That carried latent covers four video frames although it stands where a segment's first latent, which covers one,
-stands. Its controls are those of the last of the four; training shows the network both kinds.
+stands. Its controls are of the four, its face of the last of them; training shows the network both kinds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamactor.presets import TEMPORAL_STRIDE, video_frames
+from dreamactor.presets import POSE_CONTEXT, TEMPORAL_STRIDE, video_frames
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,19 @@ class Segment:
 
     @property
     def frames(self) -> int:
-        """Video frames of the segment's controls, 4k+1."""
+        """Video frames of the segment, from `first_frame` on, 4k+1."""
         return video_frames(self.latents)
+
+    @property
+    def pose_frames(self) -> slice:
+        """Video frames whose controls are encoded. Before a carried latent's own four comes the one that the encoder's
+        first latent covers, which is then left out."""
+        return slice(self.first_frame - POSE_CONTEXT * TEMPORAL_STRIDE * self.carried, self.first_frame + self.frames)
+
+    @property
+    def pose_context(self) -> int:
+        """Latents to leave out of the encoded controls."""
+        return POSE_CONTEXT * self.carried
 
 
 def total_latents(frames: int) -> int:

@@ -68,6 +68,19 @@ def test_encoding_by_segments_gives_every_frame_its_token(engines: Engines, clip
     np.testing.assert_allclose(clip.motion, whole["motion"][0], atol=1e-5)
 
 
+def test_a_carried_latents_pose_is_of_the_four_frames_that_it_covers(engines: Engines, clip: PreparedClip) -> None:
+    """As in training, where the controls of a carried latent are encoded after the frame before its four."""
+    controls, at = motion_inputs().controls, 0
+    for segment in plan(len(controls), TINY.latent_frames):
+        first, stop = segment.first_frame - 4 * segment.carried, segment.first_frame + segment.frames
+        seen = np.ascontiguousarray(controls[first:stop].transpose(3, 0, 1, 2)[None])
+        expected = engines.session("pose_encoder").run({"control": seen})["pose_latent"][0]
+        expected = expected[:, 1:] if segment.carried else expected
+        np.testing.assert_allclose(clip.pose_latent[:, at : at + segment.latents], expected, atol=1e-5)
+        at += segment.latents
+    assert at == clip.pose_latent.shape[1]
+
+
 def test_encoding_a_long_clip_takes_no_second_copy_of_it(engines: Engines) -> None:
     inputs = motion_inputs(100)  # its last segment is filled up
     tracemalloc.start()
