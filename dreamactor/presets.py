@@ -136,10 +136,10 @@ class Preset:
         for part in (described, *nested.values()):
             _check_values(part)
         height, width, frames = described.height, described.width, described.segment_frames
-        if height % 16 or width % 16 or frames % TEMPORAL_STRIDE != 1:
+        if height % 16 or width % 16 or frames % TEMPORAL_STRIDE != 1 or min(height, width, frames - 1) < 1:
             raise InputError(
                 f"Preset description has {height}x{width} and segments of {frames} frames: sizes are multiples of 16, "
-                "and frames one more than a multiple of 4."
+                "and frames, from 5 on, one more than a multiple of 4."
             )
         return described
 
@@ -148,10 +148,11 @@ def _check_values(part: Any) -> None:
     """Raises InputError for a field that is of another type than its own, negative or endless."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if field.type in _FITS and not _FITS[field.type](value):
+        if field.type in _FITS and not (_FITS[field.type](value) and (value or field.name in _MAY_BE_NONE)):
             raise InputError(f"Preset description has {field.name} {value!r}, which is no {field.type} of any use.")
 
 
+_MAY_BE_NONE = ("blocks", "face_window", "guidance_scale")
 _FITS: dict[Any, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
     "int": lambda value: type(value) is int and value >= 0,

@@ -35,8 +35,8 @@ class Objective:
         device, rng = self.processes.device, np.random.default_rng(seed)
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)) + self.processes.rank)
         weights = np.array([weight for _, _, weight in stage.mix])
-        frames, count, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
-        share = self.processes.share(count)
+        frames, clips_of_it, _ = stage.mix[int(rng.choice(len(stage.mix), p=weights / weights.sum()))]
+        count, share = self.processes.share(clips_of_it)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if stage.sampled and rng.random() < stage.sampled:
                 loss, logged = sampled_loss(networks, *sampled_batch(clips, rng, frames, count, share))

@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dreamactor.errors import InputError
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -23,15 +21,10 @@ class Processes:
     count: int
     device: torch.device
 
-    def share(self, batch: int) -> slice:
-        """This process's rows of a batch; raises InputError when there are fewer rows than processes."""
-        if batch < self.count:
-            raise InputError(
-                f"A batch of {batch} clips cannot be shared by {self.count} processes: start at most {batch}, or give "
-                "the recipe larger batches."
-            )
-        size = batch // self.count
-        return slice(self.rank * size, (self.rank + 1) * size)
+    def share(self, batch: int) -> tuple[int, slice]:
+        """A batch's rows, as many as it takes for every process to have equally many, and which are this process's."""
+        size = -(-batch // self.count)
+        return size * self.count, slice(self.rank * size, (self.rank + 1) * size)
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Replaces each gradient by its mean over the processes."""

@@ -22,6 +22,7 @@ from dreamactor.motion.limits import Limits, megabytes
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif", "mjpeg")
 NAME = "the driving clip"  # as messages call it
 LATE = 0.002  # seconds by which a timestamp may be rounded up by its container and still count as on time
+JOINED = 0.5  # seconds of pictures that are left out, from which on it is said
 WHOLE = 0.9  # share of the announced duration that must be decodable for a file to count as whole
 
 
@@ -58,12 +59,14 @@ def decode_clip(
         stream = video_stream(container)
         wanted = _expected(container, stream, fps, limits, max_frames)
         decoder = _Decoder(container, stream, limits, wanted)
+        most = _most_frames(limits, fps) + 1 if max_frames is None else max_frames
         buffer: NDArray[np.uint8] | None = None
         count = 0
         for frame in decoder.pictures(fps):
             if buffer is None:  # untouched pages cost nothing, so the spare tenth is free
-                most = _most_frames(limits, fps) + 1 if max_frames is None else max_frames
                 buffer = np.empty((min(wanted + wanted // 10 + 2, most), *frame.shape), np.uint8)
+            if count == len(buffer) < most:  # the header announced less
+                buffer = np.concatenate([buffer, np.empty_like(buffer)])[:most]
             if count >= len(buffer):
                 raise _too_long(f"more than {count} frames at {fps:g} fps", limits)
             buffer[count] = frame
@@ -186,6 +189,7 @@ class _Decoder:
         self._shown = (0, 0)
         self._aspect = float(stream.sample_aspect_ratio or 1) or 1.0
         self._decoded = 0.0
+        self._left_out = 0  # pictures whose time goes back
         self._error = ""
         stream.thread_type = "AUTO"
 
@@ -208,15 +212,23 @@ class _Decoder:
     def _timed(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """Each frame with the second at which it is shown, in that order, the first at 0."""
         first: float | None = None
-        last, index = -1.0, 0
+        last, index, gap = -1.0, 0, 0.0
+        paced = self._container.format.name == "avi"  # it has no times of showing: pictures come at the packets' pace
         for frame in self._frames_until_damage():
             tick = float(frame.time_base) if frame.time_base is not None else 0.0
-            seconds = frame.pts * tick if frame.pts is not None and tick else index / self._rate
+            shown = frame.dts if paced else frame.pts
+            if shown is not None and tick:
+                seconds = shown * tick
+            elif paced and first is not None:  # the last ones, for which no packet came
+                seconds = first + last + (gap or 1 / self._rate)
+            else:
+                seconds = index / self._rate
             index += 1
             if first is None:
                 first = seconds
                 self._lead = max(0.0, first - float((self._stream.start_time or 0) * tick))
             if seconds - first <= last:
+                self._left_out += 1
                 continue  # a timestamp that goes back cannot be shown
             gap = seconds - first - last if last >= 0 else 0.0
             last = seconds - first
@@ -236,6 +248,10 @@ class _Decoder:
             raise InputError(
                 f"Truncated or damaged: {NAME} announces {announced:.1f} s and only {there:.1f} s "
                 f"can be decoded{reason}."
+            )
+        if (left_out := self._left_out / self._rate) >= JOINED:
+            self.notes.append(
+                f"in {NAME} time goes back, as where recordings are joined: {left_out:.1f} s are left out"
             )
         if self._error:
             self.notes.append(f"part of {NAME} is damaged and was passed over ({self._error})")

@@ -18,7 +18,7 @@ from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.letterbox import Frame, fit
 from dreamactor.motion.limits import Limits
 from dreamactor.motion.metadata import pose_from_metadata
-from dreamactor.motion.pose import VISIBLE, PoseSequence
+from dreamactor.motion.pose import PoseSequence
 from dreamactor.motion.retarget import Scale, choose_scale, only, retarget
 from dreamactor.motion.roi import Picture
 from dreamactor.motion.sequence import pose_of, to_sequence
@@ -158,8 +158,6 @@ def _notes_on(followed: Followed, motion: PoseSequence, fps: float) -> list[str]
         notes.append(
             f"no face is seen in {faceless} of {len(found)} driving frames; the head is taken from the body there"
         )
-    if not (motion.confidence >= VISIBLE).any():
-        notes.append("the driving clip shows a head only")
     return notes
 
 

@@ -6,9 +6,11 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
 
@@ -77,7 +79,7 @@ class VideoWriter:
         self.frames += 1
         with _disk():
             for packet in self._video.encode(picture):
-                self._output.mux(packet)
+                self._mux(packet)
             self._mux_sound()
 
     def close(self) -> bytes:
@@ -85,7 +87,7 @@ class VideoWriter:
         try:
             with _disk():
                 for packet in self._video.encode(None):
-                    self._output.mux(packet)
+                    self._mux(packet)
                 self._mux_sound()
                 self._output.close()
                 return self._file.read()
@@ -101,10 +103,16 @@ class VideoWriter:
             self._output.close()
         self._file.close()
 
+    def _mux(self, packet: Packet[Any]) -> None:
+        # copied sound passes filters of the muxer's own, which take no packet that lost its head on the way; one that
+        # waits may fail while the next picture goes in
+        with contextlib.suppress(av.error.InvalidDataError):
+            self._output.mux(packet)
+
     def _mux_sound(self) -> None:
         if self._sound:
             for packet in self._sound.until(float(self.frames / self._rate)):
-                self._output.mux(packet)
+                self._mux(packet)
 
 
 @contextlib.contextmanager

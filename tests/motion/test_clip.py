@@ -23,6 +23,25 @@ def test_variable_frame_rate_follows_the_timestamps() -> None:
     assert indices(clip.frames) == [0, 1, 2, 2, 2, 2, 3, 5, 5, 5, 6, 7]
 
 
+def test_a_clip_may_last_longer_than_it_announces() -> None:
+    """The length of an MP4 track counts pictures as they are decoded, not as they are shown: B-frames, a held one."""
+    clip = decode_clip(make_clip([0, 0.1, 0.2, 0.3, 0.4, 4.0]), 10)
+    assert indices(clip.frames)[:42] == [0, 1, 2, 3, *[4] * 36, 5, 5]
+
+
+def test_avi_has_no_times_of_showing_and_keeps_every_picture() -> None:
+    clip = decode_clip(make_clip([k / 25 for k in range(40)], container="avi"), 25)
+    assert indices(clip.frames) == list(range(40))
+
+
+def test_recordings_that_were_joined_are_said_to_lose_what_comes_after() -> None:
+    data = make_clip([k / 10 for k in range(30)], container="mpegts")
+    assert decode_clip(data, 10).notes == ()
+    clip = decode_clip(data + data, 10)
+    assert indices(clip.frames) == list(range(30))
+    assert clip.notes == ("in the driving clip time goes back, as where recordings are joined: 3.0 s are left out",)
+
+
 def test_rates_go_down_and_up() -> None:
     data = make_clip([k / 30 for k in range(30)])
     assert indices(decode_clip(data, 10).frames) == list(range(0, 30, 3))

@@ -74,6 +74,17 @@ def test_a_lost_person_is_interpolated_a_hidden_limb_only_briefly() -> None:
     assert (poses.confidence[21:, left] == 0).all()
 
 
+def test_a_joint_never_seen_lies_by_the_body_where_the_body_is_lost() -> None:
+    """Retargeting places the wrist, which is interpolated, from the elbow, which is not."""
+    elbow = (bodies.LEFT_ELBOW,)
+    seen: list[Body | None] = [body(shift=3.0 * k, hidden=elbow) for k in range(12)]
+    seen[5:7] = [None] * 2
+    poses = to_sequence(followed(seen), 240, 360, 12)
+    forearm = poses.joints[:, INDEX["left_wrist"], :2] - poses.joints[:, INDEX["left_elbow"], :2]
+    assert np.abs(forearm - forearm[0]).max() < 3  # the wrist is smoothed
+    assert (poses.confidence[:, INDEX["left_elbow"]] < 0.3).all()
+
+
 def test_clothes_tell_people_apart() -> None:
     def dressed(color: tuple[int, int, int], light: int) -> np.ndarray:
         picture = np.random.default_rng(light).integers(0, 30, (240, 240, 3))

@@ -1,6 +1,7 @@
 """The output file: its sound in time, the same bytes each time, nothing left in the temporary folder."""
 
 import io
+import random
 import tempfile
 from pathlib import Path
 
@@ -77,6 +78,22 @@ def test_sound_is_kept_in_time_and_cut(container: str, codec: str, sound: str, e
 def test_sound_follows_a_picture_that_starts_late(sound: str) -> None:
     source = make_clip([0.5 + k / 10 for k in range(35)], (64, 96), "matroska", "libx264", sound, duration=4.0)
     assert heard(write(noise(30, 64, 96), audio_from=source)) == pytest.approx([0.5, 1.5, 2.5], abs=0.03)
+
+
+def test_sound_that_lost_packets_on_the_way_has_gaps() -> None:
+    """Broadcasts do; the muxer's own filters take no frame without its head, or with half of another's."""
+    source = make_clip([k / 10 for k in range(50)], (64, 96), "mpegts", "libx264", "aac", duration=5.0)
+    whole = [source[at : at + 188] for at in range(0, len(source), 188)]
+    for seed in (25, 35, 41, 45):  # of those that were refused
+        packets, draw = list(whole), random.Random(seed)
+        for _ in range(3):
+            at = draw.randrange(8, len(packets) - 3)
+            del packets[at : at + 2]
+        output = write(noise(36, 64, 96), audio_from=b"".join(packets))
+        assert len(decode_clip(output, 10).frames) == 36
+        codec, length = streams(output)["audio"]
+        assert codec == "aac"
+        assert length == pytest.approx(3.6, abs=0.5)
 
 
 def test_sound_that_changes_its_format_half_way_is_kept_in_time() -> None:

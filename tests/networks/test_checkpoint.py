@@ -64,7 +64,7 @@ def test_another_presets_checkpoint_is_refused(tmp_path: Path) -> None:
         load(tmp_path, preset("puppet"))
 
 
-@pytest.mark.parametrize(("part", "sizes"), [("vae", {"patch": 3}), ("transformer", {"num_heads": 0})])
+@pytest.mark.parametrize(("part", "sizes"), [("vae", {"patch": 3}), ("transformer", {"num_heads": 128})])
 def test_sizes_that_no_networks_have_are_refused(tmp_path: Path, part: str, sizes: dict[str, int]) -> None:
     save(build(TINY), tmp_path)
     described = TINY.to_dict()
@@ -126,7 +126,10 @@ def test_preset_survives_json() -> None:
         ("", {"height": -64}, "height -64"),
         ("", {"height": 72}, "72x64.*multiples of 16"),
         ("", {"segment_frames": 12}, "segments of 12 frames"),
+        ("", {"segment_frames": 1}, "segments of 1 frames.*from 5 on"),
         ("", {"steps": True}, "steps True"),
+        ("", {"steps": 0}, "steps 0, which is no int of any use"),
+        ("", {"fps": 0}, "fps 0"),
         ("", {"guidance_scale": float("nan")}, "guidance_scale nan"),
         ("", {"vae": [1]}, "does not fit"),
         ("vae", {"channels": [16, 1.5]}, r"channels \(16, 1.5\), which is no tuple"),

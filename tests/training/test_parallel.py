@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from dreamactor.errors import InputError
 from dreamactor.networks import load
 from dreamactor.training.parallel import Processes
 
@@ -52,7 +51,8 @@ def test_two_processes_keep_the_same_weights(new_run: Callable[[str], Path], tmp
 
 
 def test_each_process_takes_its_rows() -> None:
-    shares = [Processes(rank, 3, torch.device("cpu")).share(9) for rank in range(3)]
-    assert [list(range(9))[share] for share in shares] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    with pytest.raises(InputError, match="2 clips cannot be shared by 3 processes"):
-        Processes(0, 3, torch.device("cpu")).share(2)
+    """As many each, so that gradients of equal weight are averaged; a batch that does not divide is filled up."""
+    three = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    for batch, expected in ((9, three), (7, three), (2, [[0], [1], [2]])):
+        found = [Processes(rank, 3, torch.device("cpu")).share(batch) for rank in range(3)]
+        assert [list(range(count))[share] for count, share in found] == expected
