@@ -96,3 +96,25 @@ def test_serve_stops_where_the_build_fails(tmp_path: Path, status: int, served: 
     calls = called.read_text().splitlines()
     assert calls[0].startswith("build --preset puppet")
     assert calls[1:] == (["serve --engines the/set"] if served else [])
+
+
+@pytest.mark.parametrize(
+    ("goal", "variables", "called"),
+    [
+        ("eval", ["CHECKPOINT=mine"], "dreamactor eval --preset puppet --checkpoint mine"),
+        ("bench", ["PRESET=tiny", "PRECISION=int8"], "dreamactor bench --preset tiny --precision int8"),
+        ("engines", [], "dreamactor build --preset puppet  --target auto"),
+        ("engines", ["PRECISION=fp8", "TARGET=sm89"], "dreamactor build --preset puppet --precision fp8 --target sm89"),
+        ("demo", ["CHECKPOINT=mine"], ""),
+        ("train", ["PRECISION=fp8"], ""),
+        ("bench", ["TARGET=cpu"], ""),
+        ("eval", ["TARGET=cpu"], ""),
+    ],
+)
+def test_what_is_named_is_handed_on_or_refused(goal: str, variables: list[str], called: str) -> None:
+    done = make("--dry-run", goal, *variables)
+    assert (done.returncode == 0) is bool(called)
+    if called:
+        assert called in done.stdout
+    else:
+        assert f"{goal} takes no {variables[0].partition('=')[0]}: `make help` lists what does" in done.stderr

@@ -1,7 +1,7 @@
 """The real TensorRT 11.4 Python bindings over stub libraries: enough to check plugin definitions without a GPU.
 
 `python -m tests.kernels.tensorrt_bindings` fetches the bindings' wheel (1.3 MB) and the `tensorrt` package, which hands
-on what is in them, from the package index into build/tensorrt_bindings, and compiles do-nothing libraries for the nine
+on what is in them, from the package index into .assets/tensorrt_bindings, and compiles do-nothing libraries for the nine
 C symbols the bindings import. Calls into TensorRT itself return null; everything written in Python, the whole plugin
 layer, is real and lies as in an installation.
 """
@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 VERSION = "11.4.0.106"
-FOLDER = Path(__file__).resolve().parents[2] / "build" / "tensorrt_bindings" / f"{VERSION}-py{sys.version_info.minor}"
+FOLDER = Path(__file__).resolve().parents[2] / ".assets" / "tensorrt_bindings" / f"{VERSION}-py{sys.version_info.minor}"
 MISSING = "the TensorRT bindings are not there: run `python -m tests.kernels.tensorrt_bindings` (fetches 1.3 MB)"
 
 
