@@ -10,6 +10,7 @@ from typing import Any
 
 from dreamactor.engines import Engines, Session, TensorSpec
 from dreamactor.engines.session import Array
+from dreamactor.motion.draw import DrawnControls
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.limits import Limits
 from dreamactor.motion.prepare import prepare as prepare_motion
@@ -175,5 +176,5 @@ def _clip_bytes(clip: PreparedClip) -> int:
     return clip.reference_latent.nbytes + clip.reference_pose.nbytes + clip.pose_latent.nbytes + clip.motion.nbytes
 
 
-def _bytes(arrays: Mapping[str, Array]) -> int:
+def _bytes(arrays: Mapping[str, Array | DrawnControls]) -> int:
     return sum(array.nbytes for array in arrays.values())

@@ -72,7 +72,8 @@ def _draw_sheet(reference: bytes, driving: bytes, video: bytes, preset: Preset, 
     clip = decode_clip(driving, preset.fps)
     output = decode_clip(video, preset.fps)
     driver = None if hide_driver else clip.frames
-    save_png(OUTPUT / "contact_sheet.png", job_sheet(inputs.references[0], driver, inputs.controls, output.frames))
+    sheet = job_sheet(inputs.references[0], driver, inputs.controls[:], output.frames)
+    save_png(OUTPUT / "contact_sheet.png", sheet)
 
 
 if __name__ == "__main__":

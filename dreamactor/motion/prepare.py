@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dreamactor.errors import InputError
 from dreamactor.motion.clip import decode_clip
-from dreamactor.motion.draw import draw_controls
+from dreamactor.motion.draw import DrawnControls, draw_controls
 from dreamactor.motion.faces import crop_faces, face_boxes
 from dreamactor.motion.image import decode_image
 from dreamactor.motion.landmarks import Landmarker
@@ -40,7 +40,7 @@ class MotionInputs:
 
     references: NDArray[np.uint8]
     reference_controls: NDArray[np.uint8]
-    controls: NDArray[np.uint8]
+    controls: DrawnControls | NDArray[np.uint8]
     faces: NDArray[np.uint8]
     fps: float
     crop: tuple[int, int, int, int]
@@ -113,7 +113,7 @@ def compose(
     return MotionInputs(
         references=np.stack([fit(picture, frame) for frame, (picture, _) in zip(frames, views, strict=True)]),
         reference_controls=np.concatenate([draw_controls(only(pose, chosen), height, width) for pose in placed]),
-        controls=draw_controls(moved, height, width),
+        controls=DrawnControls(moved, height, width),
         faces=faces,
         fps=float(preset.fps),
         crop=first.crop,

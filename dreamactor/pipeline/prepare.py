@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dreamactor.engines.session import Session
 from dreamactor.errors import InputError
+from dreamactor.motion.draw import DrawnControls
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.limits import Limits
 from dreamactor.motion.prepare import MotionInputs
@@ -131,7 +132,7 @@ def _encode_pose(sessions: Mapping[str, Session], control: Bytes) -> Float:
     return latent
 
 
-def _cut(frames: Bytes, wanted: slice) -> Bytes:
+def _cut(frames: Bytes | DrawnControls, wanted: slice) -> Bytes:
     """The frames that are wanted; where the clip ends before they do, its last frame is repeated."""
     part = frames[wanted]
     missing = wanted.stop - wanted.start - len(part)

@@ -1,9 +1,9 @@
 """The real TensorRT 11.4 Python bindings over stub libraries: enough to check plugin definitions without a GPU.
 
 `python -m tests.kernels.tensorrt_bindings` fetches the bindings' wheel (1.3 MB) and the `tensorrt` package, which hands
-on what is in them, from the package index into .assets/tensorrt_bindings, and compiles do-nothing libraries for the nine
-C symbols the bindings import. Calls into TensorRT itself return null; everything written in Python, the whole plugin
-layer, is real and lies as in an installation.
+on what is in them, from the package index into .assets/tensorrt_bindings, and compiles do-nothing libraries for the
+nine C symbols the bindings import. Calls into TensorRT itself return null; everything written in Python, the whole
+plugin layer, is real and lies as in an installation.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from dreamactor.motion.draw import LIMB_COLORS, draw_controls
+from dreamactor.motion.draw import LIMB_COLORS, DrawnControls, draw_controls
 from dreamactor.motion.pose import INDEX, LIMBS, PoseSequence, nose_of
 
 POINTS = {
@@ -106,3 +106,13 @@ def test_a_wrong_shape_is_named() -> None:
     pose = standing()
     with pytest.raises(ValueError, match=r"head_center has shape \(1, 3\), expected \(1, 2\)"):
         dataclasses.replace(pose, head_center=np.zeros((1, 3), np.float32))
+
+
+def test_maps_drawn_when_they_are_taken_are_the_same() -> None:
+    poses = standing(5)
+    poses.joints[:, :, 0] += np.arange(5)[:, None]
+    whole, drawn = draw_controls(poses, 96, 64), DrawnControls(poses, 96, 64)
+    assert (len(drawn), drawn.shape) == (len(poses), whole.shape)
+    assert drawn.nbytes < whole.nbytes / 10
+    np.testing.assert_array_equal(drawn[1:3], whole[1:3])
+    np.testing.assert_array_equal(np.asarray(drawn), whole)

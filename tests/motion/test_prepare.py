@@ -52,7 +52,7 @@ def test_shapes_and_choices(prepared: MotionInputs) -> None:
     assert prepared.reference_controls.shape == (1, 128, 128, 6)
     assert prepared.controls.shape == (29, 128, 128, 6)
     assert prepared.faces.shape == (29, 224, 224, 3)
-    arrays = (prepared.references, prepared.reference_controls, prepared.controls, prepared.faces)
+    arrays = (prepared.references, prepared.reference_controls, prepared.controls[:], prepared.faces)
     assert {array.dtype for array in arrays} == {np.dtype(np.uint8)}
     assert (prepared.crop, prepared.fps) == ((0, 0, 128, 128), 12)
     assert prepared.notes[0] == "scale 'half' (what the photo shows)"
