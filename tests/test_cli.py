@@ -454,15 +454,19 @@ def test_a_longer_clip_may_have_more_frames() -> None:
     assert longer == Limits(clip_seconds=300, clip_frames=7500, clip_bytes=2_500_000)
 
 
-@pytest.mark.parametrize("lines", [0, 1])
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, lines: int) -> None:
-    """As in `dreamactor doctor | head -1`: before anything was said, and in the middle."""
-    command = [sys.executable, "-u", "-m", "dreamactor.cli", "doctor"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+@pytest.mark.parametrize("last", ["print('more', flush=True)", "sys.stdout.write('more')"])
+def test_a_reader_that_leaves_early_is_no_error(last: str) -> None:
+    """As in `dreamactor engines list | head -1`: what is said after that has nowhere to go, also at the very end."""
+    code = (
+        "import sys; from dreamactor.errors import guarded\n"
+        f"def work():\n    print('first', flush=True); sys.stdin.readline(); {last}\n"
+        "sys.exit(guarded(work, 'test'))"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
-        for _ in range(lines):
-            process.stdout.readline()
+        assert process.stdout.readline() == "first\n"
         process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 141
+        process.stdout = None
+        _, said = process.communicate("it has gone\n")
+    assert (process.returncode, said) == (141, "")
