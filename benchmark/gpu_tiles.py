@@ -59,7 +59,8 @@ def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str
         candidates = [found for found in lists.get(str(size), []) if Tile(**found).name not in wrong]
         rates = _rates(report, kernel, size, {Tile(**found).name for found in candidates})
         for candidate in candidates if rates else ():
-            candidate.pop("rate", None), candidate.pop("measured_on", None)
+            for known in ("rate", "measured_on"):  # of an earlier run, or another card
+                candidate.pop(known, None)
             if rate := rates.get(Tile(**candidate).name):
                 candidate |= {"rate": rate, "measured_on": where}
         if candidates:

@@ -2,6 +2,7 @@
 expected and what to do."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -42,10 +43,17 @@ def guarded(work: Callable[[], int | None], name: str) -> int:
             raise
         status = 1
         reason = f"This needs {error.name}, which is not installed; `dreamactor doctor` says how to get it."
-    except BrokenPipeError:  # `... | head`: nothing went wrong, and what is still unwritten has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except OSError as error:  # a full disk, a folder that cannot be written
+        if isinstance(error, BrokenPipeError) and _reader_left():  # `... | head`: nothing went wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still unwritten
+            return 141
         status, reason = 1, f"{error.strerror or error}: {error.filename or 'no file named'}"
     print(f"{name}: {reason}", file=sys.stderr)
     return status
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the pipe that stdout is."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)  # errors are told unasked
+    return any(event & select.POLLERR for _, event in waiting.poll(0))

@@ -470,3 +470,13 @@ def test_a_reader_that_leaves_early_is_no_error(last: str) -> None:
         process.stdout = None
         _, said = process.communicate("it has gone\n")
     assert (process.returncode, said) == (141, "")
+
+
+def test_another_broken_pipe_is_one() -> None:
+    code = (
+        "import os, sys; from dreamactor.errors import guarded\n"
+        "def work():\n    raise BrokenPipeError(32, 'Broken pipe')\n"
+        "sys.exit(guarded(work, 'test'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "test: Broken pipe: no file named\n")

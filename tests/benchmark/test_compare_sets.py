@@ -61,24 +61,23 @@ def test_the_command_takes_two_sets(
     assert cli.main(["bench", "compare", str(tiny_engines), str(tiny_engines), "--threshold", "50"]) == 0
 
 
-def test_sets_that_take_other_steps_are_compared(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = iter((1, 2))
+def differing(monkeypatch: pytest.MonkeyPatch, field: str, *values: int) -> None:
+    """The sets that are opened next have these values of a field of their preset, one each."""
+    remaining = iter(values)
 
     def opened(folder: Path) -> Engines:
         engines = open_engines(folder)
-        return dataclasses.replace(engines, preset=dataclasses.replace(engines.preset, steps=next(steps)))
+        return dataclasses.replace(engines, preset=dataclasses.replace(engines.preset, **{field: next(remaining)}))
 
     monkeypatch.setattr(module, "open_engines", opened)
+
+
+def test_sets_that_take_other_steps_are_compared(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    differing(monkeypatch, "steps", 1, 2)
     assert [row.name for row in compare_sets(tiny_engines, tiny_engines, rounds=1, clips=1)][-1] == "pipeline"
 
 
 def test_sets_of_other_sizes_are_refused(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = iter((64, 96))
-
-    def opened(folder: Path) -> Engines:
-        engines = open_engines(folder)
-        return dataclasses.replace(engines, preset=dataclasses.replace(engines.preset, height=next(sizes)))
-
-    monkeypatch.setattr(module, "open_engines", opened)
+    differing(monkeypatch, "height", 64, 96)
     with pytest.raises(InputError, match="do not take the same inputs"):
         compare_sets(tiny_engines, tiny_engines)
