@@ -139,7 +139,7 @@ def _other_clips(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
 def _cores_used(report: Mapping[str, Any]) -> float | None:
     """Share of the cores that CPU engines had while they ran, at the median; far below 1 on a machine that is busy."""
     cores = report.get("settings", {}).get("threads") or report["environment"].get("cores") or 1
-    engines = [timing for name, timing in report["timings"].items() if name.startswith("engine/")]
+    engines = [timing for name, timing in report["timings"].items() if _is_engine(name)]
     shares = [
         processor / seconds / cores
         for timing in engines

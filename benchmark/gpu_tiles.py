@@ -53,11 +53,18 @@ def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str
     table = copy.deepcopy(table)
     arch = tiles.table_key(int(report["capability"].replace(".", "")))
     where = f"{report['device']}, triton {report['triton']}, {report['date'][:10]}"
+    failed = set(failed_kernels(report))
     for kernel, size in dict.fromkeys((entry["kernel"], entry.get("size")) for entry in report["kernels"]):
         lists = table["tiles"].get(kernel, {}).get(str(arch), {})
         wrong = wrong_tiles(report, kernel, size)
         candidates = [found for found in lists.get(str(size), []) if Tile(**found).name not in wrong]
-        rates = _rates(report, kernel, size, {Tile(**found).name for found in candidates})
+        timed = [
+            entry["tiles"]
+            for entry in report["kernels"]
+            if (entry["kernel"], entry.get("size")) == (kernel, size)
+            and not {(kernel, entry.get("variant", "")), (kernel, None)} & failed
+        ]
+        rates = _rates(timed, {Tile(**found).name for found in candidates})
         for candidate in candidates if rates else ():
             for known in ("rate", "measured_on"):  # of an earlier run, or another card
                 candidate.pop(known, None)
@@ -70,17 +77,14 @@ def with_measurements(table: dict[str, Any], report: dict[str, Any]) -> dict[str
     return table
 
 
-def _rates(report: dict[str, Any], kernel: str, size: int | None, names: set[str]) -> dict[str, float]:
-    """TFLOP/s or GB/s of the tiles `names` in the case that decides; {} where there is none."""
-    failed = failed_kernels(report)
-    cases = [  # small ones first
-        {name: round(row.get("tflops") or row["gbps"], 1) for name, row in entry["tiles"].items() if "ms" in row}
-        for entry in report["kernels"]
-        if (entry["kernel"], entry.get("size")) == (kernel, size)
-        and not {(kernel, entry.get("variant", "")), (kernel, None)} & set(failed)
+def _rates(timed: list[dict[str, Any]], names: set[str]) -> dict[str, float]:
+    """TFLOP/s or GB/s of the tiles `names` in the case that decides, cases from small to large; {} where none does."""
+    cases = [
+        {name: round(row.get("tflops") or row["gbps"], 1) for name, row in rows.items() if "ms" in row}
+        for rows in timed
     ]
-    timed = names.intersection(*[set().union(*cases)])
-    return next((case for case in reversed(cases) if timed and timed <= set(case)), {})
+    wanted = names.intersection(*[set().union(*cases)])
+    return next((case for case in reversed(cases) if wanted and wanted <= set(case)), {})
 
 
 def written(table: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamactor.engines.gpu import local_gpu
+from dreamactor.engines.gpu import local_gpu, usable_gpu
 from dreamactor.errors import EngineError, InputError
 
 RTX_ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -72,8 +72,7 @@ def parse_target(name: str) -> Target:
 def _automatic() -> str:
     from importlib.util import find_spec
 
-    gpu = local_gpu()
-    if gpu is None or gpu.refusal:
+    if usable_gpu() is None:
         return "cpu"
     if find_spec("tensorrt") is not None:
         return "tensorrt"

@@ -103,8 +103,7 @@ class Evaluation:
     def _window(self, case: Case, segment: Segment, without: str) -> dict[str, Tensor]:
         """A segment's conditions, as the pipeline makes them; zeros for those that it goes `without`."""
         pose = self.networks.pose_encoder(case.controls[:, :, segment.pose_frames])[:, :, segment.pose_context :]
-        motion = case.conditions["motion"][:, segment.first_frame : segment.first_frame + segment.frames]
-        window = {**case.conditions, "pose_latent": pose, "motion": motion}
+        window = {**case.conditions, "pose_latent": pose, "motion": case.conditions["motion"][:, segment.face_frames]}
         dropped = {"pose": ("pose_latent",), "face": ("motion",), "reference": ("reference_latent", "reference_pose")}
         for name in dropped.get(without, ()):
             window[name] = torch.zeros_like(window[name])

@@ -52,9 +52,9 @@ class Model:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise MissingDependency("ai-edge-litert is not installed; `pip install ai-edge-litert`.") from error
-        network = path.read_bytes()
-        network = network if outputs is None else keep_outputs(network, outputs)
-        self._interpreter: Any = Interpreter(model_content=network, num_threads=THREADS)
+        trimmed = None if outputs is None else keep_outputs(path.read_bytes(), outputs)
+        source = {"model_path": str(path)} if trimmed is None else {"model_content": trimmed}
+        self._interpreter: Any = Interpreter(**source, num_threads=THREADS)
         self._interpreter.allocate_tensors()
         (given,) = self._interpreter.get_input_details()
         self._input = given["index"]

@@ -74,7 +74,7 @@ def denoise(
         if carried is not None:
             latent[:, :, :1], known[0] = carried, 1
         pose = clip.pose_latent[:, pose_start : pose_start + segment.latents]
-        motion = clip.motion[segment.first_frame : segment.first_frame + segment.frames]
+        motion = clip.motion[segment.face_frames]
         latent = yield from loop.run(clip, _Shot(latent, known, pose, motion), "denoise")
         pose_start, carried = pose_start + segment.latents, latent[:, :, -1:]
 

@@ -103,8 +103,8 @@ def encode(
     poses, motions = [], []
     for segment in segments:
         poses.append(_encode_pose(sessions, _cut(inputs.controls, segment.pose_frames))[:, segment.pose_context :])
-        during = slice(segment.first_frame, segment.first_frame + segment.frames)
-        tokens = sessions["face_motion_encoder"].run({"faces": _crops_first(_cut(inputs.faces, during))})["motion"][0]
+        faces = _crops_first(_cut(inputs.faces, segment.face_frames))
+        tokens = sessions["face_motion_encoder"].run({"faces": faces})["motion"][0]
         motions.append(tokens[1:] if segment.carried else tokens)
         report(0.7 + 0.3 * (segment.index + 1) / len(segments))
     motion = np.concatenate(motions)

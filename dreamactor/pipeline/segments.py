@@ -34,6 +34,11 @@ class Segment:
         return video_frames(self.latents)
 
     @property
+    def face_frames(self) -> slice:
+        """Video frames whose faces the segment attends to: its own."""
+        return slice(self.first_frame, self.first_frame + self.frames)
+
+    @property
     def pose_frames(self) -> slice:
         """Video frames whose controls are encoded. Before a carried latent's own four comes the one that the encoder's
         first latent covers, which is then left out."""

@@ -267,7 +267,7 @@ def test_ranges_are_parsed_from_the_command_line(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None or CUDA in available_providers(), reason="a runtime for GPUs")
 def test_auto_takes_no_gpu_that_nothing_installed_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dreamactor.engines.target.local_gpu", lambda: Gpu("L4", "sm89", 24 << 30, "13.0"))
+    monkeypatch.setattr("dreamactor.engines.gpu.local_gpu", lambda: Gpu("L4", "sm89", 24 << 30, "13.0"))
     assert parse_target("auto") == parse_target("cpu")
 
 
@@ -275,7 +275,10 @@ def test_auto_takes_no_gpu_that_nothing_installed_can_use(monkeypatch: pytest.Mo
 def test_a_gpu_that_runs_no_engine_is_none_for_auto_and_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, architecture: str, driver: str
 ) -> None:
-    monkeypatch.setattr("dreamactor.engines.target.local_gpu", lambda: Gpu("A Card", architecture, 2**34, driver))
+    for module in ("gpu", "target"):
+        monkeypatch.setattr(
+            f"dreamactor.engines.{module}.local_gpu", lambda: Gpu("A Card", architecture, 2**34, driver)
+        )
     monkeypatch.setattr("dreamactor.engines.onnxruntime.available_providers", lambda: (CUDA,))
     assert parse_target("auto").name == "cpu"
     for name in ("cuda", "tensorrt", "rtx"):
