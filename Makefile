@@ -20,7 +20,8 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 
 # What a goal has no use for is refused: a figure of other weights than were named would be worse than none.
 IGNORED := $(if $(filter demo train,$(MAKECMDGOALS)),PRECISION TARGET CHECKPOINT) \
-           $(if $(filter bench,$(MAKECMDGOALS)),TARGET CHECKPOINT) $(if $(filter eval,$(MAKECMDGOALS)),PRECISION TARGET)
+           $(if $(filter bench,$(MAKECMDGOALS)),TARGET CHECKPOINT) $(if $(filter eval,$(MAKECMDGOALS)),PRECISION TARGET) \
+           $(if $(filter gpu-check,$(MAKECMDGOALS)),PRESET PRECISION TARGET CHECKPOINT)
 $(foreach name,$(IGNORED),$(if $(filter command,$(origin $(name))),\
     $(error $(MAKECMDGOALS) takes no $(name): `make help` lists what does)))
 
@@ -80,7 +81,7 @@ typecheck: $(READY)  ## mypy, strict
 	@for part in kernels export engines serving benchmark training; do ln -sfn ../../../$$part build/typecheck/dreamactor/; done
 	$(BIN)/mypy
 
-clean:  ## what was built, not what was downloaded or trained
+clean:  ## what was built, not what was downloaded or trained in build/train
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name train -exec rm -rf {} +; fi
 
 $(READY): pyproject.toml constraints.txt

@@ -77,7 +77,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: floa
     """Every timing of the same work that both reports hold, in the first one's order, judged by `verdict`."""
     old, new = before["timings"], after["timings"]
     alike = not _other_clips(before, after)
-    names = [name for name in old if name in new and (alike or _is_engine(name))]
+    names = [name for name in old if name in new and (alike or _in_moments(name))]
     level = level_of_each(sum(map(is_ours, names)))
     apart = _apart(before, after, level)
     return [_difference(name, old[name], new[name], threshold, level, apart) for name in names]
@@ -172,12 +172,17 @@ def _is_engine(name: str) -> bool:
     return name.startswith("engine/")
 
 
+def _in_moments(name: str) -> bool:
+    """Whether it is of a network by itself, which is measured at several moments of a run."""
+    return name.startswith(("engine/", "device/"))
+
+
 def _difference(
     name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float, apart: float
 ) -> Difference:
     old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
-    moments = [len(timing.blocks()) if _is_engine(name) else 1 for timing in (old, new)]
-    margin = math.exp(apart * math.sqrt((1 / moments[0] + 1 / moments[1]) / 2))
+    moments = [len(timing.blocks()) if _in_moments(name) else 1 for timing in (old, new)]
+    margin = math.exp(min(apart * math.sqrt((1 / moments[0] + 1 / moments[1]) / 2), 700.0))  # the largest that there is
     raw = ratio(new.blocks(), old.blocks(), level=level)
     raw = Interval(raw.value, min(raw.low, raw.value / margin), max(raw.high, raw.value * margin))
     drift = median(sample.yardstick for sample in new.samples) / median(sample.yardstick for sample in old.samples)
@@ -203,9 +208,9 @@ def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
     """Prints the comparison of two reports, or of two engine sets that are measured in turn for it; 1 when anything of
     ours became slower by more than `threshold` or broke, else 0."""
     if (before / FILE_NAME).is_file() and (after / FILE_NAME).is_file():
-        from dreamactor.benchmark.compare_sets import compare_sets
+        from dreamactor.benchmark.compare_sets import compare_sets, other_clips
 
-        rows, notes, broke = compare_sets(before, after, threshold), [], {}
+        rows, notes, broke = compare_sets(before, after, threshold), other_clips(before, after), {}
     else:
         old, new = read_report(before), read_report(after)
         rows, notes, broke = compare(old, new, threshold), warnings(old, new), new["failed"]

@@ -57,8 +57,9 @@ def count(model: Path, inputs: Mapping[str, Array], float_bytes: int = 4) -> Wor
     """
     try:
         import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise MissingDependency("Counting operations needs onnx: pip install 'dreamactor[export]'.") from error
+        raise MissingDependency(f"Counting operations needs {error.name}: pip install 'dreamactor[export]'.") from error
     graph = _inferred(_static(model, inputs)).graph
     shapes = _shapes(graph, float_bytes)
     totals = dict.fromkeys(("matmul", "convolution", "attention", "elementwise", "moved"), 0)
@@ -147,7 +148,7 @@ def _operations(node: Any, shapes: Shapes) -> tuple[str, int]:
     kind = node.op_type
     if kind in ("MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "MatMulNBits"):
         out, left = _shape(node, node.output[0], shapes), _shape(node, node.input[0], shapes)
-        transposed = any(a.name in ("transA",) and a.i for a in node.attribute)
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
         return "matmul", 2 * math.prod(out) * (left[-2] if transposed else left[-1])
     if kind in ("Conv", "FusedConv", "ConvInteger", "ConvTranspose"):
         weight = _shape(node, node.input[1], shapes)

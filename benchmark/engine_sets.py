@@ -37,6 +37,8 @@ def open_sets(settings: Settings, closing: ExitStack, say: Say) -> Sets:
     left_out: dict[str, str] = {}
     if settings.engines is None:
         for folder in _beside(settings):
+            if folder in folders.values():
+                continue
             try:
                 name = label(_up_to_date(folder, settings.preset_name))
                 if name not in opened:
@@ -76,10 +78,10 @@ def gpu_targets() -> tuple[tuple[str, ...], ...]:
 def _asked_for(settings: Settings, say: Say) -> dict[str, Path]:
     if settings.engines is not None:
         return {label(read_manifest(settings.engines)): settings.engines}
-    from dreamactor.build import build_set
+    from dreamactor.build import set_at_hand
 
     wanted = settings.precisions or ("fp32",)
-    return {precision: build_set(settings.preset_name, precision, log=say) for precision in wanted}
+    return {precision: set_at_hand(settings.preset_name, precision, log=say) for precision in wanted}
 
 
 def _beside(settings: Settings) -> Iterator[Path]:

@@ -9,12 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dreamactor.benchmark.smi import query_gpu
 from dreamactor.engines.onnxruntime import available_threads, session_options
 from dreamactor.errors import InputError, MissingDependency
 from dreamactor.production.plan import available_memory
@@ -110,22 +111,6 @@ def _place(core: int) -> tuple[bool, int]:
 def gpu() -> dict[str, str] | None:
     """Name, clocks, temperature and memory of the NVIDIA GPU in use, or None."""
     return query_gpu(GPU_FIELDS)
-
-
-def query_gpu(fields: Sequence[str]) -> dict[str, str] | None:
-    """What nvidia-smi says of the first GPU of CUDA_VISIBLE_DEVICES, or of the machine; None without one.
-
-    Numbers in that variable are nvidia-smi's where the GPUs are equal or CUDA_DEVICE_ORDER is PCI_BUS_ID.
-    """
-    tool, chosen = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if tool is None or not chosen:
-        return None
-    query = [tool, f"--id={chosen}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    rows = done.stdout.strip().splitlines()
-    if done.returncode or not rows:
-        return None
-    return dict(zip(fields, (value.strip() for value in rows[0].split(",")), strict=False))
 
 
 def _versions(names: Iterable[str], path: list[str] | None = None) -> dict[str, str]:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dreamactor.engines.gpu import local_gpu
+from dreamactor.files import write_whole
 
 ENGINES, BENCH = Path("build/gpu-check"), Path("build/bench-gpu")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.parts or PARTS:
         outcomes[name] = run(name, stamp)
         parts[name] = asdict(outcomes[name])
-        written.write_text(json.dumps({"date": date, "gpu": vars(gpu), "parts": parts}, indent=1) + "\n")
+        write_whole(written, (json.dumps({"date": date, "gpu": vars(gpu), "parts": parts}, indent=1) + "\n").encode())
     for name, found in outcomes.items():
         print(f"{found.state.upper() if found.state == FAILED else found.state}  {name}  {found.reason}".rstrip())
     states = {found.state for found in outcomes.values()}

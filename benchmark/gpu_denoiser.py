@@ -25,6 +25,7 @@ import torch
 
 from dreamactor.benchmark.gpu_ways import FP8, OURS, WAYS, Call, Grid, inputs, model, operations, ways
 from dreamactor.benchmark.schema import finite
+from dreamactor.files import write_whole
 from dreamactor.presets import TransformerConfig, preset
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -154,7 +155,7 @@ def main() -> int:
             found = {"tokens": grid.tokens, "problem": f"{type(problem).__name__}: {problem}"[:300], "ways": {}}
             print(f"{grid.tokens} tokens: {found['problem']}", file=sys.stderr)
         report["sizes"].append(judged(found, report["peaks"]))
-        path.write_text(json.dumps(finite(report), indent=1, allow_nan=False) + "\n")
+        write_whole(path, (json.dumps(finite(report), indent=1, allow_nan=False) + "\n").encode())
     for result in report["sizes"]:
         for name, row in result["ways"].items():
             took = row.get("problem", "no figure: output is off")

@@ -83,7 +83,7 @@ def _rates(timed: list[dict[str, Any]], names: set[str]) -> dict[str, float]:
         {name: round(row.get("tflops") or row["gbps"], 1) for name, row in rows.items() if "ms" in row}
         for rows in timed
     ]
-    wanted = names.intersection(*[set().union(*cases)])
+    wanted = names & set().union(*cases)
     return next((case for case in reversed(cases) if wanted and wanted <= set(case)), {})
 
 

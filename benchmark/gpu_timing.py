@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,13 +11,16 @@ import torch
 import triton
 from torch import Tensor
 
+from dreamactor.benchmark.smi import query_gpu
+
 PEAK_SIDE = 8192
 COPY_BYTES = 2 << 30
+TIMED_MS = 400  # that a function is run for
 
 
-def median_ms(function: Callable[[], Any], milliseconds: int = 400) -> float:
-    """Median of CUDA-event timings over about `milliseconds`, the L2 cache flushed before each run."""
-    return float(triton.testing.do_bench(function, warmup=100, rep=milliseconds, return_mode="median"))
+def median_ms(function: Callable[[], Any]) -> float:
+    """Median of CUDA-event timings over about `TIMED_MS`, the L2 cache flushed before each run."""
+    return float(triton.testing.do_bench(function, warmup=100, rep=TIMED_MS, return_mode="median"))
 
 
 def once_ms(function: Callable[[], Any]) -> float:
@@ -33,7 +35,7 @@ def once_ms(function: Callable[[], Any]) -> float:
 
 def state() -> str:
     """Clocks, temperature and power now, from nvidia-smi."""
-    return _smi("clocks.sm,clocks.mem,temperature.gpu,power.draw")
+    return _smi("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 
 
 def environment() -> dict[str, Any]:
@@ -44,7 +46,7 @@ def environment() -> dict[str, Any]:
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_gib": round(properties.total_memory / 2**30, 1),
-        "driver, power limit, maximum clock": _smi("driver_version,power.limit,clocks.max.sm"),
+        "driver, power limit, maximum clock": _smi("driver_version", "power.limit", "clocks.max.sm"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
@@ -52,12 +54,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _smi(fields: str) -> str:
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "unknown"
+def _smi(*fields: str) -> str:
+    return ", ".join((query_gpu(fields) or {}).values()) or "unknown"
 
 
 def peaks() -> dict[str, float | None]:

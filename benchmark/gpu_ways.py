@@ -25,7 +25,6 @@ from dreamactor.presets import LATENT_CHANNELS, TransformerConfig, video_frames
 
 OURS, FP8 = ("kernels", "kernels compiled"), ("fp8", "fp8 compiled")
 WAYS = ("eager", "compiled", *OURS, *FP8)
-E4M3_MAX = 448.0
 KERNELS = ("two_segment_attention", "norm_rope", "face_attention", "modulate_norm")
 PLAIN = SimpleNamespace(**{name: getattr(reference, name) for name in KERNELS})  # one object: compiled code asks for it
 Call = Callable[[], Tensor]
@@ -50,13 +49,13 @@ class Fp8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / E4M3_MAX
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / reference.FP8_MAX
         self.weight, self.scale = (weight / scale).to(torch.float8_e4m3fn), scale.t().contiguous()
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / E4M3_MAX
+        scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / reference.FP8_MAX
         rounded = (rows.float() / scale).to(torch.float8_e4m3fn)
         out: Tensor = torch._scaled_mm(rounded, self.weight.t(), scale, self.scale, bias=self.bias, out_dtype=x.dtype)
         return out.reshape(*x.shape[:-1], -1)

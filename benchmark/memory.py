@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamactor.benchmark.environment import query_gpu
+from dreamactor.benchmark.smi import query_gpu
 from dreamactor.errors import DreamActorError
 
 

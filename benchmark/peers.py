@@ -98,7 +98,8 @@ def _precisions(bench: Bench, given: MotionInputs, options: Options) -> dict[str
             )
     if len(bench.sets.opened) == 1 and bench.settings.engines is None:
         bench.report["not_run"]["other precisions of the pipeline"] = (
-            f"only {label(bench.main.manifest)} is built; 'make engines PRECISION=int8 TARGET=cpu' gives another"
+            f"only {label(bench.main.manifest)} is built; 'dreamactor build --preset {bench.settings.preset_name} "
+            "--precision int8 --target cpu' gives another"
         )
     return found
 

@@ -111,14 +111,16 @@ def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs
 
 
 def graph_nodes(model: Path) -> dict[str, tuple[str, str]]:
-    """Node name -> its operator and the dotted name of the module it was exported from, "" where the file does not
-    say; {} without `onnx`."""
+    """Node name -> its operator and a dot and the path of the module it was exported from, as far as the file says;
+    {} without `onnx`."""
     try:
         import onnx
+
+        from dreamactor.export.onnxgraph import module_of
     except ImportError:
         return {}
     loaded = onnx.load(str(model), load_external_data=False)
-    return {node.name: (node.op_type, _module(node.metadata_props)) for node in loaded.graph.node}
+    return {node.name: (node.op_type, f".{module_of(node)}") for node in loaded.graph.node}
 
 
 def part_of(operator: str, scope: str) -> str:
@@ -146,15 +148,6 @@ def _scope(name: str, scopes: Scopes) -> str:
         return scopes[name]
     parents = [known for known in scopes if known and known in name]
     return scopes[max(parents, key=len)] if parents else ""
-
-
-def _module(properties: Iterable[Any]) -> str:
-    """`transformer.blocks.0.ffn` out of "namespace": ": a.Graph/transformer: b.C/transformer.blocks.0: d.E/...: op"."""
-    for item in properties:
-        if item.key == "namespace":
-            names = [part.partition(":")[0].strip() for part in item.value.split("/")]
-            return "." + ".".join(names[-2:-1]) if len(names) > 1 else ""
-    return ""
 
 
 def _sum(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -23,8 +23,8 @@ from dreamactor.benchmark.engine_sets import label, open_sets
 from dreamactor.benchmark.environment import conditions, environment, limited_to, thread_counts
 from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.torch_engines import checkpoint_of
-from dreamactor.commands.common import check_output, write_whole
 from dreamactor.errors import EngineError, InputError, MissingDependency
+from dreamactor.files import check_output, write_whole
 
 JSON, PAGE, PLOTS = "report.json", "report.html", "plots"
 UNFINISHED = "the run ended before this was done"

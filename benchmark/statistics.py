@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval, in the value's own unit."""
+    """A value and its interval, at 95 % unless said, in the value's own unit."""
 
     value: float
     low: float
@@ -39,26 +39,26 @@ class Interval:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def percentile(blocks: Blocks, rank: float, seed: int = 0) -> Interval:
+def percentile(blocks: Blocks, rank: float) -> Interval:
     """The `rank`-th percentile (0..100) of all samples, which are positive; an end may be infinite."""
     samples = np.concatenate([np.asarray(block, np.float64) for block in blocks])
     drawn = _interval(
-        float(np.percentile(samples, rank)), _draws(blocks, lambda rows: np.percentile(rows, rank, axis=1), seed)
+        float(np.percentile(samples, rank)), _draws(blocks, lambda rows: np.percentile(rows, rank, axis=1))
     )
     low, high = np.exp(_median_interval(np.log(samples))) if rank == 50 else _quantile_interval(samples, rank / 100)
     return Interval(drawn.value, min(drawn.low, float(low)), max(drawn.high, float(high)))
 
 
-def mean(blocks: Blocks, seed: int = 0) -> Interval:
+def mean(blocks: Blocks) -> Interval:
     samples = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-    return _interval(float(samples.mean()), _draws(blocks, lambda rows: rows.mean(axis=1), seed))
+    return _interval(float(samples.mean()), _draws(blocks, lambda rows: rows.mean(axis=1)))
 
 
-def ratio(numerator: Blocks, denominator: Blocks, seed: int = 0, level: float = LEVEL) -> Interval:
+def ratio(numerator: Blocks, denominator: Blocks, level: float = LEVEL) -> Interval:
     """Median over median of two independent sets of samples, with its interval at `level`."""
     top = percentile(numerator, 50).value
     bottom = percentile(denominator, 50).value
-    draws = _draws(numerator, _medians, seed) / _draws(denominator, _medians, seed + 1)
+    draws = _draws(numerator, _medians) / _draws(denominator, _medians, seed=1)
     return _interval(top / bottom, draws, level)
 
 
@@ -182,7 +182,7 @@ def _medians(rows: Floats) -> Floats:
     return found
 
 
-def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int) -> Floats:
+def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int = 0) -> Floats:
     """`statistic` (of rows) of DRAWS resampled sets: as many blocks as there are, an average block's samples each."""
     generator = np.random.Generator(np.random.PCG64(seed))
     arrays = [np.asarray(block, np.float64) for block in blocks if len(block)]

@@ -174,13 +174,11 @@ def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Path | None:
 
 def _weights(preset: Preset, checkpoint: Path | None) -> str:
     """The hash that the manifest of a set built from this checkpoint, or from random weights, has."""
-    from dreamactor.engines.target import parse_target
-    from dreamactor.production.keys import Keys
-    from dreamactor.production.request import Request
+    from dreamactor.production.keys import weights_key
 
     if checkpoint is not None:
         read_preset(checkpoint)
-    return Keys(Request(preset, "fp32", parse_target("cpu"), checkpoint, Path())).weights
+    return weights_key(preset, checkpoint)
 
 
 def plain() -> AbstractContextManager[None]:
@@ -210,11 +208,11 @@ def pipeline_sizes(preset: Preset, frames: int) -> dict[str, tuple[Size, ...]]:
     }  # fmt: skip
 
 
-def agreement(engines: Engines, peer: Engines, size: Size, seed: int = 1) -> list[Agreement]:
+def agreement(engines: Engines, peer: Engines, size: Size) -> list[Agreement]:
     """Every network of `peer` against the engine of the same name, on fresh random inputs."""
     rows = []
     for name in NETWORKS:
-        inputs = random_inputs(engines.preset, name, size, seed)
+        inputs = random_inputs(engines.preset, name, size, seed=1)
         ours, theirs = engines.session(name).run(inputs), peer.session(name).run(inputs)
         rows.append(compare_outputs(name, ours, theirs))
     return rows

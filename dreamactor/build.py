@@ -43,13 +43,21 @@ def build_set(
 
 def set_at_hand(preset: str, precision: str | None = None, log: Callable[[str], None] = print) -> Path:
     """The engine set for the CPU that a command takes where none is named: one that was made of another checkpoint than
-    the one that ships is taken as it is, which is said; else it is built, or found up to date."""
-    from dreamactor.production.make import weights_of
+    the one that ships is taken as it is, which is said; else it is built, or found up to date.
+
+    Raises EngineError when it missed its quality gate.
+    """
+    from dreamactor.production.make import of_another_checkpoint, weights_of
     from dreamactor.production.request import make_request
 
     request = make_request(preset, precision, "cpu")
-    made_of, ours = weights_of(request.output), request.weights
-    if made_of not in (None, ours):
-        log(f"engines: {request.output}, made of {made_of}")
-        return request.output
-    return build_set(preset, precision, log=log)
+    own = of_another_checkpoint(request)
+    if own is None:
+        return build_set(preset, precision, log=log)
+    if not own.passed:
+        raise EngineError(
+            f"{own.folder}, made of {weights_of(own.folder)}, did not pass: see {own.folder}/report.html, build it "
+            f"again, or take it all the same with --engines {own.folder}."
+        )
+    log(f"engines: {own.folder}, made of {weights_of(own.folder)}")
+    return own.folder

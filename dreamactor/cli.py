@@ -18,7 +18,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, 1 for a failure, 2 for input that cannot be used, 130 when interrupted."""
+    """Runs the command; returns 0, 1 for a failure, 2 for input that cannot be used, 130 when interrupted, 141
+    where the reader of its output has gone."""
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have what this terminal has not

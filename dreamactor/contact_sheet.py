@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dreamactor.files import write_whole
 from dreamactor.motion.roi import Picture
 
 CELL = 160  # pixels a side of one picture
@@ -54,7 +55,7 @@ def save_png(path: Path, picture: Picture) -> None:
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert done
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+    write_whole(path, data.tobytes())
 
 
 def _labels(columns: Sequence[str], width: int) -> Picture:

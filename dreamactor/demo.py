@@ -28,22 +28,23 @@ def main() -> int:
 def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: bool = False) -> None:
     """Builds what is missing, serves it, calls it, and draws the contact sheet."""
     from dreamactor.build import set_at_hand
-    from dreamactor.commands.common import read_file
+    from dreamactor.files import read_file, write_whole
     from dreamactor.motion.assets import default_folder
     from dreamactor.pipeline import Options
     from dreamactor.presets import preset as find_preset
+    from dreamactor.production.make import weights_of
     from dreamactor.progress import ProgressBar
     from dreamactor.serving.client import animate
     from dreamactor.serving.launcher import ServeOptions, Server
     from dreamactor.serving.process import Listen
 
     media = default_folder() / "media"
-    trained = paths.checkpoint(preset) is not None
+    engines = set_at_hand(preset)  # fp32 on the CPU, which every machine runs
+    trained = weights_of(engines) != "random"
     known = paths.shipped("examples/puppet_face.png") if trained else []
     reference = reference or (known[0] if known else media / "astronaut.png")
     driving = driving or media / "single_face.mp4"
     photo, clip = read_file(reference, "reference"), read_file(driving, "driving clip")
-    engines = set_at_hand(preset)  # fp32 on the CPU, which every machine runs
     print(f"reference {reference.name}, driving clip {driving.name}, preset {preset}")
     started = time.monotonic()
     with Server.start(ServeOptions(engines, Listen(grpc_port=0, http_port=0, metrics_port=0))) as server:
@@ -53,7 +54,7 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
             video = animate(server.address, [photo], clip, Options(), progress)
         print(f"animated over gRPC in {time.monotonic() - started:.1f} s")
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    (OUTPUT / "output.mp4").write_bytes(video)
+    write_whole(OUTPUT / "output.mp4", video)
     _draw_sheet(photo, clip, video, find_preset(preset), hide_driver)
     print(f"wrote {OUTPUT / 'output.mp4'} and {OUTPUT / 'contact_sheet.png'}")
     if not trained:

@@ -32,7 +32,8 @@ def guarded(work: Callable[[], int | None], name: str) -> int:
     interrupted, 141 when what read its output has gone; why is said on stderr, in a sentence that `name` begins."""
     try:
         found = work() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where a supervisor has closed it
+            sys.stdout.flush()
         return found
     except (KeyboardInterrupt, Cancelled):
         status, reason = 130, "stopped."
@@ -54,6 +55,8 @@ def guarded(work: Callable[[], int | None], name: str) -> int:
 
 def _reader_left() -> bool:
     """Whether nobody reads the pipe that stdout is."""
+    if sys.stdout is None:
+        return False
     waiting = select.poll()
     waiting.register(sys.stdout.fileno(), 0)  # errors are told unasked
     return any(event & select.POLLERR for _, event in waiting.poll(0))

@@ -11,6 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 ENGINES = Path("build/engines")
+STORE = ENGINES / "store"  # what builds have made, kept for the next
 
 
 def shipped(pattern: str) -> list[Path]:

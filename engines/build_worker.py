@@ -23,10 +23,6 @@ from dreamactor.errors import EngineError
 _NOISE = "already exists, the output tensors of this new instance"  # of every function body that is inlined twice
 
 
-class BuildFailed(Exception):
-    """A sentence for the person who asked for the build."""
-
-
 def say(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
@@ -45,16 +41,16 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     _check_files(Path(request["onnx"]))
     if not parser.parse(_divisible(Path(request["onnx"])), request["onnx"]):
         errors = [_said(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise BuildFailed("it cannot be parsed: " + "; ".join(errors or messages or ["no reason given"]))
+        raise EngineError("it cannot be parsed: " + "; ".join(errors or messages or ["no reason given"]))
     if network.num_inputs == 0:
-        raise BuildFailed("its ONNX is empty: there are no inputs.")
+        raise EngineError("its ONNX is empty: there are no inputs.")
     messages[:] = [text for text in messages if _NOISE not in text]
     layers = Counter(str(network.get_layer(i).type).split(".")[-1] for i in range(network.num_layers))
     _check_layers(layers, request["expected_layers"])
     config = _config(trt, builder, network, request)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildFailed("the builder gave up: " + "; ".join(messages[-3:] or ["no reason given"]))
+        raise EngineError("the builder gave up: " + "; ".join(messages[-3:] or ["no reason given"]))
     content = memoryview(plan)
     Path(request["output"]).write_bytes(content)
     if request["timing_cache"]:
@@ -72,11 +68,11 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 def _check_files(onnx: Path) -> None:
     """The parser does not say which file it misses."""
     if not onnx.is_file():
-        raise BuildFailed(f"there is no file {onnx}.")
+        raise EngineError(f"there is no file {onnx}.")
     beside = sorted(external_files(onnx.read_bytes(), onnx.name))
     missing = [name for name in beside if not (onnx.parent / name).is_file()]
     if missing:
-        raise BuildFailed(f"{onnx.name} has weights in {', '.join(missing)}, missing from {onnx.parent}.")
+        raise EngineError(f"{onnx.name} has weights in {', '.join(missing)}, missing from {onnx.parent}.")
 
 
 def _divisible(onnx: Path) -> bytes:
@@ -103,12 +99,12 @@ def _said(refused: Any) -> str:
 def _register_plugins(trt: ModuleType, request: dict[str, Any], lazy: bool = False) -> None:
     """Defines the kernels as plugins, compiled for the request's GPU."""
     if request["runtime"] != "tensorrt":
-        raise BuildFailed("TensorRT-RTX has no plugins: build without the attention plugin.")
+        raise EngineError("TensorRT-RTX has no plugins: build without the attention plugin.")
     from dreamactor.kernels.plugin import register
     from dreamactor.kernels.tiles import table_key
 
     if table_key(request["architecture"]) is None:
-        raise BuildFailed(f"there are no attention kernels for sm{request['architecture']}.")
+        raise EngineError(f"there are no attention kernels for sm{request['architecture']}.")
     register(trt, request["architecture"], lazy=lazy)
 
 
@@ -134,10 +130,10 @@ def _config(trt: ModuleType, builder: Any, network: Any, request: dict[str, Any]
         profile = builder.create_optimization_profile()
         for name, (low, best, high) in shapes.items():
             if name not in names:
-                raise BuildFailed(f"it has no input '{name}'; its inputs are {', '.join(sorted(names))}.")
+                raise EngineError(f"it has no input '{name}'; its inputs are {', '.join(sorted(names))}.")
             profile.set_shape(name, tuple(low), tuple(best), tuple(high))
         if config.add_optimization_profile(profile) < 0:
-            raise BuildFailed("one of the optimisation profiles does not fit its inputs.")
+            raise EngineError("one of the optimisation profiles does not fit its inputs.")
     return config
 
 
@@ -147,7 +143,7 @@ def _check_layers(found: Counter[str], expected: dict[str, int]) -> None:
     if missing:
         wanted = ", ".join(f"{count} {kind}" for kind, count in missing.items())
         there = ", ".join(f"{found[kind]} {kind}" for kind in missing)
-        raise BuildFailed(f"after parsing there should be at least {wanted} layers, and there are {there}.")
+        raise EngineError(f"after parsing there should be at least {wanted} layers, and there are {there}.")
 
 
 def _monitor(trt: ModuleType) -> Any:
@@ -208,7 +204,7 @@ def main() -> int:
     request = json.load(sys.stdin)
     try:
         say(report=build(request))
-    except (BuildFailed, EngineError, OSError) as error:
+    except (EngineError, OSError) as error:
         say(error=str(error))
         return 1
     except Exception as error:  # the parent turns it into a sentence

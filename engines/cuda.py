@@ -6,11 +6,11 @@ No torch and no CUDA toolkit in the environment that runs engines. Names and sig
 from __future__ import annotations
 
 import ctypes
-import sys
 from typing import Any
 
 import numpy as np
 
+from dreamactor.engines.gpu import driver
 from dreamactor.engines.session import Array
 from dreamactor.errors import EngineError
 
@@ -20,7 +20,7 @@ class Cuda:
 
     def __init__(self) -> None:
         try:
-            self._driver: Any = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+            self._driver: Any = driver()
         except OSError as error:
             raise EngineError("There is no NVIDIA driver on this machine: TensorRT engines cannot run here.") from error
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()

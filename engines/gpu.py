@@ -45,17 +45,22 @@ def usable_gpu() -> Gpu | None:
     return gpu if gpu is not None and not gpu.refusal else None
 
 
+def driver() -> ctypes.CDLL:
+    """NVIDIA's; raises OSError where there is none."""
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
 @functools.cache
 def local_gpu() -> Gpu | None:
     """The first GPU, or None where there is no driver or no device."""
     try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        cuda = driver()
     except OSError:
         return None
     count = ctypes.c_int()
     if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return None
-    device, major, minor, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    device, major, minor, cuda_version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(128), ctypes.c_size_t()
     failed = (
         cuda.cuDeviceGet(ctypes.byref(device), 0)
@@ -63,9 +68,9 @@ def local_gpu() -> Gpu | None:
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
         or cuda.cuDeviceGetName(name, len(name), device)
         or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-        or cuda.cuDriverGetVersion(ctypes.byref(driver))
+        or cuda.cuDriverGetVersion(ctypes.byref(cuda_version))
     )
     if failed:
         return None
-    version = f"{driver.value // 1000}.{driver.value % 1000 // 10}"
+    version = f"{cuda_version.value // 1000}.{cuda_version.value % 1000 // 10}"
     return Gpu(name.value.decode(), f"sm{major.value}{minor.value}", memory.value, version)

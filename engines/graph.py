@@ -13,10 +13,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Graph:
-    """A graph and the helpers to rewrite it; `rows` remembers what was made once for all blocks."""
+    """A graph and the helpers to rewrite it; `made` remembers what was made once for all blocks."""
 
     graph: ir.Graph
-    rows: dict[tuple[str, ...], ir.Value] = field(default_factory=dict)
+    made: dict[tuple[str, ...], ir.Value] = field(default_factory=dict)
 
     def add(
         self, before: ir.Node, operator: str, *inputs: ir.Value, name: str = "", domain: str = "", **attributes: Any

@@ -38,8 +38,8 @@ def _untransposed(graph: Graph, value: ir.Value | None) -> ir.Value | None:
     if value is None:
         return None
     key = ("flat", str(value.name))
-    if key in graph.rows:  # both streams' queries read the same keys
-        return graph.rows[key]
+    if key in graph.made:  # both streams' queries read the same keys
+        return graph.made[key]
     split = _heads(value)
     if split is not None:
         return split
@@ -61,8 +61,8 @@ def _untransposed(graph: Graph, value: ir.Value | None) -> ir.Value | None:
     normed = graph.add(anchor, "RMSNormalization", view, weight, **settings)
     flat = graph.add(anchor, "Reshape", normed, graph.ints(0, 0, -1), name="merge")
     tables = [_row_table(graph, anchor, flat, table) for table in (cos, sin)]
-    graph.rows[key] = graph.add(anchor, "RotaryEmbedding", flat, *tables, num_heads=count)
-    return graph.rows[key]
+    graph.made[key] = graph.add(anchor, "RotaryEmbedding", flat, *tables, num_heads=count)
+    return graph.made[key]
 
 
 def _heads(value: ir.Value | None) -> ir.Value | None:
@@ -91,12 +91,12 @@ def _rotated(value: ir.Value) -> tuple[ir.Node, ir.Value, ir.Value] | None:
 def _row_table(graph: Graph, at: ir.Node, like: ir.Value, table: ir.Value) -> ir.Value:
     """A table [N,D/2] as [B,N,D/2], B as in `like`; made once for each table."""
     key = ("table", str(table.name))
-    if key not in graph.rows:
+    if key not in graph.made:
         batch = graph.add(at, "Shape", like, name=f"batch/{table.name}", start=0, end=1)
         tail = graph.add(at, "Shape", table, name=f"size/{table.name}")
         shape = graph.add(at, "Concat", batch, tail, name=f"shape/{table.name}", axis=0)
-        graph.rows[key] = graph.add(at, "Expand", table, shape, name=f"rows/{table.name}")
-    return graph.rows[key]
+        graph.made[key] = graph.add(at, "Expand", table, shape, name=f"rows/{table.name}")
+    return graph.made[key]
 
 
 def split_projection(graph: Graph, node: ir.Node) -> bool:

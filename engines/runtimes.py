@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from dreamactor.engines.gpu import local_gpu
-from dreamactor.errors import EngineError, InputError, MissingDependency
+from dreamactor.errors import EngineError, MissingDependency
 
 MODULES = {
     "tensorrt": ("tensorrt",),
@@ -27,10 +27,10 @@ _INSTALL = {
 
 
 def load_tensorrt(runtime: str) -> ModuleType:
-    """`tensorrt` or `tensorrt_rtx`; raises MissingDependency with the command that installs it, EngineError where it is
-    installed and does not load."""
+    """`tensorrt` or `tensorrt_rtx`; raises MissingDependency with the command that installs it, EngineError for another
+    name (of a manifest) or where it is installed and does not load."""
     if runtime not in MODULES:
-        raise InputError(f"There is no runtime '{runtime}'; choose one of onnxruntime, {', '.join(MODULES)}.")
+        raise EngineError(f"There is no runtime '{runtime}'; choose one of onnxruntime, {', '.join(MODULES)}.")
     for name in MODULES[runtime]:
         try:
             return importlib.import_module(name)

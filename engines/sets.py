@@ -87,7 +87,8 @@ def open_engines(
 ) -> Engines:
     """Opens a set, or only `networks` of it, after every check of `engines.trust`; `threads` is for CPU sessions.
 
-    Raises EngineError with the reason for anything that is missing, changed or made for another machine.
+    Raises EngineError with the reason for anything that is missing, changed or made for another machine,
+    MissingDependency where its runtime is not installed.
     """
     directory = Path(directory)
     manifest = read_manifest(directory, public_key)

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
@@ -69,7 +68,6 @@ class Sensitivity:
 
     module: str
     decibels: float
-    parameters: int
 
 
 def apply(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> ModelProto:
@@ -98,13 +96,13 @@ def sensitivities(
     """Every module that the recipe lowers and `keep_high` puts back, the most harmful first: measured with all the
     others left in FP32."""
     reference = run_model(prepared, feed)
-    sizes = _modules(prepared, recipe, ranges)
+    modules = _modules(prepared, recipe, ranges)
     fixed = _fixed(prepared, recipe)
-    chosen = [module for module in sizes if module not in fixed]
+    chosen = [module for module in modules if module not in fixed]
     found = []
     for index, module in enumerate(chosen):
-        alone = apply(prepared, _only(recipe, module, sizes), ranges)
-        found.append(Sensitivity(module, worst(reference, run_model(alone, feed)), sizes[module]))
+        alone = apply(prepared, _only(recipe, module, modules), ranges)
+        found.append(Sensitivity(module, worst(reference, run_model(alone, feed))))
         on_module(index + 1, len(chosen))
     return sorted(found, key=lambda item: item.decibels)
 
@@ -142,17 +140,11 @@ def _fixed(prepared: ModelProto, recipe: Recipe) -> set[str]:
     return set(lowered_nodes(prepared, keep_high(recipe, ["*"])).values())
 
 
-def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> dict[str, int]:
-    """Modules that the recipe lowers and their parameters, each weight counted once."""
+def _modules(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) -> list[str]:
+    """Modules that the recipe lowers, in the order of the graph."""
     if recipe.quantized:
-        chosen = chosen_layers(prepared, recipe, ranges)
-        weights = {(layer.module, layer.weight): layer.parameters for layer in chosen}
-    else:
-        weights = {(module, name): 0 for name, module in lowered_nodes(prepared, recipe).items()}
-    sizes: dict[str, int] = {}
-    for (module, _), parameters in weights.items():
-        sizes[module] = sizes.get(module, 0) + parameters
-    return sizes
+        return list(dict.fromkeys(layer.module for layer in chosen_layers(prepared, recipe, ranges)))
+    return list(dict.fromkeys(lowered_nodes(prepared, recipe).values()))
 
 
 def _only(recipe: Recipe, module: str, modules: Iterable[str]) -> Recipe:
@@ -168,8 +160,3 @@ def _with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     wanted = [name for name in dict.fromkeys(names) if name not in present]
     result.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
     return result
-
-
-def as_dict(items: Iterable[Sensitivity]) -> list[dict[str, Any]]:
-    """For the report."""
-    return [{"module": item.module, "snr_db": round(item.decibels, 2), "parameters": item.parameters} for item in items]

@@ -48,7 +48,6 @@ class Layer:
     activations: tuple[str, ...]
     weight: str | None = None
     axis: int = 0
-    parameters: int = 0
     operator: str = "MatMul"
 
 
@@ -101,9 +100,7 @@ def _layer(node: NodeProto, stored: Mapping[str, TensorProto], recipe: Recipe) -
     axis = 0 if node.op_type == "Conv" or transposed else 1
     if len(weight.dims) < 2 or weight.dims[axis] < MIN_CHANNELS or weight.dims[1 - axis] < MIN_CHANNELS:
         return None
-    return Layer(
-        node.name, module_of(node), (node.input[0],), node.input[1], axis, int(np.prod(weight.dims)), node.op_type
-    )
+    return Layer(node.name, module_of(node), (node.input[0],), node.input[1], axis, node.op_type)
 
 
 class _Writer:

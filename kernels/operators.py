@@ -91,7 +91,7 @@ def sparse_attention(
     return reference.sparse_attention(*tensors, block_index, block_offsets, scale)
 
 
-def _softmax(scale: float, keys: int) -> str:
+def _refusal(scale: float, keys: int) -> str:
     """What stands in a kernel's way: it takes the largest score first, and of at least one key."""
     if scale <= 0:
         return f"its scale is {scale:g}, not positive"
@@ -109,7 +109,7 @@ def _two_segment_attention(
 ) -> Tensor:
     q, k, v, k_reference, v_reference = segments = _rows(q, k, v, k_reference, v_reference)
     checks.segments(*segments)
-    refused = _softmax(scale, k.shape[2] + k_reference.shape[2])
+    refused = _refusal(scale, k.shape[2] + k_reference.shape[2])
     tile = dispatch.pick("two_segment", q.shape[-1], *segments, refused=refused)
     if tile is None or q.numel() == 0:
         return reference.two_segment_attention(q, k, v, k_reference, v_reference, scale)
@@ -125,7 +125,7 @@ def _face_attention(q: Tensor, k: Tensor, v: Tensor, frames: int, window: int, s
     checks.face(q, k, v, frames)
     keys = (2 * window + 1) * (k.shape[2] // frames)
     many = f"its window holds {keys} face tokens, more than {FACE_KEYS}" if keys > FACE_KEYS else ""
-    tile = dispatch.pick("face_attention", q.shape[-1], q, k, v, refused=many or _softmax(scale, keys))
+    tile = dispatch.pick("face_attention", q.shape[-1], q, k, v, refused=many or _refusal(scale, keys))
     if tile is None or q.numel() == 0:
         return reference.face_attention(q, k, v, frames, window, scale)
     from dreamactor.kernels import face
@@ -201,7 +201,7 @@ def _as_kernel(tensor: Tensor, x: Tensor) -> Tensor:
 def _fp8_attention(q: Tensor, k: Tensor, v: Tensor, k_reference: Tensor, v_reference: Tensor, scale: float) -> Tensor:
     q, k, v, k_reference, v_reference = segments = _rows(q, k, v, k_reference, v_reference)
     checks.segments(*segments)
-    refused = _softmax(scale, k.shape[2] + k_reference.shape[2])
+    refused = _refusal(scale, k.shape[2] + k_reference.shape[2])
     tile = dispatch.pick("fp8_attention", q.shape[-1], *segments, fp8=True, refused=refused)
     if tile is None or q.numel() == 0:
         return reference.fp8_attention(q, k, v, k_reference, v_reference, scale)
@@ -220,7 +220,7 @@ def _sparse_attention(
     lists = (block_index, block_offsets)
     checks.segments(*segments)
     checks.lists(q, k, *lists)
-    tile = dispatch.pick("sparse_attention", q.shape[-1], *segments, refused=_softmax(scale, q.shape[2]))
+    tile = dispatch.pick("sparse_attention", q.shape[-1], *segments, refused=_refusal(scale, q.shape[2]))
     if tile is None or q.numel() == 0:
         return reference.sparse_attention(q, k, v, k_reference, v_reference, *lists, scale)
     from dreamactor.kernels import sparse

@@ -1,8 +1,8 @@
 """The server's own virtual environment: Triton's binary, numpy 1 for its python backend, what the stages import.
 
 `python -m dreamactor.serving.environment [--dir .venv-server]` makes it, or says in milliseconds that it is there.
-The packages and their versions are those of constraints-server.txt, beside this file; where there is an NVIDIA GPU,
-the runtimes are those of constraints-server-gpu.txt (not yet run: it needs one).
+The packages and their versions are those of constraints-server.txt, beside this file; where there is an NVIDIA GPU that
+they run on, the runtimes are those of constraints-server-gpu.txt (not yet run: it needs one).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def library_folder(name: str = LIBRARY) -> str:
 
 
 def requirements(gpu: bool) -> list[str]:
-    """What is installed, with versions: one onnxruntime, and both TensorRTs where there is a GPU."""
+    """What is installed, with versions: one onnxruntime, and both TensorRTs where there is a GPU that runs them."""
     pins = _pins(CONSTRAINTS)
     return [pin for pin in pins if not pin.startswith("onnxruntime==")] + _pins(GPU_RUNTIMES) if gpu else pins
 

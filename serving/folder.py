@@ -38,7 +38,7 @@ def sweep() -> None:
         with contextlib.suppress(OSError):  # BlockingIOError: its owner lives
             if time.time() - path.stat().st_mtime < _SETTLED_SECONDS:
                 continue
-            lock = os.open(path, os.O_RDONLY)
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would not open
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)

@@ -22,9 +22,14 @@ WATCH_SECONDS = 0.05
 WAITING = 8  # clips that may wait to be made; each is held in memory
 
 
+def folder_of(temporary: Path, server: int) -> Path:
+    """Where the jobs of the server with this process number lie, whose temporary files are in `temporary`."""
+    return temporary / f"dreamactor-jobs-{server}"
+
+
 def shared_folder() -> Path:
     """The folder of this server, the parent of the process that asks: its models need no setting to find each other."""
-    return Path(tempfile.gettempdir()) / f"dreamactor-jobs-{os.getppid()}"
+    return folder_of(Path(tempfile.gettempdir()), os.getppid())
 
 
 class Jobs:

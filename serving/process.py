@@ -20,8 +20,10 @@ from pathlib import Path
 
 from dreamactor.errors import DreamActorError
 from dreamactor.serving.environment import PYTHON, ServerEnvironment, library_folder
+from dreamactor.serving.jobs import folder_of
 
 RESTRICTED = "shared-memory,model-repository,trace,logging"
+_TOLD = 20  # lines of the log
 _EXIT_SECONDS = 5  # for unloading the models; a request that is still in flight then is not waited for
 _GRACE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
@@ -75,7 +77,7 @@ class TritonProcess:
                 start_new_session=True,  # Ctrl-C reaches us, and we stop the server
                 preexec_fn=lambda: _die_with(parent),
             )
-        self.jobs_folder = temporary / f"dreamactor-jobs-{self._process.pid}"
+        self.jobs_folder = folder_of(temporary, self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -89,11 +91,11 @@ class TritonProcess:
         """How many model processes (python backend stubs) are alive."""
         return sum(1 for parent, _ in _processes() if parent == self.pid)
 
-    def log_tail(self, lines: int = 20) -> str:
+    def log_tail(self) -> str:
         """The end of what the log says of warnings and errors."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(
-            [line[:400] for line in text.splitlines() if line.strip() and not _NOISE.search(line)][-lines:]
+            [line[:400] for line in text.splitlines() if line.strip() and not _NOISE.search(line)][-_TOLD:]
         )
 
     def stop(self) -> None:

@@ -22,6 +22,7 @@ from dreamactor.engines.gpu import Gpu
 from dreamactor.errors import EngineError
 from dreamactor.motion.clip import decode_clip
 from dreamactor.motion.limits import Limits
+from dreamactor.presets import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 MEDIA = ROOT / ".assets" / "media"
@@ -329,11 +330,42 @@ def test_a_set_of_ones_own_weights_is_taken_as_it_is(
             shutil.copytree(tiny_engines, folder)
         build.set_at_hand("tiny", log=said.append)
     assert (asked, said) == (["tiny", "tiny"], [])
-    report = json.loads((folder / "report.json").read_text())
-    (folder / "report.json").write_text(json.dumps({**report, "weights": "my-checkpoint"}))
+    made_of(folder, "my-checkpoint")
+    assert (build.set_at_hand("tiny", log=said.append), asked) == (None, ["tiny"] * 3)  # the weights are those of tiny
+    made_of(folder, "my-checkpoint", weights="0" * 64)
     assert build.set_at_hand("tiny", log=said.append) == folder
-    assert asked == ["tiny", "tiny"]
     assert said == [f"engines: {folder}, made of my-checkpoint"]
+    made_of(folder, "my-checkpoint", passed=False)
+    with pytest.raises(EngineError, match=r"made of my-checkpoint, did not pass.*--engines"):
+        build.set_at_hand("tiny", log=said.append)
+    assert len(asked) == 3
+
+
+def made_of(folder: Path, checkpoint: str, passed: bool = True, weights: str | None = None) -> None:
+    """Rewrites what a set says that it was made of."""
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**report, "weights": checkpoint, "passed": passed}))
+    if weights:
+        manifest = (folder / "manifest.json").read_text()
+        (folder / "manifest.json").write_text(re.sub(r'("weights_sha256": )"\w+"', rf'\1"{weights}"', manifest))
+
+
+@pytest.mark.parametrize("name", ["checkpoints/tiny", "./checkpoints/../checkpoints/tiny"])
+def test_a_set_of_the_shipped_checkpoint_by_another_name_is_ours(
+    tmp_path: Path, tiny_engines: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from dreamactor import build, paths
+
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "checkpoints/tiny"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text(json.dumps(preset("tiny").to_dict()))
+    (checkpoint / "model.safetensors").touch()
+    monkeypatch.setattr(paths, "checkpoint", lambda preset: checkpoint)
+    monkeypatch.setattr(build, "build_set", lambda preset, precision, log: Path("built"))
+    folder = Path(shutil.copytree(tiny_engines, "build/engines/tiny-fp32-cpu"))
+    made_of(folder, name, weights="0" * 64)  # older weights, which this folder has no longer
+    assert build.set_at_hand("tiny") == Path("built")
 
 
 def test_animate_takes_that_set_too(
@@ -398,7 +430,7 @@ def test_what_cannot_be_is_refused_at_once(
 
 
 def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    from dreamactor.commands.common import write_whole
+    from dreamactor.files import write_whole
 
     pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target.mp4"
     os.mkfifo(pipe)
@@ -438,7 +470,7 @@ def test_a_video_sent_to_stdout_is_alone_there(tmp_path: Path, tiny_engines: Pat
 
 
 def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> None:
-    from dreamactor.commands.common import write_whole
+    from dreamactor.files import write_whole
 
     path = tmp_path / ("v" * 251 + ".mp4")
     write_whole(path, b"video")
@@ -454,7 +486,14 @@ def test_a_longer_clip_may_have_more_frames() -> None:
     assert longer == Limits(clip_seconds=300, clip_frames=7500, clip_bytes=2_500_000)
 
 
-@pytest.mark.parametrize("last", ["print('more', flush=True)", "sys.stdout.write('more')"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "print('more', flush=True)",
+        "sys.stdout.write('more')",
+        "from dreamactor.files import write_whole; write_whole(__import__('pathlib').Path('/dev/stdout'), b'more')",
+    ],
+)
 def test_a_reader_that_leaves_early_is_no_error(last: str) -> None:
     """As in `dreamactor engines list | head -1`: what is said after that has nowhere to go, also at the very end."""
     code = (
@@ -480,3 +519,10 @@ def test_another_broken_pipe_is_one() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "test: Broken pipe: no file named\n")
+
+
+@pytest.mark.parametrize("redirected", [">&-", ">&- 2>&-"])
+def test_a_closed_output_is_no_error(redirected: str) -> None:
+    """As a supervisor may start it."""
+    program = f"{sys.executable} -m dreamactor.cli engines list --store /nowhere"
+    assert subprocess.run(f"{program} {redirected}", shell=True, check=False).returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"checkpoints", "errors", "fidelity", "interfaces", "paths", "presets", ""}  # "" for its version
+BASE = {"checkpoints", "errors", "fidelity", "files", "interfaces", "paths", "presets", ""}  # "" for its version
 FOLDERS = {
     "kernels": ROOT / "kernels", "networks": ROOT / "dreamactor/networks", "motion": ROOT / "dreamactor/motion",
     "export": ROOT / "export", "engines": ROOT / "engines", "pipeline": ROOT / "dreamactor/pipeline",
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "engines": {"kernels"},
     "pipeline": {"engines", "motion"},
     "serving": {"pipeline", "engines", "motion"},
-    "training": {"networks", "motion", "pipeline"},
+    "training": {"networks", "motion", "pipeline", "contact_sheet"},
 }
 TORCHLESS = ("motion", "pipeline", "serving")
 

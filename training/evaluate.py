@@ -20,8 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dreamactor.contact_sheet import save_png
 from dreamactor.errors import InputError
 from dreamactor.fidelity import psnr, ssim
+from dreamactor.files import write_whole
 from dreamactor.motion.retarget import SCALES
 from dreamactor.networks import Networks, load
 from dreamactor.pipeline.segments import Segment, plan
@@ -70,7 +72,7 @@ class Evaluation:
         self.networks, self.preset, self.settings = networks, networks.preset, settings
         self.scenes = Scenes("test", mocap, self.preset.height, self.preset.width, self.preset.fps)
         self.steps = settings.steps or self.preset.steps
-        self.guidance = settings.guidance or self.preset.guidance_scale
+        self.guidance = self.preset.guidance_scale if settings.guidance is None else settings.guidance
 
     @torch.no_grad()
     def case(self, seed: int, framing: str, frames: int) -> Case:
@@ -182,7 +184,7 @@ def evaluate(
     """Evaluates a checkpoint folder and writes `report.json`, `report.md` and `contact_sheet.png` into `out`; returns
     the report.
 
-    Raises InputError for a missing or unfitting checkpoint and MissingDependency without motion data.
+    Raises InputError for a missing or unfitting checkpoint and for no clips, MissingDependency without motion data.
     """
     settings, out = settings or Settings(), Path(out)
     if settings.clips < 1:
@@ -207,10 +209,9 @@ def evaluate(
         f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in SCALES
     }
     report = _report(evaluation, rows, drifts, round(time.monotonic() - began, 1))
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (out / "report.md").write_text(f"{goals.table(report)}\n{goals.goals(report)}")
-    _, sheet = cv2.imencode(".png", grid(pictures)[..., ::-1])
-    (out / "contact_sheet.png").write_bytes(sheet.tobytes())
+    write_whole(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_whole(out / "report.md", f"{goals.table(report)}\n{goals.goals(report)}".encode())
+    save_png(out / "contact_sheet.png", grid(pictures))
     return report
 
 

@@ -7,20 +7,15 @@ import math
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dreamactor.commands.common import (
-    add_engines,
-    add_limits,
-    add_public_key,
-    check_output,
-    engines_of,
-    limits_of,
-    read_file,
-    read_key,
-    write_whole,
-)
+from dreamactor.commands.common import add_engines, add_limits, add_public_key, engines_of, limits_of, read_key
 from dreamactor.errors import InputError
+from dreamactor.files import check_output, read_file, write_whole
 from dreamactor.presets import SOLVERS
+
+if TYPE_CHECKING:
+    from dreamactor.motion.limits import Limits
 
 HELP = "a photo and a driving clip to a video"
 
@@ -44,7 +39,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dreamactor.motion.limits import Limits
     from dreamactor.pipeline.options import Options
     from dreamactor.progress import ProgressBar
 
@@ -54,13 +48,8 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     limits, public_key = limits_of(options), read_key(options)  # before the minutes of a build
     served = options.server is not None
-    if served and limits != Limits():
-        raise InputError("With --server the caps on input are the server's: give them to `dreamactor serve`.")
-    if served and (options.engines or options.preset or options.precision or public_key):
-        raise InputError(
-            "With --server the engines are the server's: give --engines, --preset, --precision and --public-key to "
-            "`dreamactor serve`."
-        )
+    if served:
+        _refuse_what_is_the_servers(options, limits)
     caps = (math.inf, math.inf) if served else (limits.image_bytes, limits.clip_bytes)
     references = [read_file(path, "reference", caps[0]) for path in options.reference]
     driving = read_file(options.driving, "driving clip", caps[1])
@@ -83,3 +72,14 @@ def run(options: argparse.Namespace) -> int:
     written = sys.stdout if options.output.is_file() else sys.stderr  # not after a video in /dev/stdout
     print(f"{options.output}: {len(video) / 1e6:.2f} MB", file=written)
     return 0
+
+
+def _refuse_what_is_the_servers(options: argparse.Namespace, limits: Limits) -> None:
+    """Raises InputError for flags that belong to `dreamactor serve`."""
+    if limits != type(limits)():
+        raise InputError("With --server the caps on input are the server's: give them to `dreamactor serve`.")
+    if options.engines or options.preset or options.precision or options.public_key:
+        raise InputError(
+            "With --server the engines are the server's: give --engines, --preset, --precision and --public-key to "
+            "`dreamactor serve`."
+        )

@@ -1,21 +1,22 @@
-"""What several commands share: options, the engine set that they mean, and files read and written whole."""
+"""What several commands share: options, and the engine set that they mean."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamactor.errors import InputError
+from dreamactor.export.recipes import RECIPES
+from dreamactor.files import read_file
 
 if TYPE_CHECKING:
     from dreamactor.motion.limits import Limits
 
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+PRECISIONS = tuple(RECIPES)
 PRESET = "puppet"  # where none is named
 
 
@@ -90,48 +91,6 @@ def add_public_key(parser: argparse.ArgumentParser) -> None:
 def read_key(options: argparse.Namespace) -> bytes | None:
     """The key given with `add_public_key`'s flag."""
     return read_file(options.public_key, "public key") if options.public_key else None
-
-
-def read_file(path: Path, what: str, most: float = math.inf) -> bytes:
-    """The file's bytes; raises InputError naming `what` it was for, also, unread, where it has more than `most`."""
-    try:
-        if path.is_file() and (size := path.stat().st_size) > most:
-            raise InputError(f"Too large: the {what} {path} has {size / 1e6:.1f} MB; the limit is {most / 1e6:.1f} MB.")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"The {what} {path} cannot be read: {error.strerror}.") from error
-
-
-def check_output(path: Path) -> None:
-    """Refuses an output that could not be written, before the minutes of work."""
-    if _is_special(path):
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"The output {path} cannot be written: give a file name in a folder that exists.")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"The output {path} cannot be written: {path.parent} is not writable.")
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it is a device or a pipe."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all; to a device or a pipe, straight."""
-    straight = _is_special(path)
-    path = path if straight else path.resolve()
-    temporary = path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as names get
-    try:
-        if straight:
-            path.write_bytes(content)
-            return
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"The output {path} cannot be written: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _CAPS = (  # flag, field of Limits, its unit in the flag's, what it is of

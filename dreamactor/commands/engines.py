@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreamactor import paths
 from dreamactor.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sign.add_argument("--private-key", type=Path, required=True, help="PEM file")
     sign.set_defaults(run=run_sign)
     for action in (listing, prune):
-        action.add_argument("--store", type=Path, default=Path("build/engines/store"), help="default: %(default)s")
+        action.add_argument("--store", type=Path, default=paths.STORE, help="default: %(default)s")
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -70,9 +71,9 @@ def run_prune(options: argparse.Namespace) -> int:
 
 
 def run_sign(options: argparse.Namespace) -> int:
-    from dreamactor.commands.common import read_file
     from dreamactor.engines.sets import read_manifest
     from dreamactor.engines.trust import sign
+    from dreamactor.files import read_file
 
     read_manifest(options.engines)  # refuses a folder that is no set
     print(sign(options.engines, read_file(options.private_key, "private key")))

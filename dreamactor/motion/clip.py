@@ -55,9 +55,21 @@ def decode_clip(
         )
     if max_frames is not None and not 1 <= max_frames <= limits.clip_frames:
         raise InputError(f"max_frames is {max_frames}; at least 1 and at most {limits.clip_frames} are taken.")
+    return _decoded(data, fps, limits, max_frames, on_frame)
+
+
+def _decoded(
+    data: bytes,
+    fps: float,
+    limits: Limits,
+    max_frames: int | None,
+    on_frame: Callable[[int, int], None] | None,
+    expected: int | None = None,
+) -> Clip:
+    """`decode_clip` past its checks; `expected` frames come, or as many as the header announces."""
     with open_media(data) as container:
         stream = video_stream(container)
-        wanted = _expected(container, stream, fps, limits, max_frames)
+        wanted = expected or _expected(container, stream, fps, limits, max_frames)
         decoder = _Decoder(container, stream, limits, wanted)
         most = _most_frames(limits, fps) + 1 if max_frames is None else max_frames
         buffer: NDArray[np.uint8] | None = None
@@ -66,6 +78,8 @@ def decode_clip(
             if buffer is None:  # untouched pages cost nothing, so the spare tenth is free
                 buffer = np.empty((min(wanted + wanted // 10 + 2, most), *frame.shape), np.uint8)
             if count == len(buffer) < most:  # the header announced less
+                if 2 * buffer.nbytes > limits.clip_memory:  # smaller ones fit
+                    return _decoded(data, fps, limits, max_frames, on_frame, expected=most)
                 buffer = np.concatenate([buffer, np.empty_like(buffer)])[:most]
             if count >= len(buffer):
                 raise _too_long(f"more than {count} frames at {fps:g} fps", limits)

@@ -58,7 +58,8 @@ def prepare(
     on_progress: OnShare = lambda share: None,
     landmarker: Landmarker | None = None,
 ) -> MotionInputs:
-    """Decodes, finds and follows the person, retargets the motion, draws the controls, cuts the faces.
+    """Decodes, finds and follows the person, retargets the motion, cuts the faces; the clip's controls are
+    drawn when they are read.
 
     The first reference gives the framing and the body; further ones are more views of the same person. `on_progress`
     gets the share done, 0..1, and may raise to cancel. The models are opened unless a `landmarker` is given. The same
@@ -86,7 +87,7 @@ def prepare(
     views = [(picture, pose) for picture, (pose, _) in zip(pictures, people, strict=True)]
     boxes = np.where(followed.found[:, None], face_boxes(motion), np.float32(np.nan))
     faces = crop_faces(clip.frames, boxes)
-    inputs = compose(views, motion, faces, preset, scale, (*notes, *clip.notes, *_notes_on(followed, motion, fps)))
+    inputs = compose(views, motion, faces, preset, scale, (*notes, *clip.notes, *_notes_on(followed, fps)))
     report(1.0)
     return inputs
 
@@ -140,7 +141,7 @@ def _find(landmarker: Landmarker, data: bytes, picture: Picture, name: str) -> t
     return pose, tuple(notes)
 
 
-def _notes_on(followed: Followed, motion: PoseSequence, fps: float) -> list[str]:
+def _notes_on(followed: Followed, fps: float) -> list[str]:
     """What is to be said about the driving person: others, gaps, faces unseen."""
     notes = []
     found = followed.found

@@ -74,7 +74,9 @@ def to_sequence(followed: Followed, height: int, width: int, fps: float) -> Pose
             raw.head_confidence[frame] = 0.0  # the body that had its arms exchanged had its head turned round too
     # retargeting places a joint that is interpolated from its neighbour, which must not lie at the origin meanwhile
     has_body = np.array([seen is not None and seen.body is not None for seen in followed.seen])
-    raw = dataclasses.replace(raw, joints=fill(raw.joints, has_body)[0])
+    joints, nose = fill(raw.joints, has_body)[0], INDEX["nose"]
+    joints[:, nose] = raw.joints[:, nose]  # a face has one, too
+    raw = dataclasses.replace(raw, joints=joints)
     found = followed.found
     short = SHORT_GAP * fps
     seen_heads = raw.head_radius[raw.head_confidence >= VISIBLE]

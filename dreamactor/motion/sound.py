@@ -51,14 +51,14 @@ class Sound:
     def attach(self, output: av.container.OutputContainer) -> None:
         """Adds the audio stream to `output`: the same codec where MP4 can hold it, else AAC."""
         name = self._source.codec.canonical_name
-        self._copies = name in COPIED and (name != "mp3" or self._source.sample_rate >= MP3_RATE)
-        if self._copies:
+        copies = name in COPIED and (name != "mp3" or self._source.sample_rate >= MP3_RATE)
+        if copies:
             self._target = output.add_stream_from_template(self._source)
         else:
             self._target = output.add_stream("aac", rate=RATE)
             self._target.codec_context.layout = "mono" if self._source.channels == 1 else "stereo"
             self._target.codec_context.thread_count = 1
-        self._packets = self._copied() if self._copies else self._encoded()
+        self._packets = self._copied() if copies else self._encoded()
         self._next: tuple[float, AudioPacket] | None = next(self._packets, None)
 
     def until(self, seconds: float) -> Iterator[AudioPacket]:

@@ -50,7 +50,6 @@ class PreparedClip:
     view_pose: Float
     view_motion: Float
     framing: Framing
-    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -114,7 +113,7 @@ def encode(
     return PreparedClip(
         np.stack(latents), np.stack(reference_poses), np.concatenate(poses, 1), motion,
         np.stack(view_poses) if view_poses else np.zeros((0, *grid), np.float32), motion[chosen],
-        Framing(inputs.fps, frames, inputs.crop), inputs.notes,
+        Framing(inputs.fps, frames, inputs.crop),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dreamactor.engines.attention import NATIVE, PLUGIN, Choice, fastest, ways
 from dreamactor.engines.builder import AMPERE_PLUS, BuildReport, BuildRequest, build_engine
 from dreamactor.engines.runtimes import runtime_version
-from dreamactor.engines.shapes import profile_shapes, profiles
+from dreamactor.engines.shapes import profile_shapes
 from dreamactor.errors import EngineError
 from dreamactor.interfaces import Size, random_inputs
 from dreamactor.production.isolated import isolated
@@ -70,11 +70,10 @@ def _timed_on(stages: Stages, network: str) -> dict[str, Array]:
 
 def _build(stages: Stages, network: str, onnx: Path, output: Path, way: str, fused_type: str) -> BuildReport:
     request, target, plugin = stages.request, stages.request.target, way == PLUGIN
-    chosen = profiles(request.preset, network, request.ranges, fixed=target.runtime == "tensorrt")
     wanted = BuildRequest(
         onnx,
         target,
-        [profile_shapes(request.preset, network, profile) for profile in chosen],
+        [profile_shapes(request.preset, network, profile) for profile in request.profiles(network)],
         replace(request.build, attention=way),
         expected_layers(onnx, plugin),
         "" if plugin else fused_type,

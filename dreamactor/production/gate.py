@@ -71,7 +71,7 @@ def _costliest(stages: Stages, lowered: Mapping[str, Entry], verdict: Verdict) -
     """The network that costs the video most of those with modules left to put back, and these, most harmful first."""
     for network in sorted(verdict.alone, key=lambda name: verdict.alone[name]):
         there = repaired(lowered[network])
-        waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in there]
+        waiting = [module for module in stages.sensitivity(network) if module not in there]
         if waiting:
             return network, waiting
     return None

@@ -20,12 +20,14 @@ from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.target import RTX_ARCHITECTURES
 from dreamactor.errors import EngineError, InputError
+from dreamactor.export.recipes import RECIPES
+from dreamactor.files import write_whole
 from dreamactor.production.isolated import isolated
 from dreamactor.production.make import REPORT_JSON, make_engines
 from dreamactor.production.request import make_request
 from dreamactor.production.verify import verify_set
 
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+PRECISIONS = tuple(RECIPES)
 PLUGIN_PRECISIONS = ("fp16", "bf16")
 
 
@@ -64,7 +66,7 @@ def check_engines(
         "preset": preset, "results": [],
     }  # fmt: skip
     for target in targets():
-        for precision in PRECISIONS[:2] if target == "cuda" else PRECISIONS:
+        for precision in ("fp32", "fp16") if target == "cuda" else PRECISIONS:
             try:
                 found = isolated(check, preset, precision, target, folder)
             except EngineError as error:
@@ -141,7 +143,7 @@ def write(report: dict[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     device = re.sub(r"\W+", "_", report["gpu"]["name"])
     path = folder / f"engines_{device}_{report['date'][:10]}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
     return path
 
 

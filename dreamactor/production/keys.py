@@ -19,10 +19,10 @@ from typing import Any
 from dreamactor import paths
 from dreamactor.checkpoints import WEIGHTS
 from dreamactor.engines.processor import has_vnni
-from dreamactor.engines.shapes import profiles
 from dreamactor.engines.trust import sha256
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
+from dreamactor.presets import Preset
 from dreamactor.production.request import Request
 from dreamactor.production.sources import origin
 
@@ -76,11 +76,7 @@ class Keys:
 
     @cached_property
     def weights(self) -> str:
-        """SHA-256 of the checkpoint's weights and its preset, or of the preset alone for random weights."""
-        digest = hashlib.sha256(json.dumps(self.request.preset.to_dict(), sort_keys=True).encode())
-        if self.request.checkpoint is not None:
-            digest.update(_file_hash(self.request.checkpoint / WEIGHTS, self.request.store).encode())
-        return digest.hexdigest()
+        return weights_key(self.request.preset, self.request.checkpoint, self.request.store)
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -148,20 +144,28 @@ class Keys:
 
     def engine(self, network: str, precision: Mapping[str, Any], runtime_version: str) -> Key:
         request = self.request
-        fixed = request.target.runtime == "tensorrt"  # which alone has plugins
-        chosen = profiles(request.preset, network, request.ranges, fixed)
+        plugins = request.target.runtime == "tensorrt"  # which alone has them
         return {
             "network": network, "weights": self.weights, "precision": digest(precision),
-            "shapes": [asdict(profile) for profile in chosen], "target": request.target.architecture,
+            "shapes": [asdict(profile) for profile in request.profiles(network)], "target": request.target.architecture,
             "runtime": request.target.runtime, "version": runtime_version, "options": asdict(request.build),
             "gpu": request.target.gpu, "code": self.code["build"],
-            "plugin": [self.code["plugin"], _version("triton", "triton-windows")] if fixed else [],
+            "plugin": [self.code["plugin"], _version("triton", "triton-windows")] if plugins else [],
         }  # fmt: skip
 
     def video(self, networks: Mapping[str, Mapping[str, Any]]) -> Key:
         """`networks` are the keys of their ONNX, in whichever precision."""
         parts = {name: digest(key) for name, key in sorted(networks.items())}
         return {"networks": parts, "samples": digest(self.samples()), "code": self.code["capture"]}
+
+
+def weights_key(preset: Preset, checkpoint: Path | None, store: Path = paths.STORE) -> str:
+    """SHA-256 of the checkpoint's weights and its preset, or of the preset alone for random weights. The store
+    remembers that of a large file."""
+    found = hashlib.sha256(json.dumps(preset.to_dict(), sort_keys=True).encode())
+    if checkpoint is not None:
+        found.update(_file_hash(checkpoint / WEIGHTS, store).encode())
+    return found.hexdigest()
 
 
 def digest(key: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def lower_network(stages: Stages, network: str, put_back: tuple[str, ...], folde
         before = {name: stages.precision(network).facts[name] for name in before}
     step = 1
     while decibels < recipe.snr_gate and reference:
-        waiting = [item["module"] for item in stages.sensitivity(network) if item["module"] not in restored]
+        waiting = [module for module in stages.sensitivity(network) if module not in restored]
         if not waiting:
             break
         restored += waiting[:step]

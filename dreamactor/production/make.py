@@ -81,7 +81,7 @@ def up_to_date(request: Request) -> Result | None:
     try:
         summary, rows = from_json((request.output / REPORT_JSON).read_text())
         manifest = read_manifest(request.output)
-        if summary["key"] != _set_key(request) or set(manifest.networks) != set(request.networks):
+        if summary["key"] != _set_key(Keys(request)) or set(manifest.networks) != set(request.networks):
             return None
         if any(not row.ran and runs_here(manifest.network(row.network)) for row in rows):
             return None
@@ -103,8 +103,29 @@ def weights_of(folder: Path) -> str | None:
         return None
 
 
-def _set_key(request: Request) -> str:
-    keys = Keys(request)
+def of_another_checkpoint(request: Request) -> Result | None:
+    """The set in the request's place, where it was made of other trained weights: neither of those in the request's
+    folder, as they are or were, nor of equal ones elsewhere."""
+    made_of = weights_of(request.output)
+    if made_of in (None, "random") or _is_folder(request.checkpoint, str(made_of)):
+        return None
+    try:
+        summary, rows = from_json((request.output / REPORT_JSON).read_text())
+        built = {record.weights_sha256 for record in read_manifest(request.output).networks.values()}
+    except (OSError, ValueError, EngineError):
+        return None
+    if built == {Keys(request).weights}:
+        return None
+    return Result(request.output, bool(summary.get("passed")), False, text(summary, rows))
+
+
+def _is_folder(folder: Path | None, name: str) -> bool:
+    return folder is not None and folder.resolve() == Path(name).resolve()
+
+
+def _set_key(keys: Keys) -> str:
+    """Names all that a set is made of; that of a build is taken with the keys that the build itself went by."""
+    request = keys.request
     version = runtime_version(request.target.runtime) if not request.target.is_onnx else ""
     parts = {name: keys.engine(name, keys.precision(name), version) for name in request.networks}
     return digest({"target": request.target.name, "networks": parts, "code": keys.code["judge"]})
@@ -195,7 +216,7 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "inputs": stages.samples().facts["source"] if stages.keys.records else "",
         "rehearsed": rehearsal.describe(request.preset),
         "passed": passed,
-        "key": _set_key(request),
+        "key": _set_key(stages.keys),
     }
     if verdict is not None:
         video, before = verdict.video, verdict.before

@@ -10,15 +10,15 @@ from dreamactor.checkpoints import read_preset
 from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.sets import check_destination
-from dreamactor.engines.shapes import Ranges
+from dreamactor.engines.shapes import Profile, Ranges, profiles
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError
+from dreamactor.export.recipes import recipe
 from dreamactor.interfaces import MAX_REFERENCES, NETWORKS
 from dreamactor.presets import Preset, preset
 from dreamactor.production.rehearsal import rehearsal
 
 _LEAST = {"fp8": 89, "bf16": 80}  # compute capability from which tensor cores have the type
-STORE = paths.ENGINES / "store"
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,15 @@ class Request:
     target: Target
     checkpoint: Path | None
     output: Path
-    store: Path = STORE
+    store: Path = paths.STORE
     ranges: Ranges = field(default_factory=Ranges)
     build: BuildOptions = field(default_factory=BuildOptions)
     networks: tuple[str, ...] = NETWORKS
     samples: int = 5
+
+    def profiles(self, network: str) -> tuple[Profile, ...]:
+        """What the network's engine is tuned for; TensorRT-RTX specialises itself where it runs."""
+        return profiles(self.preset, network, self.ranges, fixed=self.target.runtime == "tensorrt")
 
     @property
     def weights(self) -> str:
@@ -56,17 +60,17 @@ def make_request(
     use to its runtime, EngineError for an output that is the folder of something else, and for `cuda` where it is not.
 
     Without `precision` it is the target's own. A checkpoint (without one, that which ships) has sizes of its own under
-    the name `preset_name`. Without `ranges` the
-    engines take the preset's picture size; without `build` they are as fast as they can be.
+    the name `preset_name`. Without `ranges` the engines take the preset's picture size; without `build` they are as
+    fast as they can be.
     """
     target = parse_target(target_name)
-    precision = precision or target.precision
+    precision = recipe(precision or target.precision).name
     if not target.is_onnx and target.capability < _LEAST.get(precision, 0):
         raise InputError(
             f"{precision} needs SM{_LEAST[precision]} or later, and {target.name} is {target.architecture.upper()}: "
             "use fp16 or int8."
         )
-    if precision == "bf16" and target.is_onnx and target.name == "cpu":
+    if precision == "bf16" and target.name == "cpu":
         raise InputError("ONNX Runtime has no BF16 on the CPU: use fp32 or int8 there.")
     ranges, build = ranges or Ranges(), build or BuildOptions()
     if target.is_onnx:
@@ -82,7 +86,7 @@ def make_request(
         target,
         source,
         check_destination(output or paths.engine_set(preset_name, precision, target.name)),
-        store or STORE,
+        store or paths.STORE,
         _with_rehearsal(_checked(ranges, chosen), chosen),
         build,
     )

@@ -106,11 +106,11 @@ class Stages:
 
         return self._get("ranges", self.keys.ranges(network), f"calibrating {network}", make)
 
-    def sensitivity(self, network: str) -> list[dict[str, Any]]:
+    def sensitivity(self, network: str) -> list[str]:
         """Modules by how much they cost, the most harmful first."""
 
         def make(folder: Path) -> Mapping[str, Any]:
-            from dreamactor.export.quality import as_dict, sensitivities
+            from dreamactor.export.quality import sensitivities
 
             prepared, ranges, feed = self.ingredients(network)
 
@@ -118,12 +118,12 @@ class Stages:
                 self.on_progress(f"measuring {network}, module by module", done, total)
 
             found = sensitivities(prepared, self.keys.recipe, ranges, feed, hear)
-            (folder / "sensitivity.json").write_text(json.dumps(as_dict(found), indent=1))
+            decibels = {item.module: round(item.decibels, 2) for item in found}
+            (folder / "sensitivity.json").write_text(json.dumps(decibels, indent=1))
             return {"modules": len(found)}
 
         entry = self._get("sensitivity", self.keys.sensitivity(network), f"measuring {network}", make)
-        found: list[dict[str, Any]] = json.loads(entry.paths[0].read_text())
-        return found
+        return list(json.loads(entry.paths[0].read_text()))
 
     def precision(self, network: str, put_back: tuple[str, ...] = ()) -> Entry:
         """The ONNX in the recipe's precision, repaired until its output passes; what was put back is in the facts."""
@@ -229,9 +229,8 @@ def open_onnx(path: Path, name: str) -> Session:
     """A CPU session of an ONNX of any precision; BF16 is simulated."""
     from dreamactor.engines.onnxruntime import OnnxRuntimeSession
 
-    content: bytes | Path = path if path.with_name(path.name + ".data").exists() else path.read_bytes()
     try:
-        return OnnxRuntimeSession(content, name)
+        return OnnxRuntimeSession(path, name)
     except EngineError:
         from dreamactor.export.precision import simulated
         from dreamactor.export.weights import load, save
@@ -243,5 +242,6 @@ def open_onnx(path: Path, name: str) -> Session:
 
 def _options() -> Options:
     from dreamactor.pipeline.options import Options
+    from dreamactor.production.capture import SEED
 
-    return Options(seed=7)
+    return Options(seed=SEED)

@@ -76,6 +76,19 @@ def test_moments_that_lie_apart_are_no_slower_build(drift: float, monkeypatch: p
     assert sum(bool({"slower", "faster"} & found) for found in pairs) <= 3
 
 
+def test_what_a_gpu_timed_of_a_network_is_of_several_moments_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "BASES", BASES | {"engine/x": 1.0, "device/x": 1.0})
+    found = []
+    for seed in (1, 2):
+        made = report(seed, drift=0.05)
+        made["timings"]["device/x"] = made["timings"]["engine/x"]
+        made["settings"]["clips_by"] = f"engines of run {seed}"
+        found.append(made)
+    rows = {row.name: row for row in compare(*found)}
+    assert "pipeline/onnxruntime" not in rows
+    assert rows["device/x"].ratio == rows["engine/x"].ratio
+
+
 def test_without_engines_nothing_is_known_of_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "BASES", {"pipeline/onnxruntime": 2.0})
     assert verdicts(report(1), report(2, factor=1.3)) == {"cannot tell"}

@@ -116,6 +116,7 @@ import tensorrt as trt
 import tensorrt.plugin as trtp
 from tensorrt.plugin import _lib, _tensor
 from dreamactor.engines import build_worker
+from dreamactor.errors import EngineError
 from dreamactor.kernels import plugin
 
 def registered(architecture):
@@ -126,7 +127,7 @@ def registered(architecture):
 refused = ""
 try:
     registered(100)
-except build_worker.BuildFailed as error:
+except EngineError as error:
     refused = str(error)
 names = registered(int(sys.argv[2]))
 expression = _tensor.ShapeExprs(4, _is_dummy=True)

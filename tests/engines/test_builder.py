@@ -179,7 +179,7 @@ def test_fused_kernels_are_found_by_their_names(tmp_path: Path) -> None:
 
 
 def test_missing_runtime_is_said() -> None:
-    with pytest.raises(InputError, match="choose one of onnxruntime, tensorrt, tensorrt_rtx"):
+    with pytest.raises(EngineError, match="choose one of onnxruntime, tensorrt, tensorrt_rtx"):
         load_tensorrt("openvino")
 
 

@@ -285,8 +285,8 @@ def test_what_stands_in_the_way_besides_is_said(said: Callable[[], list[str]]) -
     """A scale that is not positive, no keys, wide face windows; gradients too, quietly."""
     tensors = (on_device(1, 1, 8, 128),) * 3
     for scale, keys in ((-1.0, 5), (1.0, 0)):
-        assert dispatch.pick("two_segment", 128, *tensors, refused=operators._softmax(scale, keys)) is None
-    assert operators._softmax(1.0, 1) == ""
+        assert dispatch.pick("two_segment", 128, *tensors, refused=operators._refusal(scale, keys)) is None
+    assert operators._refusal(1.0, 1) == ""
     assert not dispatch.by_operator("norm_rope", on_device(1, dtype=torch.float32).requires_grad_())
     assert dispatch.by_operator("norm_rope", on_device(1), None)
     assert [message.split(": ")[1] for message in said()] == [

@@ -29,6 +29,18 @@ def test_a_clip_may_last_longer_than_it_announces() -> None:
     assert indices(clip.frames)[:42] == [0, 1, 2, 3, *[4] * 36, 5, 5]
 
 
+def test_a_clip_that_announces_too_few_frames_keeps_to_the_memory_of_all_of_them() -> None:
+    data = make_clip([k / 10 for k in range(60)], size=(160, 120))
+    limits = Limits(clip_memory=60 * 160 * 120 * 3 // 4)
+    honest = decode_clip(data, 10, limits)
+    assert honest.frames.nbytes <= limits.clip_memory
+    short = bytearray(data)
+    struct.pack_into(">I", short, data.index(b"mdhd") + 20, 1)  # the track's length
+    clip = decode_clip(bytes(short), 10, limits)
+    assert len(clip.frames) == 60
+    assert clip.frames.nbytes <= limits.clip_memory
+
+
 def test_avi_has_no_times_of_showing_and_keeps_every_picture() -> None:
     clip = decode_clip(make_clip([k / 25 for k in range(40)], container="avi"), 25)
     assert indices(clip.frames) == list(range(40))

@@ -26,6 +26,7 @@ from dreamactor.engines.store import Entry
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError
 from dreamactor.production import engine_build, make
+from dreamactor.production.keys import Keys
 from dreamactor.production.report import Row, table, to_json
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
@@ -184,7 +185,7 @@ def test_a_set_with_an_engine_to_be_made_again_is_not_up_to_date(tmp_path: Path,
     row = Row("denoiser", "fp16", 1, 1, 1, 1.0, 1.0, 60.0, None, True, "", (), {"retry": retry})
 
     def complete(folder: Path, manifest: Manifest) -> None:
-        summary = {"key": make._set_key(request), "passed": True, "rehearsed": ""}
+        summary = {"key": make._set_key(Keys(request)), "passed": True, "rehearsed": ""}
         (folder / make.REPORT_JSON).write_text(to_json(summary, [row]))
 
     files = [EngineFiles(record("denoiser"), (linear_model(tmp_path / "denoiser.onnx"),))]

@@ -13,9 +13,10 @@ import pytest
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import InputError
+from dreamactor.presets import preset
 from dreamactor.production import keys as keys_module
 from dreamactor.production.keys import _EXPORT, _JUDGE, _LOWER, _PLUGIN, Keys, _file_hash
-from dreamactor.production.make import make_engines
+from dreamactor.production.make import _set_key, make_engines
 from dreamactor.production.request import make_request
 
 
@@ -70,6 +71,19 @@ def test_hashes_are_remembered_where_they_can_be(tmp_path: Path) -> None:
     (store / "hashes.json").write_text("3")
     assert _file_hash(weights, store) == expected
     assert _file_hash(weights, Path("/dev/null/store")) == expected  # nothing can be kept there
+
+
+def test_weights_that_change_during_a_build_are_not_those_of_the_set(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text(json.dumps(preset("tiny").to_dict()))
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    request = make_request("tiny", "fp32", "cpu", checkpoint, output=tmp_path / "set", store=tmp_path / "store")
+    keys = Keys(request)
+    before = _set_key(keys)
+    (checkpoint / "model.safetensors").write_bytes(b"other weights")
+    assert _set_key(keys) == before
+    assert _set_key(Keys(request)) != before
 
 
 @pytest.mark.parametrize(("precision", "target"), [("int8", "sm89"), ("int8", "cpu")])

@@ -143,9 +143,12 @@ def test_folder_of_a_killed_server_is_removed_and_of_a_live_one_kept(temporary: 
     os.close(dead._lock)
     region = folders.SHARED_MEMORY / f"{dead.path.name}region"
     region.touch()
-    for folder in (live, dead):
-        os.utime(folder.path, (0, 0))
+    pipe = temporary / f"{folders.PREFIX}pipe"  # of somebody else, which opens for nobody
+    os.mkfifo(pipe)
+    for path in (live.path, dead.path, pipe):
+        os.utime(path, (0, 0))
     folders.sweep()
+    pipe.unlink()
     assert (live.path.exists(), dead.path.exists(), region.exists()) == (True, False, False)
     live.remove()
     assert not any(temporary.iterdir())
