@@ -2,7 +2,8 @@
 
 from dreamactor.engines.manifest import FileRecord, Manifest, NetworkRecord
 from dreamactor.engines.session import Session, TensorSpec
-from dreamactor.engines.sets import EngineFiles, Engines, open_engines, read_manifest, write_set
+from dreamactor.engines.set_writing import EngineFiles, write_set
+from dreamactor.engines.sets import Engines, open_engines, read_manifest
 from dreamactor.interfaces import NETWORKS
 
 __all__ = [

@@ -1,36 +1,20 @@
-"""Engine sets: one folder that holds everything a pipeline opens. Written whole, verified before it is opened."""
+"""Engine sets: one folder that holds everything a pipeline opens, verified before it is opened. `set_writing.py` makes
+them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import re
-import shutil
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import dreamactor
 from dreamactor.engines import trust
-from dreamactor.engines.manifest import (
-    FILE_NAME,
-    FileRecord,
-    Manifest,
-    NetworkRecord,
-    read_bytes,
-)
+from dreamactor.engines.manifest import FILE_NAME, Manifest, NetworkRecord, read_bytes
+from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import Session
-from dreamactor.engines.store import alive
 from dreamactor.errors import EngineError
-from dreamactor.interfaces import MAX_REFERENCES
 from dreamactor.presets import Preset
-
-_BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.(?P<pid>\d+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -60,16 +44,6 @@ class Engines:
         self.close()
 
 
-@dataclass(frozen=True)
-class EngineFiles:
-    """What `write_set` makes one record from: `record` without its files, and where these (main file first) and the
-    example lie now."""
-
-    record: NetworkRecord
-    paths: tuple[Path, ...]
-    example: Path | None = None
-
-
 def read_manifest(directory: Path | str, public_key: bytes | None = None) -> Manifest:
     """The manifest of a set, its signature checked first when a public key is given."""
     directory = Path(directory)
@@ -95,7 +69,7 @@ def open_engines(
     records = [manifest.network(name) for name in (networks if networks is not None else manifest.networks)]
     for record in records:
         trust.check_interface(record, manifest.preset)
-        trust.check_runtime(record, _installed(record.runtime), trust.gpu_for(record))
+        trust.check_runtime(record, runtime_version(record.runtime), trust.gpu_for(record))
     with ExitStack() as opened:
         sessions: dict[str, Session] = {}
         for record in records:
@@ -103,78 +77,6 @@ def open_engines(
             opened.callback(sessions[record.name].close)
         opened.pop_all()
     return Engines(manifest.preset, manifest, sessions)
-
-
-def check_destination(directory: Path | str) -> Path:
-    """The absolute path of a folder that a set may be written to; raises EngineError where it holds something else."""
-    directory = Path(directory).resolve()
-    with _alone(directory.parent):
-        if directory.exists() and not _is_set(directory) and not (directory.is_dir() and not any(directory.iterdir())):
-            raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
-    return directory
-
-
-def require_writable(directory: Path) -> None:
-    """Raises EngineError where no folder can be made in the place of `directory`, before the minutes of work."""
-    parent = next(folder for folder in directory.parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise EngineError(f"The engine set cannot be written to {directory}: {parent} is not a folder one can write.")
-
-
-def write_set(
-    directory: Path | str,
-    preset: Preset,
-    precision: str,
-    target: str,
-    engines: Iterable[EngineFiles],
-    references: int = MAX_REFERENCES,
-    complete: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
-) -> Manifest:
-    """Makes (or replaces) the set in `directory` from files, with their hashes; a failure leaves what was there.
-
-    `references` is how many the denoiser takes at most, pseudo-references among them. `complete` may verify the set and
-    add to it where it is made, before it takes its place. What a killed writer left beside it is tidied up.
-    """
-    directory = check_destination(directory)
-    fresh = _beside(directory, "new")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(directory.parent):
-            tidy(directory.parent)
-        fresh.mkdir()
-        records = {item.record.name: _place(fresh, item) for item in engines}
-        manifest = Manifest(
-            preset, precision, target, records, datetime.now(UTC).isoformat(timespec="seconds"),
-            f"dreamactor {dreamactor.__version__}", references,
-        )  # fmt: skip
-        (fresh / FILE_NAME).write_text(manifest.to_json())
-        complete(fresh, manifest)
-        with _alone(directory.parent):
-            _swap(fresh, directory)
-    except OSError as error:
-        raise EngineError(f"The engine set cannot be written to {directory}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return manifest
-
-
-def tidy(parent: Path) -> None:
-    """Of the sets in `parent`, removes what killed writers left, and brings back a set that one had moved away."""
-    for path in parent.iterdir():
-        match = _BESIDE.fullmatch(path.name)
-        if match is None or alive(int(match["pid"])):
-            continue
-        place = parent / match["name"]
-        if match["kind"] == "old" and not place.exists():
-            path.rename(place)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _installed(runtime: str) -> str:
-    from dreamactor.engines.runtimes import runtime_version
-
-    return runtime_version(runtime)
 
 
 def _open(directory: Path, record: NetworkRecord, target: str, threads: int | None) -> Session:
@@ -192,59 +94,3 @@ def _open(directory: Path, record: NetworkRecord, target: str, threads: int | No
     content = trust.read_onnx(directory, main, external)
     provider = CUDA if target == "cuda" else CPU
     return OnnxRuntimeSession(directory / main.path if external else content, record.name, threads, provider)
-
-
-def _place(folder: Path, item: EngineFiles) -> NetworkRecord:
-    files = tuple(_copied(folder, path) for path in item.paths)
-    return replace(item.record, files=files, example=_copied(folder, item.example) if item.example else None)
-
-
-def _copied(folder: Path, path: Path) -> FileRecord:
-    copy = folder / path.name
-    if copy.exists():
-        raise EngineError(f"Two files of the set are called {path.name}.")
-    shutil.copyfile(path, copy)  # not a hard link: onnx refuses external data that has several names
-    return FileRecord(path.name, trust.sha256(copy), copy.stat().st_size)
-
-
-def _is_set(directory: Path) -> bool:
-    """Whether the folder's manifest is that of an engine set, of this format or another."""
-    try:
-        values = json.loads((directory / FILE_NAME).read_text())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and {"format", "preset", "networks"} <= set(values)
-
-
-def _beside(directory: Path, kind: str) -> Path:
-    """Where this process makes the "new" set that belongs in `directory`, or keeps the "old" one meanwhile."""
-    return directory.with_name(f".{directory.name}.{kind}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-
-
-@contextlib.contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """One writer at a time moves sets in `parent`, where there are locks; the system lets go when it dies."""
-    with ExitStack() as held:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            folder = os.open(parent, os.O_RDONLY)
-            held.callback(os.close, folder)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-
-
-def _swap(fresh: Path, directory: Path) -> None:
-    """Puts `fresh` where `directory` is; on POSIX two renames, so a reader sees the old set, the new one or none."""
-    if not directory.exists():
-        fresh.rename(directory)
-        return
-    old = _beside(directory, "old")
-    try:
-        directory.rename(old)
-        fresh.rename(directory)
-    finally:
-        if directory.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:  # failed or interrupted between the two
-            old.rename(directory)

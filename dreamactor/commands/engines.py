@@ -58,7 +58,7 @@ def _megabytes(entries: Iterable[Entry]) -> float:
 
 
 def run_prune(options: argparse.Namespace) -> int:
-    from dreamactor.engines.sets import tidy
+    from dreamactor.engines.set_writing import tidy
     from dreamactor.engines.store import Store
 
     if not (options.keep >= 0 and options.older_than >= 0):

@@ -12,15 +12,14 @@ import av
 import av.container
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from dreamactor.errors import InputError
 from dreamactor.motion.limits import Limits, megabytes
+from dreamactor.motion.upright import NAME, Upright
 
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif", "mjpeg")
-NAME = "the driving clip"  # as messages call it
 LATE = 0.002  # seconds by which a timestamp may be rounded up by its container and still count as on time
 JOINED = 0.5  # seconds of pictures that are left out, from which on it is said
 WHOLE = 0.9  # share of the announced duration that must be decodable for a file to count as whole
@@ -186,12 +185,11 @@ def _duration(container: av.container.InputContainer, stream: VideoStream) -> tu
 
 
 class _Decoder:
-    """Frames of one stream with the seconds at which each is shown, upright and shrunk to the working size."""
+    """Frames of one stream with the seconds at which each is shown."""
 
     def __init__(
         self, container: av.container.InputContainer, stream: VideoStream, limits: Limits, wanted: int
     ) -> None:
-        self.limits, self.wanted = limits, wanted
         self._rate = float(stream.average_rate or stream.guessed_rate or 25)
         self.notes: list[str] = []
         self._container, self._stream = container, stream
@@ -199,9 +197,7 @@ class _Decoder:
         self._lead = 0.0  # seconds before the first frame that cannot be decoded: a stream that was cut
         self._clock = (container.start_time or 0) / av.time_base
         self._reached = 0.0  # seconds at which the last packet of any stream ends
-        self._target: tuple[int, int] | None = None
-        self._shown = (0, 0)
-        self._aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        self._picture = Upright(limits, wanted, float(stream.sample_aspect_ratio or 1) or 1.0, self.notes)
         self._decoded = 0.0
         self._left_out = 0  # pictures whose time goes back
         self._error = ""
@@ -294,43 +290,3 @@ class _Decoder:
             for frame in decoded:
                 if isinstance(frame, av.VideoFrame):
                     yield frame
-
-    def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        if frame.width * frame.height > self.limits.clip_pixels:
-            raise InputError(
-                f"Too many pixels: {NAME} changes to frames of {frame.width}x{frame.height}; the limit is "
-                f"{self.limits.clip_pixels} pixels a frame."
-            )
-        if self._target is None:
-            self._target = self._working_size(frame)
-        width, height = self._target
-        shrinks = width < frame.width
-        see_through = any(component.is_alpha for component in frame.format.components)
-        pixels = frame.reformat(
-            width, height, "rgba" if see_through else "rgb24",
-            interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
-        ).to_ndarray()  # fmt: skip
-        if see_through:
-            alpha = pixels[..., 3:].astype(np.uint16)
-            pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-        turns = round(frame.rotation / 90) % 4
-        upright = np.ascontiguousarray(np.rot90(pixels, turns) if turns else pixels, np.uint8)
-        if upright.shape[:2] != self._shown:
-            raise InputError(f"{NAME} changes its orientation half way; cut it into one clip each.")
-        return upright
-
-    def _working_size(self, frame: av.VideoFrame) -> tuple[int, int]:
-        width, height = max(1, round(frame.width * self._aspect)), frame.height
-        turned = round(frame.rotation / 90) % 2 == 1
-        original = (width, height) if turned else (height, width)
-        scale = min(1.0, self.limits.clip_side / max(width, height))
-        fits = (self.limits.clip_memory / (3.0 * self.wanted * width * height)) ** 0.5
-        scale = min(scale, fits)
-        width, height = max(1, round(width * scale)), max(1, round(height * scale))
-        self._shown = (width, height) if turned else (height, width)
-        if scale < 1:
-            self.notes.append(
-                f"{NAME} is {original[1]}x{original[0]}; it was shrunk to {self._shown[1]}x{self._shown[0]} "
-                "to be analysed"
-            )
-        return width, height

@@ -12,7 +12,8 @@ from dreamactor.engines.manifest import Manifest, NetworkRecord
 from dreamactor.engines.processor import VNNI
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.session import TensorSpec
-from dreamactor.engines.sets import EngineFiles, read_manifest, require_writable, write_set
+from dreamactor.engines.set_writing import EngineFiles, require_writable, write_set
+from dreamactor.engines.sets import read_manifest
 from dreamactor.engines.store import Entry
 from dreamactor.engines.trust import check_file, runs_here
 from dreamactor.errors import EngineError

@@ -9,7 +9,7 @@ from dreamactor import paths
 from dreamactor.checkpoints import read_preset
 from dreamactor.engines.builder import AMPERE_PLUS, SAME_COMPUTE_CAPABILITY, BuildOptions
 from dreamactor.engines.gpu import local_gpu
-from dreamactor.engines.sets import check_destination
+from dreamactor.engines.set_writing import check_destination
 from dreamactor.engines.shapes import Profile, Ranges, profiles
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError

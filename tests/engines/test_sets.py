@@ -210,7 +210,7 @@ def test_an_engine_for_one_card_is_refused_on_another_of_its_architecture(
     make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before TensorRT sees a byte; a set that names no card, as those made before, is for its architecture."""
-    monkeypatch.setattr(sets, "_installed", lambda runtime: "11.4")
+    monkeypatch.setattr(sets, "runtime_version", lambda runtime: "11.4")
     monkeypatch.setattr(tensorrt, "load_tensorrt", lambda runtime: pytest.fail("it was opened"))
     monkeypatch.setattr(trust, "local_gpu", lambda: card("sm89", "NVIDIA GeForce RTX 4090"))
     plan = {"runtime": "tensorrt", "runtime_version": "11.4", "architecture": "sm89"}

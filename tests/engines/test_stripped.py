@@ -37,7 +37,7 @@ WriteSet = Callable[..., Path]
 def stripped_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteSet:
     """Writes a set of a stripped plan and `scale` times the linear model's weights; this machine can run it."""
     monkeypatch.setattr(trust, "local_gpu", lambda: Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0"))
-    monkeypatch.setattr(sets, "_installed", lambda runtime: "11.4")
+    monkeypatch.setattr(sets, "runtime_version", lambda runtime: "11.4")
     (tmp_path / FILES[0]).write_bytes(b"a plan without weights")
 
     def write(scale: float = 2.0, external: bool = True) -> Path:

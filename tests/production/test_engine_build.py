@@ -21,7 +21,8 @@ from dreamactor.engines import tensorrt
 from dreamactor.engines.attention import NATIVE, PLUGIN
 from dreamactor.engines.builder import BuildOptions, BuildReport
 from dreamactor.engines.manifest import Manifest
-from dreamactor.engines.sets import EngineFiles, read_manifest, write_set
+from dreamactor.engines.set_writing import EngineFiles, write_set
+from dreamactor.engines.sets import read_manifest
 from dreamactor.engines.store import Entry
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError
