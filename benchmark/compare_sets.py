@@ -8,6 +8,7 @@ anew several times, and what is judged is how far these openings agree.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -25,7 +26,8 @@ from dreamactor.interfaces import Shape, Size, interface, random_inputs
 from dreamactor.pipeline import Animator, Options
 
 OPENINGS = 10  # of both sets: nine are the least whose extremes hold for seven measurements together
-ROUNDS, CLIPS = 6, 2  # pairs of each network and of whole clips, each time
+ROUNDS, CLIPS = 6, 2  # pairs of each network (at least) and of whole clips, each time
+MOST_ROUNDS, SECONDS = 60, 1.0  # of a small network as many as take this long
 Pair = tuple[Timing, Timing]
 
 
@@ -94,10 +96,17 @@ def _network(old: Engines, new: Engines, name: str, opening: int, rounds: int) -
     size = Size.of(old.preset)
 
     def fresh(round_: int) -> None:
-        given.update(random_inputs(old.preset, name, size, opening * (rounds + 1) + round_))
+        given.update(random_inputs(old.preset, name, size, opening * (MOST_ROUNDS + 1) + round_))
 
     fresh(rounds)
-    return _in_turn([partial(each.session(name).run, given) for each in (old, new)], opening, rounds, fresh)
+    cases = [partial(each.session(name).run, given) for each in (old, new)]
+    for case in cases:
+        case()
+    started = time.perf_counter()
+    for case in cases:
+        case()
+    pairs = int(SECONDS / (time.perf_counter() - started))
+    return _in_turn(cases, opening, max(rounds, min(pairs, MOST_ROUNDS)), fresh)
 
 
 def _in_turn(cases: Sequence[Case], opening: int, rounds: int, fresh: Callable[[int], None] | None = None) -> Pair:
