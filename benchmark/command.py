@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
     from dreamactor.benchmark.run import main
 
     precisions = tuple(options.precision) if options.precision else None
-    sections = tuple(options.only.split(",")) if options.only else None
+    sections = None if options.only is None else tuple(part.strip() for part in options.only.split(","))
     return main(
         Settings(
             preset=options.preset, precisions=precisions, engines=options.engines, checkpoint=options.checkpoint,

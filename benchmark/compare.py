@@ -207,7 +207,14 @@ def format_differences(rows: list[Difference], notes: list[str]) -> str:
 def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
     """Prints the comparison of two reports, or of two engine sets that are measured in turn for it; 1 when anything of
     ours became slower by more than `threshold` or broke, else 0."""
-    if (before / FILE_NAME).is_file() and (after / FILE_NAME).is_file():
+    for path in (before, after):
+        if not path.exists():
+            raise InputError(f"There is no {path}: give two reports of the harness, or the folders of two engine sets.")
+    sets = [(path / FILE_NAME).is_file() for path in (before, after)]
+    if any(sets) and not all(sets):
+        names = (before, after) if sets[0] else (after, before)
+        raise InputError(f"{names[0]} is an engine set and {names[1]} is none: give two sets, or two reports.")
+    if all(sets):
         from dreamactor.benchmark.compare_sets import compare_sets, other_clips
 
         rows, notes, broke = compare_sets(before, after, threshold), other_clips(before, after), {}

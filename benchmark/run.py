@@ -25,6 +25,7 @@ from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.torch_engines import checkpoint_of
 from dreamactor.errors import EngineError, InputError, MissingDependency
 from dreamactor.files import check_output, write_whole
+from dreamactor.serving.launcher import stoppable
 
 JSON, PAGE, PLOTS = "report.json", "report.html", "plots"
 UNFINISHED = "the run ended before this was done"
@@ -43,7 +44,8 @@ def main(settings: Settings, say: Callable[[str], None] | None = None) -> int:
         write_json(report, settings.output)
 
     try:
-        report = run(settings, say or _say, keep)
+        with stoppable():  # a server that it started is stopped then
+            report = run(settings, say or _say, keep)
     except KeyboardInterrupt:
         if kept:
             write(kept, settings.output)

@@ -34,7 +34,7 @@ class Settings:
     def __post_init__(self) -> None:
         unknown = [name for name in self.sections or () if name not in SECTIONS]
         if unknown:
-            raise InputError(f"There is no section {', '.join(unknown)}; choose of {', '.join(SECTIONS)}.")
+            raise InputError(f"There is no section {', '.join(map(repr, unknown))}; choose of {', '.join(SECTIONS)}.")
         if self.engines is not None and (self.preset is not None or self.precisions is not None):
             raise InputError("--engines names a set that has its own preset and precision: leave the two out.")
         if self.checkpoint is not None and self.engines is None:

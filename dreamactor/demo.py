@@ -35,7 +35,7 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
     from dreamactor.production.make import weights_of
     from dreamactor.progress import ProgressBar
     from dreamactor.serving.client import animate
-    from dreamactor.serving.launcher import ServeOptions, Server
+    from dreamactor.serving.launcher import ServeOptions, Server, stoppable
     from dreamactor.serving.process import Listen
 
     media = default_folder() / "media"
@@ -47,7 +47,8 @@ def run(preset: str, reference: Path | None, driving: Path | None, hide_driver: 
     photo, clip = read_file(reference, "reference"), read_file(driving, "driving clip")
     print(f"reference {reference.name}, driving clip {driving.name}, preset {preset}")
     started = time.monotonic()
-    with Server.start(ServeOptions(engines, Listen(grpc_port=0, http_port=0, metrics_port=0))) as server:
+    listen = Listen(grpc_port=0, http_port=0, metrics_port=0)
+    with stoppable(), Server.start(ServeOptions(engines, listen)) as server:
         print(f"Triton Inference Server is up at {server.address} after {time.monotonic() - started:.1f} s")
         started = time.monotonic()
         with ProgressBar("demo") as progress:

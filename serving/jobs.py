@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dreamactor.errors import Cancelled
+
 WATCH_SECONDS = 0.05
 WAITING = 8  # clips that may wait to be made; each is held in memory
 
@@ -58,6 +60,11 @@ class Jobs:
             return token.isalnum() and (self._folder / token).stat().st_size == 0
         except FileNotFoundError:
             return False
+
+    def require(self, token: str) -> None:
+        """Raises Cancelled unless the job is wanted."""
+        if not self.wanted(token):
+            raise Cancelled("Cancelled: the caller has gone, or the server is being stopped.")
 
     def count(self) -> int:
         """How many have not ended, wanted or not; files of killed processes are removed."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -159,7 +160,7 @@ class Server:
 
 def serve(options: ServeOptions, say: Callable[[str], None] = print) -> int:
     """Serves until SIGTERM or Ctrl-C; starts again when a model's process has died. Returns the exit status."""
-    with _stoppable():
+    with stoppable():
         try:
             if scarce := scarce_shared_memory(options.limits.clip_bytes):
                 print(scarce, file=sys.stderr, flush=True)
@@ -178,8 +179,8 @@ def serve(options: ServeOptions, say: Callable[[str], None] = print) -> int:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turns the first SIGTERM or SIGINT into KeyboardInterrupt; those that follow do not disturb the stopping."""
+def stoppable() -> Iterator[None]:
+    """Inside, the first SIGTERM or SIGINT becomes KeyboardInterrupt; those that follow do not disturb the stopping."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -229,12 +230,17 @@ def _claim(listen: Listen) -> Listen:
             except OverflowError as error:
                 raise InputError(f"{option} is {port}; a port is from 0 to 65535.") from error
             except OSError as error:
-                option = "--host" if isinstance(error, socket.gaierror) else option
+                option = "--host" if _is_of_the_host(error) else option
                 raise InputError(
                     f"The server cannot listen on {listen.host}:{port} ({error.strerror}); give another {option}."
                 ) from error
             address, ports[name] = candidate.getsockname()
     return replace(listen, host=address, **ports)
+
+
+def _is_of_the_host(error: OSError) -> bool:
+    """Whether there is no such address on this machine, whatever the port."""
+    return isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
 
 
 def _reachable(host: str) -> str:

@@ -32,9 +32,9 @@ def write_repository(
 ) -> Path:
     """Makes `repository` (a new folder) from the set in `engines` and returns it.
 
-    Raises EngineError when the set is unusable. TensorRT engines are checked against the manifest and linked in: where
-    Triton's own backend opens them (`config.pbtxt`) that is the only time, so the set's folder must be nobody else's to
-    write. With `public_key` the models, too, open only what its owner has signed.
+    Raises EngineError when the set is unusable. Engines are checked against the manifest, and TensorRT's linked in:
+    where Triton's own backend opens them (`config.pbtxt`) that is the only time, so the set's folder must be nobody
+    else's to write. With `public_key` the models, too, open only what its owner has signed.
     """
     manifest = read_manifest(engines, public_key)
     manifest.require_whole()
@@ -72,8 +72,9 @@ def _write_network(
         )
     here = ModelConfig(record.name, _ports(record.inputs), _ports(record.outputs), parameters=parameters)
     backend = here
+    for file in record.files:
+        trust.check_file(engines, file)
     if record.runtime == "tensorrt":
-        trust.check_file(engines, record.files[0])
         _link(engines / record.files[0].path, _version(repository, record.name) / _PLAN)
         backend = dataclasses.replace(here, backend="tensorrt", profiles=len(profiles(preset, record.name)))
     _write_model(repository, backend, "network")

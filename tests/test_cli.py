@@ -477,6 +477,14 @@ def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> Non
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [(path.name, b"video")]
 
 
+def test_a_shorter_clip_has_fewer_frames_at_most() -> None:
+    from dreamactor.commands.common import add_limits, limits_of
+
+    parser = ArgumentParser()
+    add_limits(parser)
+    assert limits_of(parser.parse_args(["--max-clip-seconds", "5"])) == Limits(clip_seconds=5, clip_frames=125)
+
+
 def test_a_longer_clip_may_have_more_frames() -> None:
     from dreamactor.commands.common import add_limits, limits_of
 

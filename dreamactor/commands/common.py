@@ -125,5 +125,5 @@ def limits_of(options: argparse.Namespace) -> Limits:
         chosen[name] = type(getattr(Limits, name))(value * unit)
     if "clip_seconds" in chosen:
         frames = math.ceil(Limits.clip_frames * chosen["clip_seconds"] / Limits.clip_seconds)
-        chosen["clip_frames"] = max(Limits.clip_frames, frames)
+        chosen["clip_frames"] = max(2, frames)
     return Limits(**chosen)

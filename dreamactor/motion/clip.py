@@ -21,7 +21,7 @@ from dreamactor.motion.upright import NAME, Upright
 
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif", "mjpeg")
 LATE = 0.002  # seconds by which a timestamp may be rounded up by its container and still count as on time
-JOINED = 0.5  # seconds of pictures that are left out, from which on it is said
+SAID = 0.5  # seconds of pictures that are left out or missing, from which on it is said
 WHOLE = 0.9  # share of the announced duration that must be decodable for a file to count as whole
 
 
@@ -52,8 +52,8 @@ def decode_clip(
         raise InputError(
             f"Too large: {NAME} has {megabytes(len(data))}; the limit for a clip is {megabytes(limits.clip_bytes)}."
         )
-    if max_frames is not None and not 1 <= max_frames <= limits.clip_frames:
-        raise InputError(f"max_frames is {max_frames}; at least 1 and at most {limits.clip_frames} are taken.")
+    if max_frames is not None and not 2 <= max_frames <= limits.clip_frames:
+        raise InputError(f"max_frames is {max_frames}; at least 2 and at most {limits.clip_frames} are taken.")
     return _decoded(data, fps, limits, max_frames, on_frame)
 
 
@@ -92,7 +92,7 @@ def _decoded(
             decoder.check_whole()
         if buffer is None:
             raise InputError(f"No frame of {NAME} can be decoded; it is damaged or truncated.")
-        if count < 2 and max_frames != 1:
+        if count < 2:
             raise InputError(f"Too short: {NAME} has 1 frame at {fps:g} fps; motion needs at least 2.")
         return Clip(buffer[:count], tuple(decoder.notes))
 
@@ -259,7 +259,9 @@ class _Decoder:
                 f"Truncated or damaged: {NAME} announces {announced:.1f} s and only {there:.1f} s "
                 f"can be decoded{reason}."
             )
-        if (left_out := self._left_out / self._rate) >= JOINED:
+        if announced - there > SAID + 1 / self._rate and not self._error:
+            self.notes.append(f"{NAME} announces {announced:.1f} s and ends after {there:.1f} s; the rest is missing")
+        if (left_out := self._left_out / self._rate) >= SAID:
             self.notes.append(
                 f"in {NAME} time goes back, as where recordings are joined: {left_out:.1f} s are left out"
             )

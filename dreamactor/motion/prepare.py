@@ -163,13 +163,14 @@ def _notes_on(followed: Followed, fps: float) -> list[str]:
 
 
 class _Report:
-    """Passes progress on, a few times a second at most, so that a caller may print it as it comes."""
+    """Passes progress on, a few times a second at most, so that a caller may print it as it comes. It never goes back,
+    also where work is begun anew."""
 
     def __init__(self, on_progress: OnShare) -> None:
-        self._call, self._last = on_progress, 0.0
+        self._call, self._last, self._most = on_progress, 0.0, 0.0
 
     def __call__(self, share: float) -> None:
-        now = time.monotonic()
+        now, self._most = time.monotonic(), max(self._most, share)
         if share >= 1 or now - self._last > 0.1:
             self._last = now
-            self._call(share)
+            self._call(self._most)

@@ -50,8 +50,8 @@ class Sound:
 
     def attach(self, output: av.container.OutputContainer) -> None:
         """Adds the audio stream to `output`: the same codec where MP4 can hold it, else AAC."""
-        name = self._source.codec.canonical_name
-        copies = name in COPIED and (name != "mp3" or self._source.sample_rate >= MP3_RATE)
+        name, rate = self._source.codec.canonical_name, self._source.sample_rate
+        copies = name in COPIED and rate >= (MP3_RATE if name == "mp3" else 1)
         if copies:
             self._target = output.add_stream_from_template(self._source)
         else:
@@ -147,11 +147,11 @@ class Sound:
 
 
 def _played(container: av.container.InputContainer) -> AudioStream | None:
-    """The track that a player would play; where it cannot be read, the first that can."""
-    for track in (container.streams.best("audio"), *container.streams.audio):
-        if isinstance(track, AudioStream) and track.codec_context is not None and track.sample_rate > 0:
-            return track
-    return None
+    """The track that a player would play; where it cannot be read, the first that can. What it is like may not be known
+    yet, where it begins late in a broadcast: its rate is 0 then."""
+    found = (container.streams.best("audio"), *container.streams.audio)
+    tracks = [track for track in found if isinstance(track, AudioStream) and track.codec_context is not None]
+    return next((track for track in tracks if track.sample_rate > 0), tracks[0] if tracks else None)
 
 
 def _converted(resampler: AudioResampler, frame: av.AudioFrame | None) -> list[av.AudioFrame]:

@@ -14,6 +14,7 @@ from dreamactor.presets import SOLVERS, Preset
 MAX_STEPS = 200
 MAX_PSEUDO_REFERENCES = 3
 MAX_SEED = 2**63 - 1
+LONGEST = 60  # characters of a value that an error shows
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Options:
 
     def __post_init__(self) -> None:
         _whole("steps", self.steps, 1, MAX_STEPS)
-        _whole("max_frames", self.max_frames, 2, 1_000_000)
+        _whole("max_frames", self.max_frames, 2)  # at most what the caps on input say
         _whole("seed", self.seed, 0, MAX_SEED)
         _whole("pseudo_references", self.pseudo_references, 0, MAX_PSEUDO_REFERENCES)
         guidance = self.guidance_scale
         if guidance is not None and not (_is_number(guidance) and 0 <= guidance <= 100):
-            raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {reprlib.repr(guidance)}.")
+            raise InputError(f"Option guidance_scale must be a number from 0 to 100, not {_shown(guidance)}.")
         if self.scale is not None and self.scale not in SCALES:
-            raise InputError(f"Option scale must be one of {', '.join(SCALES)}, not {reprlib.repr(self.scale)}.")
+            raise InputError(f"Option scale must be one of {', '.join(SCALES)}, not {_shown(self.scale)}.")
         if self.solver is not None and self.solver not in SOLVERS:
-            raise InputError(f"Option solver must be one of {', '.join(SOLVERS)}, not {reprlib.repr(self.solver)}.")
+            raise InputError(f"Option solver must be one of {', '.join(SOLVERS)}, not {_shown(self.solver)}.")
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Options:
@@ -55,7 +56,7 @@ class Options:
         except (ValueError, RecursionError) as error:
             raise InputError(f"The options are not valid JSON: {str(error)[:200]}.") from error
         if not isinstance(values, dict):
-            raise InputError(f"The options must be a JSON object, not {type(values).__name__}.")
+            raise InputError(f"The options must be a JSON object, not {_shown(values)}.")
         known = [field.name for field in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
@@ -80,8 +81,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> None:
+def _whole(name: str, value: Any, low: int, high: int | None = None) -> None:
     if value is None and name in ("steps", "max_frames"):
         return
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"Option {name} must be a whole number from {low} to {high}, not {reprlib.repr(value)}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= (value if high is None else high):
+        of = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"Option {name} must be a whole number {of}, not {_shown(value)}.")
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON has it, which is how most callers give options; shortened."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = reprlib.repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

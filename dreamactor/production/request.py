@@ -18,6 +18,7 @@ from dreamactor.interfaces import MAX_REFERENCES, NETWORKS
 from dreamactor.presets import Preset, preset
 from dreamactor.production.rehearsal import rehearsal
 
+_FLAGS = {"smallest": "sizes", "largest": "sizes"}  # what options are called where it is not as here
 _LEAST = {"fp8": 89, "bf16": 80}  # compute capability from which tensor cores have the type
 
 
@@ -113,7 +114,7 @@ def _refuse_options(target: Target, ranges: Ranges, build: BuildOptions) -> None
     default = {**vars(Ranges()), **vars(BuildOptions())}
     given = [name for name, value in {**vars(ranges), **vars(build)}.items() if value != default[name]]
     if given:
-        names = ", ".join(name.replace("_", " ") for name in given)
+        names = ", ".join(dict.fromkeys(_FLAGS.get(name, name.replace("_", " ")) for name in given))
         raise InputError(
             f"Target '{target.name}' is ONNX files, which take any picture size and up to {MAX_REFERENCES} references: "
             f"leave out {names}, which TensorRT engines have, or give another target."

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dreamactor.errors import Cancelled
 from dreamactor.pipeline import Event
 from dreamactor.pipeline.denoise import denoise
 from dreamactor.pipeline.events import PREPARE_SHARE
@@ -57,13 +56,17 @@ class TritonPythonModel:
         latent."""
         told = 0
         for clips in ahead:
-            if not self.jobs.wanted(job):
-                raise Cancelled("Cancelled by the caller.")
+            self.jobs.require(job)
             message = f"waiting for {clips} other clip{'s' if clips > 1 else ''}" if clips != told else ""
             yield Passed(Event("wait", fraction=PREPARE_SHARE, message=message), job)
             told = clips
+
+        def called_off() -> bool:
+            self.jobs.require(job)
+            return False
+
         first = True
-        for step in denoise(self.denoiser, self.preset, clip, prepared.options, lambda: not self.jobs.wanted(job)):
+        for step in denoise(self.denoiser, self.preset, clip, prepared.options, called_off):
             if step.latent is not None and first:
                 first = False
                 yield Passed(step.event, job, step.latent, clip.framing, prepared.driving)

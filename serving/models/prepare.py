@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamactor.errors import Cancelled
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Event
 from dreamactor.pipeline.events import PREPARE_SHARE
@@ -41,8 +40,7 @@ class TritonPythonModel:
         with self.jobs.open() as job:
 
             def report(event: Event) -> None:
-                if not self.jobs.wanted(job):
-                    raise Cancelled("Cancelled by the caller.")
+                self.jobs.require(job)
                 sender.send(response(Prepared(event, job).to_arrays()))
 
             clip = prepare(

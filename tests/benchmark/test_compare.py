@@ -102,6 +102,19 @@ def test_rows_that_are_not_judged_do_not_widen_the_others(monkeypatch: pytest.Mo
     assert [row.ratio for row in beside[: len(alone)]] == [row.ratio for row in alone]
 
 
+def test_what_cannot_be_compared_is_named(
+    tmp_path: Path, tiny_engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(report(1)))
+    for pair, said in (
+        ((tiny_engines, tmp_path / "nope"), f"There is no {tmp_path}/nope"),
+        ((path, tiny_engines), f"{tiny_engines} is an engine set and {path} is none"),
+    ):
+        assert cli.main(["bench", "compare", *map(str, pair)]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_the_command_ends_with_one_past_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / name for name in ("a.json", "b.json", "slow.json")]
     for path, content in zip(paths, (report(1), report(2), report(3, factor=1.1)), strict=True):

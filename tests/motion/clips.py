@@ -69,6 +69,19 @@ def make_broadcast() -> bytes:
     return buffer.getvalue()
 
 
+def make_late_broadcast(late: int) -> bytes:
+    """MPEG-TS of `late` + 3 seconds whose MP2 sound, a click each second, begins `late` seconds after the picture."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as output:
+        audio = output.add_stream("mp2", rate=48000)
+        add_picture(output, late)  # all before the first of the sound
+        for packet in [packet for frame in [*clicks(3.0, audio), None] for packet in audio.encode(frame)]:
+            packet.pts += round(late / packet.time_base)
+            packet.dts = packet.pts
+            output.mux(packet)
+    return buffer.getvalue()
+
+
 def make_vorbis() -> bytes:
     """Five seconds of Matroska, whose ticks are milliseconds, with a click each second in 48 kHz stereo Vorbis."""
     buffer = io.BytesIO()

@@ -120,7 +120,7 @@ def test_over_a_limit_is_refused_by_name(change: dict[str, float], message: str)
 def test_the_start_of_a_long_clip_may_be_taken() -> None:
     data, limits = make_clip([k / 10 for k in range(30)]), dataclasses.replace(Limits(), clip_seconds=1.0)
     assert len(decode_clip(data, 10, limits, max_frames=5).frames) == 5
-    with pytest.raises(InputError, match="max_frames is 0; at least 1 and at most 1500"):
+    with pytest.raises(InputError, match="max_frames is 0; at least 2 and at most 1500"):
         decode_clip(data, 10, limits, max_frames=0)
 
 
@@ -205,6 +205,15 @@ def test_a_clip_may_begin_later_than_its_clock(sound: str | None) -> None:
     assert len(decode_clip(late, 10).frames) == 20
     with pytest.raises(InputError, match="Truncated or damaged"):
         decode_clip(late[: len(late) // 2], 10)
+
+
+def test_an_end_that_is_missing_is_said() -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (100, 64, 96, 3), np.uint8)
+    data = make_clip([k / 10 for k in range(100)], container="matroska", pictures=list(pictures))
+    assert decode_clip(data, 10).notes == ()
+    clip = decode_clip(data[: int(0.94 * len(data))], 10)
+    (note,) = clip.notes
+    assert note.startswith("the driving clip announces 10.0 s and ends after 9.")
 
 
 def test_a_codec_without_a_decoder_is_named() -> None:

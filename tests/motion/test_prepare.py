@@ -1,6 +1,8 @@
 """From files to network inputs, on a real photo and a real clip."""
 
 import io
+import itertools
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from dreamactor.motion.letterbox import Frame, fit
 from dreamactor.motion.limits import Limits
 from dreamactor.motion.metadata import KEY, embed_pose, pose_from_metadata
 from dreamactor.motion.pose import FIELDS
-from dreamactor.motion.prepare import MotionInputs, prepare
+from dreamactor.motion.prepare import MotionInputs, _Report, prepare
 from dreamactor.presets import Preset, preset
 from tests.motion.test_draw import standing
 
@@ -94,6 +96,15 @@ def test_progress_grows_and_can_stop(landmarker: Landmarker, photo: bytes, clip:
         prepare([photo], clip, sized(128, 128), max_frames=12, on_progress=stop, landmarker=landmarker)
     assert seen == sorted(seen)
     assert 0 < seen[0] < seen[-1] < 1
+
+
+def test_progress_does_not_go_back_where_work_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, told = itertools.count(1), list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    report = _Report(told.append)
+    for share in (0.1, 0.2, 0.05, 0.3):
+        report(share)
+    assert told == [0.1, 0.2, 0.2, 0.3]
 
 
 def test_wide_photos_are_framed_and_further_views_are_fitted(landmarker: Landmarker, photo: bytes, clip: bytes) -> None:

@@ -13,7 +13,7 @@ from dreamactor.errors import DreamActorError
 from dreamactor.motion.clip import decode_clip
 from dreamactor.motion.video import VideoWriter
 from tests.disk import full_disk
-from tests.motion.clips import heard, make_broadcast, make_clip, make_vorbis, with_second_track
+from tests.motion.clips import heard, make_broadcast, make_clip, make_late_broadcast, make_vorbis, with_second_track
 
 
 def noise(count: int, height: int = 192, width: int = 320) -> np.ndarray:
@@ -129,6 +129,13 @@ def test_sound_that_is_announced_and_empty_is_left_out() -> None:
     clip = make_clip([k / 10 for k in range(20)], container="mpegts", sound="aac", duration=0)
 
     assert list(streams(write(noise(20), audio_from=clip))) == ["video"]
+
+
+@pytest.mark.parametrize("late", [4, 12])
+def test_sound_of_a_broadcast_may_begin_late(late: int) -> None:
+    """Later than where FFmpeg stops looking what there is."""
+    clip = make_late_broadcast(late)
+    assert heard(write(noise(10 * (late + 3)), audio_from=clip)) == pytest.approx(range(late, late + 3), abs=0.03)
 
 
 def test_sound_follows_the_first_picture_of_a_cut_stream() -> None:

@@ -74,6 +74,7 @@ def test_options_defaults_come_from_the_preset() -> None:
         ('{"steps": 0}', "1 to 200"), ('{"steps": true}', "whole number"), ('{"steps": 2.5}', "whole number"),
         ('{"seed": -1}', "seed"), ('{"seed": null}', "seed"), ('{"scale": "big"}', "face, half, full"),
         ('{"guidance_scale": "x"}', "0 to 100"), ('{"solver": "rk4"}', "euler, multistep"), ('{"max_frames": 1}', "2"),
+        ('{"scale": true}', "not true"), ("null", "not null"), ('{"max_frames": "x"}', 'of at least 2, not "x"'),
         ('{"guidance_scale": NaN}', "0 to 100"), (b"\xff\xfe", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"), ('{"seed": ' + "1" * 5000 + "}", "not valid JSON"),
     ],

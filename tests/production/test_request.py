@@ -111,7 +111,7 @@ def test_a_checkpoint_is_described_without_torch(tmp_path: Path, checkpoint: Pat
         (None, BuildOptions(weight_streaming=True), "weight streaming"),
         (None, BuildOptions(attention="native"), "attention"),
         (None, BuildOptions(strip=True, hardware_compatibility="ampere-plus"), "strip, hardware compatibility"),
-        (Ranges(2, (32, 32), (128, 128)), None, "references, smallest, largest"),
+        (Ranges(2, (32, 32), (128, 128)), None, "references, sizes"),
     ],
 )
 def test_options_of_tensorrt_are_refused_where_they_do_nothing(

@@ -129,7 +129,7 @@ def test_port_wanted_twice_is_named_with_its_option(tiny_engines: Path) -> None:
 
 
 def test_host_of_another_machine_is_refused(tiny_engines: Path) -> None:
-    with pytest.raises(InputError, match=r"192\.0\.2\.1"):
+    with pytest.raises(InputError, match=r"192\.0\.2\.1.*give another --host"):
         Server.start(ServeOptions(tiny_engines, Listen("192.0.2.1", 0, 0, 0)))
 
 
@@ -214,7 +214,7 @@ def test_changed_engine_stops_the_start_with_the_reason(
     engines = shutil.copytree(tiny_engines, tmp_path / "engines")
     (engines / "vae_decoder.onnx").write_bytes(b"\0" * (engines / "vae_decoder.onnx").stat().st_size)
     before = left_regions()
-    with pytest.raises(DreamActorError, match=r"(?s)could not start.*EngineError.*vae_decoder\.onnx"):
+    with pytest.raises(EngineError, match=r"^vae_decoder\.onnx"):
         Server.start(ServeOptions(engines, FREE, server_environment))
     assert left(temporary) == []
     assert left_regions() <= before
