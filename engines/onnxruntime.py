@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamactor.engines.denormals import denormals_as_zero
 from dreamactor.engines.session import Array, TensorSpec, check_inputs
 from dreamactor.errors import EngineError, MissingDependency
 
@@ -48,9 +49,10 @@ class OnnxRuntimeSession:
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()  # CUDA's and cuDNN's libraries from their wheels, unless torch has loaded them
         try:
-            self._session: Any = ort.InferenceSession(
-                str(model) if isinstance(model, Path) else model, options, providers=[provider]
-            )
+            with denormals_as_zero():
+                self._session: Any = ort.InferenceSession(
+                    str(model) if isinstance(model, Path) else model, options, providers=[provider]
+                )
         except Exception as error:  # onnxruntime raises a dozen types of its own
             raise EngineError(f"ONNX Runtime cannot load {name}: {_first_line(error)}") from error
         if self._session.get_providers()[0] != provider:  # CUDA falls back to the CPU without an error
@@ -71,7 +73,8 @@ class OnnxRuntimeSession:
         feeds = check_inputs(self.name, self.inputs, inputs)
         names = [spec.name for spec in self.outputs]
         try:
-            return dict(zip(names, self._session.run(names, feeds), strict=True))
+            with denormals_as_zero():
+                return dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:
             raise EngineError(f"{self.name} failed in ONNX Runtime: {_first_line(error)}") from error
 
@@ -126,6 +129,7 @@ def session_options(threads: int | None = None) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # see `denormals.py`
     return options
 
 

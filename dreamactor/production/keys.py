@@ -53,8 +53,9 @@ _CAPTURE = (
 _JUDGE = (
     "dreamactor/interfaces.py", "dreamactor/production/example.py", "dreamactor/production/gate.py",
     "dreamactor/production/make.py", "dreamactor/production/measure.py", "dreamactor/production/video_quality.py",
-    "dreamactor/fidelity.py", "engines/cuda.py", "engines/onnxruntime.py", "engines/runtimes.py", "engines/session.py",
-    "engines/set_writing.py", "engines/sets.py", "engines/tensorrt.py", "engines/trust.py", "engines/verify.py",
+    "dreamactor/fidelity.py", "engines/cuda.py", "engines/denormals.py", "engines/onnxruntime.py",
+    "engines/runtimes.py", "engines/session.py", "engines/set_writing.py", "engines/sets.py", "engines/tensorrt.py",
+    "engines/trust.py", "engines/verify.py",
 )  # fmt: skip
 
 # TensorRT has fused kernels for 16 bits alone and refuses what it cannot fuse; TensorRT-RTX 1.7 crashes on other types.

@@ -155,8 +155,10 @@ def test_killed_client_stops_within_two_steps(
                 client.kill()
                 break
         assert client.wait(10) == -signal.SIGKILL
+    seen = steps_run(server)  # some went by while the connection broke: they take 2 ms here
     wait_until(lambda: idle(server))
-    assert 3 <= steps_run(server) - before <= 5
+    assert 3 <= steps_run(server) - before < 30
+    assert steps_run(server) - seen <= 2
     assert animate(server.address, [portrait], clip, OPTIONS) == expected
 
 
