@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from dreamactor.benchmark.gpu_tiles import failed_kernels, wrong_tiles
 from dreamactor.benchmark.schema import finite
+from dreamactor.files import write_whole
 
 Row = dict[str, Any]
 FIGURES = ("ms", "tflops", "gbps", "of_peak")
@@ -52,9 +52,7 @@ class Report:
 
     def save(self) -> None:
         """Write the file whole or not at all."""
-        beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(finite(self.data), indent=1, allow_nan=False) + "\n")
-        os.replace(beside, self.path)
+        write_whole(self.path, (json.dumps(finite(self.data), indent=1, allow_nan=False) + "\n").encode())
 
 
 def passed(row: Row) -> bool | None:

@@ -47,17 +47,18 @@ def set_at_hand(preset: str, precision: str | None = None, log: Callable[[str], 
 
     Raises EngineError when it missed its quality gate.
     """
-    from dreamactor.production.make import of_another_checkpoint, weights_of
+    from dreamactor.production.make import of_another_checkpoint
     from dreamactor.production.request import make_request
 
     request = make_request(preset, precision, "cpu")
     own = of_another_checkpoint(request)
     if own is None:
         return build_set(preset, precision, log=log)
-    if not own.passed:
+    folder, (made_of, passed) = request.output, own
+    if not passed:
         raise EngineError(
-            f"{own.folder}, made of {weights_of(own.folder)}, did not pass: see {own.folder}/report.html, build it "
-            f"again, or take it all the same with --engines {own.folder}."
+            f"{folder}, made of {made_of}, did not pass: see {folder}/report.html, build it again, or take it all the "
+            f"same with --engines {folder}."
         )
-    log(f"engines: {own.folder}, made of {weights_of(own.folder)}")
-    return own.folder
+    log(f"engines: {folder}, made of {made_of}")
+    return folder

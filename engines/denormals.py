@@ -23,10 +23,9 @@ def _library() -> ctypes.CDLL | None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
     try:
-        found = ctypes.CDLL("libm.so.6")
+        return ctypes.CDLL("libm.so.6")
     except OSError:
         return None
-    return found
 
 
 @contextmanager

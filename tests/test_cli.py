@@ -429,21 +429,6 @@ def test_what_cannot_be_is_refused_at_once(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    from dreamactor.files import write_whole
-
-    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target.mp4"
-    os.mkfifo(pipe)
-    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
-    write_whole(pipe, b"video")
-    assert reader.communicate(timeout=20)[0] == b"video"
-    assert pipe.is_fifo()
-    link.symlink_to(target)
-    write_whole(link, b"video")
-    assert link.is_symlink()
-    assert target.read_bytes() == b"video"
-
-
 def test_names_are_printed_and_notes_kept_whole_where_there_is_no_terminal(tmp_path: Path, tiny_engines: Path) -> None:
     """Whatever the encoding; and progress says which segment of how many."""
     command = animate(tmp_path, tiny_engines, output=tmp_path / "видео.mp4")
@@ -469,14 +454,6 @@ def test_a_video_sent_to_stdout_is_alone_there(tmp_path: Path, tiny_engines: Pat
     assert b"is up to date" in piped.stderr
 
 
-def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> None:
-    from dreamactor.files import write_whole
-
-    path = tmp_path / ("v" * 251 + ".mp4")
-    write_whole(path, b"video")
-    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [(path.name, b"video")]
-
-
 def test_a_shorter_clip_has_fewer_frames_at_most() -> None:
     from dreamactor.commands.common import add_limits, limits_of
 
@@ -492,45 +469,3 @@ def test_a_longer_clip_may_have_more_frames() -> None:
     add_limits(parser)
     longer = limits_of(parser.parse_args(["--max-clip-seconds", "300", "--max-clip-mb", "2.5"]))
     assert longer == Limits(clip_seconds=300, clip_frames=7500, clip_bytes=2_500_000)
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        "print('more', flush=True)",
-        "sys.stdout.write('more')",
-        "from dreamactor.files import write_whole; write_whole(__import__('pathlib').Path('/dev/stdout'), b'more')",
-    ],
-)
-def test_a_reader_that_leaves_early_is_no_error(last: str) -> None:
-    """As in `dreamactor engines list | head -1`: what is said after that has nowhere to go, also at the very end."""
-    code = (
-        "import sys; from dreamactor.errors import guarded\n"
-        f"def work():\n    print('first', flush=True); sys.stdin.readline(); {last}\n"
-        "sys.exit(guarded(work, 'test'))"
-    )
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "first\n"
-        process.stdout.close()
-        process.stdout = None
-        _, said = process.communicate("it has gone\n")
-    assert (process.returncode, said) == (141, "")
-
-
-def test_another_broken_pipe_is_one() -> None:
-    code = (
-        "import os, sys; from dreamactor.errors import guarded\n"
-        "def work():\n    raise BrokenPipeError(32, 'Broken pipe')\n"
-        "sys.exit(guarded(work, 'test'))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "test: Broken pipe: no file named\n")
-
-
-@pytest.mark.parametrize("redirected", [">&-", ">&- 2>&-"])
-def test_a_closed_output_is_no_error(redirected: str) -> None:
-    """As a supervisor may start it."""
-    program = f"{sys.executable} -m dreamactor.cli engines list --store /nowhere"
-    assert subprocess.run(f"{program} {redirected}", shell=True, check=False).returncode == 0

@@ -104,20 +104,17 @@ def weights_of(folder: Path) -> str | None:
         return None
 
 
-def of_another_checkpoint(request: Request) -> Result | None:
-    """The set in the request's place, where it was made of other trained weights: neither of those in the request's
-    folder, as they are or were, nor of equal ones elsewhere."""
-    made_of = weights_of(request.output)
-    if made_of in (None, "random") or _is_folder(request.checkpoint, str(made_of)):
-        return None
+def of_another_checkpoint(request: Request) -> tuple[str, bool] | None:
+    """Of what the set in the request's place was made, as `Request.weights`, and whether it passed; None unless those
+    are other trained weights: neither those of the request's folder, as they are or were, nor equal ones elsewhere."""
     try:
-        summary, rows = from_json((request.output / REPORT_JSON).read_text())
+        summary, _ = from_json((request.output / REPORT_JSON).read_text())
+        made_of, passed = str(summary["weights"]), bool(summary["passed"])
         built = {record.weights_sha256 for record in read_manifest(request.output).networks.values()}
-    except (OSError, ValueError, EngineError):
+    except (OSError, ValueError, KeyError, TypeError, EngineError):
         return None
-    if built == {Keys(request).weights}:
-        return None
-    return Result(request.output, bool(summary.get("passed")), False, text(summary, rows))
+    ours = made_of == "random" or _is_folder(request.checkpoint, made_of) or built == {Keys(request).weights}
+    return None if ours else (made_of, passed)
 
 
 def _is_folder(folder: Path | None, name: str) -> bool:
