@@ -59,11 +59,13 @@ def write_set(
     engines: Iterable[EngineFiles],
     references: int = MAX_REFERENCES,
     complete: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
-) -> Manifest:
+    is_current: Callable[[], bool] = lambda: False,
+) -> None:
     """Makes (or replaces) the set in `directory` from files, with their hashes; a failure leaves what was there.
 
     `references` is how many the denoiser takes at most, pseudo-references among them. `complete` may verify the set and
-    add to it where it is made, before it takes its place. What a killed writer left beside it is tidied up.
+    add to it where it is made, before it takes its place; it takes it unless what another writer put there meanwhile
+    `is_current`: who is reading that set keeps its files. What a killed writer left beside it is tidied up.
     """
     directory = check_destination(directory)
     fresh = _beside(directory, "new")
@@ -80,12 +82,12 @@ def write_set(
         (fresh / FILE_NAME).write_text(manifest.to_json())
         complete(fresh, manifest)
         with _alone(directory.parent):
-            _swap(fresh, directory)
+            if not is_current():
+                _swap(fresh, directory)
     except OSError as error:
         raise EngineError(f"The engine set cannot be written to {directory}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return manifest
 
 
 def tidy(parent: Path) -> None:

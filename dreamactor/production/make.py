@@ -68,7 +68,8 @@ def make_engines(
     engines = lowered
     if not request.target.is_onnx:
         engines = {name: stages.engine(name, entry) for name, entry in lowered.items()}
-    manifest = _write(stages, lowered, engines, verdict)
+    _write(stages, lowered, engines, verdict)
+    manifest = read_manifest(request.output)
     summary, rows = from_json((request.output / REPORT_JSON).read_text())
     said = text(summary, rows)
     log(said)
@@ -129,10 +130,9 @@ def _set_key(keys: Keys) -> str:
     return digest({"target": request.target.name, "networks": parts, "code": keys.code["judge"]})
 
 
-def _write(
-    stages: Stages, lowered: Mapping[str, Entry], engines: Mapping[str, Entry], verdict: Verdict | None
-) -> Manifest:
-    """The set with its report, measured before it takes the place of an older one."""
+def _write(stages: Stages, lowered: Mapping[str, Entry], engines: Mapping[str, Entry], verdict: Verdict | None) -> None:
+    """The set with its report, measured before it takes the place of an older one; an equal one, that another process
+    made meanwhile, stays."""
     request, files = stages.request, []
     for name, entry in engines.items():
         inputs, outputs = _specs(name, entry)
@@ -160,7 +160,10 @@ def _write(
         (folder / REPORT_HTML).write_text(to_html(summary, rows))
 
     most = MAX_REFERENCES if request.target.is_onnx else request.ranges.references
-    return write_set(request.output, request.preset, request.precision, request.target.name, files, most, complete)
+    write_set(
+        request.output, request.preset, request.precision, request.target.name, files, most, complete,
+        is_current=lambda: up_to_date(request) is not None,
+    )  # fmt: skip
 
 
 def _specs(name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -37,11 +37,24 @@ def test_rewriting_a_set_replaces_it_and_a_failed_write_leaves_it(make_set: Make
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def rewrite(folder: Path, complete: Callable[[Path, Manifest], None] = lambda folder, manifest: None) -> None:
+def rewrite(
+    folder: Path,
+    complete: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
+    is_current: Callable[[], bool] = lambda: False,
+) -> None:
     """Writes a set of one linear model to `folder`, which may be there."""
     path = linear_model(folder.parent / "denoiser.onnx", 4.0)
     files = [EngineFiles(record("denoiser"), (path,))]
-    write_set(folder, preset("tiny"), "fp32", "cpu", files, complete=complete)
+    write_set(folder, preset("tiny"), "fp32", "cpu", files, complete=complete, is_current=is_current)
+
+
+@pytest.mark.parametrize("current", [False, True])
+def test_a_set_that_another_writer_made_meanwhile_stays_where_it_is_current(make_set: MakeSet, current: bool) -> None:
+    folder = make_set("denoiser", "vae_decoder")
+    before = (folder / "denoiser.onnx").stat().st_ino
+    rewrite(folder, is_current=lambda: current)
+    assert ((folder / "denoiser.onnx").stat().st_ino == before) is current
+    assert not hidden(folder.parent)
 
 
 def hidden(folder: Path) -> list[str]:

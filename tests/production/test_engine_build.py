@@ -224,8 +224,8 @@ def test_a_set_of_plans_without_weights_has_their_onnx(
     monkeypatch.setattr(make, "_summary", lambda *values: {})
     monkeypatch.setattr(Stages, "onnx", lambda self, name: precision)
     monkeypatch.setattr(make, "to_html", lambda *values: "")
-    record = make._write(made, {"vae_encoder": precision}, {"vae_encoder": engine}, None).network("vae_encoder")
-    assert record == read_manifest(tmp_path / "set").network("vae_encoder")
+    make._write(made, {"vae_encoder": precision}, {"vae_encoder": engine}, None)
+    record = read_manifest(tmp_path / "set").network("vae_encoder")
     names = [file.path for file in record.files]
     assert names == ["vae_encoder.engine", *(["vae_encoder.onnx", "vae_encoder.onnx.data"] if strip else [])]
     assert record.is_stripped is strip

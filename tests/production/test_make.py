@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from dreamactor import production
 from dreamactor.engines import open_engines, read_manifest
 from dreamactor.errors import EngineError
 from dreamactor.export import recipes
 from dreamactor.export.recipe import Recipe
 from dreamactor.production.make import Result, make_engines
+from dreamactor.production.report import Row
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
 from dreamactor.production.verify import verify_set
@@ -65,6 +67,22 @@ def test_int8_on_the_cpu_is_built_then_found_in_under_two_seconds(store: Path, t
     assert not again.built
     assert again.text == result.text
     assert stages == []
+
+
+def test_a_set_that_is_made_twice_at_once_is_not_taken_from_who_reads_the_first(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, first = production.make.measure, list[int]()
+
+    def overtaken(*arguments: Any) -> list[Row]:
+        monkeypatch.setattr(production.make, "measure", measure)
+        assert make(store, tmp_path / "set", "fp32", "cpu")[0].built
+        first.append((tmp_path / "set/manifest.json").stat().st_ino)
+        return measure(*arguments)
+
+    monkeypatch.setattr(production.make, "measure", overtaken)
+    assert make(store, tmp_path / "set", "fp32", "cpu")[0].passed
+    assert first == [(tmp_path / "set/manifest.json").stat().st_ino]
 
 
 @needs_rtx
