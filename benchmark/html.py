@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file."""
+"""The benchmark's report as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import Any
 from dreamactor.benchmark import words
 from dreamactor.benchmark.plots import report_charts
 from dreamactor.benchmark.words import exponents, interval, peer_rows
+from dreamactor.page import page, table
 
 Report = Mapping[str, Any]
 Table = tuple[str, Sequence[str], list[Sequence[object]]]  # heading, columns, rows
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22262b;background:#fff;max-width:920px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.2rem}p{margin:.3rem 0 .8rem;color:#555}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
-td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid #e4e7ea}td.n,th.n{text-align:right}
-svg{max-width:100%;height:auto}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
+p{margin:.3rem 0 .8rem;color:#555}table{font-size:13px}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
 .card{border:1px solid #d8dce1;border-radius:6px;padding:.6rem .9rem;min-width:190px}
 .card b{font-size:1.35rem;display:block}
 """
@@ -38,21 +35,8 @@ def write_html(report: Report) -> str:
     for chart in report_charts(report):
         body.append(f"<h2>{html.escape(chart.title)}</h2><p>{html.escape(chart.caption)}</p>{chart.drawing.svg()}")
     for heading, head, rows in _tables(report):
-        body.append(f"<h2>{html.escape(heading)}</h2>{table(head, rows)}")
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style>{''.join(body)}</html>\n"
-    )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    def cells(values: Sequence[object], tag: str) -> str:
-        kinds = ["" if index == 0 else ' class="n"' for index in range(len(values))]
-        pairs = zip(values, kinds, strict=True)
-        return "".join(f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for value, kind in pairs)
-
-    lines = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{cells(head, 'th')}</tr>{lines}</table>"
+        body.append(f"<h2>{html.escape(heading)}</h2>{table(head, rows, range(1, len(head)))}")
+    return page(title, body, _STYLE)
 
 
 def _subtitle(report: Report) -> str:

@@ -35,13 +35,16 @@ class OnnxRuntimeSession:
     """An ONNX model on ONNX Runtime.
 
     `model` is the file's bytes, or its path where the weights lie beside it as external data. `threads` None takes
-    every core this process may use. Raises EngineError when the model cannot be loaded, or `provider` is not what the
-    session and its products of matrices really run on; MissingDependency without onnxruntime.
+    every core this process may use; `options` stand in place of `session_options(threads)`. Raises EngineError when the
+    model cannot be loaded, or `provider` is not what the session and its products of matrices really run on;
+    MissingDependency without onnxruntime.
     """
 
-    def __init__(self, model: bytes | Path, name: str, threads: int | None = None, provider: str = CPU) -> None:
+    def __init__(
+        self, model: bytes | Path, name: str, threads: int | None = None, provider: str = CPU, options: Any = None
+    ) -> None:
         ort = _import()
-        options = session_options(threads)
+        options = options or session_options(threads)
         if provider not in available_providers():
             raise EngineError(f"{name} asks for {provider}; this onnxruntime has {', '.join(available_providers())}.")
         if provider == CUDA:

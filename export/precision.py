@@ -43,12 +43,13 @@ def simulated(model: ModelProto) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(model)
     graph, low = result.graph, LOW["bf16"]
-    for tensor in graph.initializer:
-        if tensor.data_type == low:
-            tensor.CopyFrom(numpy_helper.from_array(array(tensor).astype(np.float32), tensor.name))
     types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     nodes: list[NodeProto] = []
+    for tensor in graph.initializer:
+        if tensor.data_type == low:  # stays where it is, as it is: large weights are not copied
+            nodes.append(helper.make_node("Cast", [f"{tensor.name}.stored"], [tensor.name], to=FLOAT))
+            tensor.name = f"{tensor.name}.stored"
     for node in graph.node:
         for name in node.output:
             types[name] = _output_type(node, types)

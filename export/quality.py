@@ -16,7 +16,7 @@ from dreamactor.export.onnxgraph import ATTENTION, HEAVY, module_of
 from dreamactor.export.precision import high_nodes, lower, simulated
 from dreamactor.export.quantize import Layer, layers, quantize
 from dreamactor.export.recipe import Recipe
-from dreamactor.export.weights import load, overflows, save, serialize
+from dreamactor.export.weights import load, map_weights, overflows, save, serialize
 from dreamactor.fidelity import signal_to_noise
 
 Arrays = dict[str, np.ndarray]
@@ -44,9 +44,8 @@ def run_model(model: ModelProto | Path, feed: Mapping[str, np.ndarray], extra: I
             save(model, Path(folder) / "model.onnx")
             model = load(Path(folder) / "model.onnx")
         content, beside = serialize(model)
-        if beside:  # mapped where they lie, and not packed: that would be a copy
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", beside)
-            options.add_session_config_entry("session.disable_prepacking", "1")
+        if beside:
+            map_weights(options, beside)
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(feed)), strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,6 +71,14 @@ def serialize(model: ModelProto) -> tuple[bytes, str]:
     finally:
         for entry, path in zip(places, paths, strict=True):
             entry.value = str(path)
+
+
+def map_weights(options: Any, folder: str) -> None:
+    """For a session of `serialize`'s bytes: ONNX Runtime maps weights where they lie, in `folder`, and makes no copy of
+    them, neither packed for products nor of another type."""
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536")
 
 
 def save(model: ModelProto, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file."""
+"""The report of a build as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -7,52 +7,33 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dreamactor.page import page, table
 from dreamactor.production.report import HEAD, Row, cells, notes, number, sentences
 
 _CLASSES = {"pass": "ok", "FAIL": "bad", "not run": "idle"}
 _FACTS = ("made", "runtime", "runtime_version", "weights", "inputs", "key")
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22262b;background:#fff;max-width:980px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.2rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.3rem 1.1rem .3rem 0;text-align:left;border-bottom:1px solid #e4e7ea}td.n,th.n{text-align:right}
 .ok td:last-child,.ok b{color:#1a7f37}.bad td:last-child,.bad b{color:#b00020;font-weight:bold}
 .idle td:last-child{color:#777}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1.5rem}dt{color:#555}dd{margin:0;overflow-wrap:anywhere}
-svg{max-width:100%;height:auto}details{margin:.3rem 0}summary{cursor:pointer}
+details{margin:.3rem 0}summary{cursor:pointer}
 """
 
 
 def to_html(summary: dict[str, Any], rows: Sequence[Row]) -> str:
     """The page; every figure in it is in the JSON too."""
-    title = html.escape(f"{summary['preset']} in {summary['precision']} for {summary['target']}")
+    title = f"{summary['preset']} in {summary['precision']} for {summary['target']}"
     verdict = ("ok", "passed") if summary["passed"] else ("bad", "did not pass")
     said = "".join(f"<p>{html.escape(line)}</p>" for line in sentences(summary, rows))
     body = [
-        f"<h1>{title}</h1><p class='{verdict[0]}'><b>{verdict[1]}</b></p>{said}",
-        _table(HEAD, [cells(row) for row in rows], [_CLASSES[row.verdict] for row in rows]),
+        f"<h1>{html.escape(title)}</h1><p class='{verdict[0]}'><b>{verdict[1]}</b></p>{said}",
+        table(HEAD, [cells(row) for row in rows], range(2, len(HEAD) - 1), [_CLASSES[row.verdict] for row in rows]),
         f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in notes(rows))}</ul>",
         *_frames(summary),
         *_layers(rows),
         _facts(summary),
     ]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Engines: {title}</title>'
-        f"<style>{_STYLE}</style>{''.join(body)}</html>\n"
-    )
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
-    """The first two columns and the last are words, the others numbers."""
-
-    def row(values: Sequence[str], tag: str) -> str:
-        numbers = [1 < index < len(values) - 1 for index in range(len(values))]
-        pairs = zip(values, numbers, strict=True)
-        return "".join(f"<{tag}{' class=n' * number}>{html.escape(value)}</{tag}>" for value, number in pairs)
-
-    kinds = classes or [""] * len(lines)
-    body = "".join(f"<tr class='{kind}'>{row(line, 'td')}</tr>" for line, kind in zip(lines, kinds, strict=True))
-    return f"<table><tr>{row(head, 'th')}</tr>{body}</table>"
+    return page(f"Engines: {title}", body, _STYLE)
 
 
 def _frames(summary: dict[str, Any]) -> Iterator[str]:
@@ -93,9 +74,9 @@ def _layers(rows: Sequence[Row]) -> Iterator[str]:
     for row in measured:
         found: dict[str, float | None] = row.facts["layer_snr_db"]  # None where FP32 or the other is not finite
         layers = sorted(found.items(), key=lambda layer: -math.inf if layer[1] is None else layer[1])
-        lines = [(name, "", number(value, "dB"), "") for name, value in layers]
+        lines = [(name, number(value, "dB")) for name, value in layers]
         worst = f"{row.network}: {len(layers)} layers, the worst {number(layers[0][1], 'dB')}"
-        yield f"<details><summary>{html.escape(worst)}</summary>{_table(('layer', '', 'SNR', ''), lines)}</details>"
+        yield f"<details><summary>{html.escape(worst)}</summary>{table(('layer', 'SNR'), lines, {1})}</details>"
 
 
 def _facts(summary: dict[str, Any]) -> str:

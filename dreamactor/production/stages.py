@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -227,17 +226,18 @@ class Stages:
 
 def open_onnx(path: Path, name: str) -> Session:
     """A CPU session of an ONNX of any precision; BF16 is simulated."""
-    from dreamactor.engines.onnxruntime import OnnxRuntimeSession
+    from dreamactor.engines.onnxruntime import OnnxRuntimeSession, session_options
 
     try:
         return OnnxRuntimeSession(path, name)
     except EngineError:
         from dreamactor.export.precision import simulated
-        from dreamactor.export.weights import load, save
+        from dreamactor.export.weights import load, map_weights, serialize
 
-        with tempfile.TemporaryDirectory() as folder:
-            save(simulated(load(path)), Path(folder) / path.name)
-            return OnnxRuntimeSession(Path(folder) / path.name, name)
+        options, (content, beside) = session_options(), serialize(simulated(load(path)))
+        if beside:
+            map_weights(options, beside)
+        return OnnxRuntimeSession(content, name, options=options)
 
 
 def _options() -> Options:

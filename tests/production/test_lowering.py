@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,17 @@ import numpy as np
 import onnx
 import pytest
 
+from dreamactor.export import weights
 from dreamactor.export.graphs import example_inputs
-from dreamactor.export.quality import keep_high
+from dreamactor.export.precision import lower
+from dreamactor.export.quality import keep_high, run_model
 from dreamactor.export.quantize import prepare
 from dreamactor.export.recipes import recipe
 from dreamactor.presets import preset
 from dreamactor.production.keys import Keys
 from dreamactor.production.lowering import expected_layers, fused_type, lower_network
 from dreamactor.production.request import make_request
+from dreamactor.production.stages import open_onnx
 
 SELF = ("transformer.blocks.0.attention", "transformer.blocks.1.attention")
 FACES = ("transformer.blocks.0.face", "transformer.blocks.1.face")
@@ -76,3 +80,19 @@ def test_rtx_gets_no_attention_in_fp32(lowered: Callable[..., Path]) -> None:
     assert (operators(cpu)["Softmax"], operators(cpu)["FlashAttention"]) == (0, 3)
     assert expected_layers(rtx, plugin=False) == {"ATTENTION_INPUT": 3}
     assert operators(lowered("sm75", SELF[:1]))["Softmax"] == 0  # whose attention stays FP16
+
+
+def test_bf16_weights_beside_the_model_are_run_where_they_lie(
+    tmp_path: Path, tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = lower(onnx.load(tiny_onnx["denoiser"]), "bf16", recipe("bf16").keep_fp32)
+    feed = {name: value.numpy() for name, value in example_inputs(preset("tiny"), "denoiser").items()}
+    expected = run_model(low, feed)
+    monkeypatch.setattr(weights, "LARGE", 4096)
+    weights.save(low, tmp_path / "denoiser.onnx")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # no copy of gigabytes
+    session = open_onnx(tmp_path / "denoiser.onnx", "denoiser")
+    for name, value in session.run(feed).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-3)
+    assert before == ["denoiser.onnx", "denoiser.onnx.data"] == sorted(path.name for path in tmp_path.iterdir())
