@@ -10,8 +10,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dreamactor.benchmark import roofline
 from dreamactor.benchmark.count import Work, count
-from dreamactor.benchmark.roofline import Peaks, measure_peaks, placed
+from dreamactor.benchmark.roofline import COPY_BYTES, PRODUCT_SIZE, Peaks, measure_peaks, placed
 from dreamactor.errors import MissingDependency
 from dreamactor.export.graphs import graph
 from dreamactor.interfaces import NETWORKS, Size, random_inputs
@@ -60,3 +61,11 @@ def test_peaks_are_measured() -> None:
     peaks = measure_peaks(rounds=1)
     assert 1e9 < peaks.operations < 1e14
     assert 1e8 < peaks.bytes < 1e13
+
+
+def test_a_multiply_add_is_two_operations_and_a_copy_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `count`, whose work is divided by them."""
+    seconds = iter([4.0, 2.0, 8.0, 4.0])
+    monkeypatch.setattr(roofline, "_time", lambda work: next(seconds))
+    peaks = measure_peaks(rounds=2)
+    assert (peaks.operations, peaks.bytes) == (PRODUCT_SIZE**3, COPY_BYTES / 2)

@@ -27,6 +27,7 @@ from dreamactor.engines import (
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.onnxruntime import CUDA, OnnxRuntimeSession
 from dreamactor.errors import EngineError, InputError
+from dreamactor.pipeline import Animator
 from dreamactor.presets import preset
 
 from .conftest import MakeSet, edit, linear_model, record
@@ -91,6 +92,11 @@ def test_one_flipped_byte_is_refused(make_set: MakeSet, external: bool) -> None:
     path.write_bytes(content)
     with pytest.raises(EngineError, match=f"{path.name} has SHA-256 .* changed"):
         open_engines(folder)
+
+
+def test_a_set_with_a_network_missing_makes_no_clips(make_set: MakeSet) -> None:
+    with pytest.raises(EngineError, match="no 'vae_encoder'; it holds denoiser"):
+        Animator.open(make_set("denoiser"))
 
 
 def test_cut_missing_and_unlisted_files_are_refused(make_set: MakeSet) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreamactor.motion.draw import LIMB_COLORS, DrawnControls, draw_controls
-from dreamactor.motion.pose import INDEX, LIMBS, PoseSequence, nose_of
+from dreamactor.motion.pose import INDEX, LEFT, LIMBS, RIGHT, PoseSequence, nose_of
 
 POINTS = {
     "neck": (64, 45), "right_shoulder": (50, 46), "right_elbow": (42, 60), "right_wrist": (36, 74),
@@ -60,6 +60,26 @@ def test_the_sphere_colour_is_the_normal_in_head_coordinates() -> None:
     assert turned[26, 53, 2] > 220
     area = (facing.sum(axis=-1) > 0).sum()
     assert area == pytest.approx(np.pi * 13.5**2, rel=0.06)
+
+
+@pytest.mark.parametrize("nearer", ["right", "left"])
+def test_the_nearer_arm_is_drawn_over_the_other(nearer: str) -> None:
+    pose = PoseSequence.empty(1)
+    places = {"right_elbow": (20, 64), "right_wrist": (108, 64), "left_elbow": (64, 20), "left_wrist": (64, 108)}
+    for name, place in places.items():
+        pose.joints[0, INDEX[name]] = (*place, -10 if name.startswith(nearer) else 10)
+        pose.confidence[0, INDEX[name]] = 1
+    color = LIMB_COLORS[LIMBS.index((INDEX[f"{nearer}_elbow"], INDEX[f"{nearer}_wrist"]))]
+    assert draw_controls(pose, 128, 128)[0, 64, 64, :3].tolist() == list(color)
+
+
+@pytest.mark.parametrize(("side", "x"), [(RIGHT, 20), (LEFT, 100)])
+def test_each_hand_is_drawn_where_it_is(side: int, x: int) -> None:
+    pose = PoseSequence.empty(1)
+    pose.hands[0, side, :, 0], pose.hands[0, side, :, 1] = x, np.linspace(30, 90, 21)
+    pose.hand_confidence[0, side] = 1
+    drawn = draw_controls(pose, 128, 128)[0, ..., :3].any(axis=(0, 2))
+    assert np.flatnonzero(drawn).mean() == pytest.approx(x, abs=1)
 
 
 def test_what_is_not_seen_is_not_drawn() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamactor.errors import InputError
-from dreamactor.motion.pose import INDEX, PoseSequence, nose_of
+from dreamactor.motion.pose import INDEX, LEFT, RIGHT, PoseSequence, nose_of
 from dreamactor.motion.retarget import PARENTS, choose_scale, only, retarget
 from tests.motion.test_draw import standing, yaw
 
@@ -28,6 +28,15 @@ def waving(frames: int = 24) -> PoseSequence:
     return dataclasses.replace(poses, joints=joints.astype(np.float32))
 
 
+def with_hands(poses: PoseSequence) -> PoseSequence:
+    """The right hand points down from its wrist, the left one up."""
+    hands = poses.hands.copy()
+    for side, name, way in ((RIGHT, "right_wrist", 1), (LEFT, "left_wrist", -1)):
+        hands[:, side] = poses.joints[:, INDEX[name], None]
+        hands[:, side, :, 1] += way * np.linspace(0, 8, 21)
+    return dataclasses.replace(poses, hands=hands, hand_confidence=np.ones_like(poses.hand_confidence))
+
+
 def test_the_same_pose_comes_out_as_itself() -> None:
     reference = standing()
     moved, notes = retarget(standing(10).transformed(3.0, (50, -20)), reference, "full", 12, SIZE)
@@ -35,6 +44,33 @@ def test_the_same_pose_comes_out_as_itself() -> None:
     assert moved.joints == pytest.approx(np.repeat(reference.joints, 10, axis=0), abs=0.1)
     assert moved.head_center == pytest.approx(np.repeat(reference.head_center, 10, axis=0), abs=0.1)
     assert moved.head_radius == pytest.approx(np.full(10, 13), abs=0.01)
+
+
+def test_hands_are_the_drivers_at_their_own_wrists_in_the_references_size() -> None:
+    reference = with_hands(standing())
+    moved, _ = retarget(with_hands(standing(10)).transformed(3.0, (50, -20)), reference, "full", 12, SIZE)
+    assert moved.hands == pytest.approx(np.repeat(reference.hands, 10, axis=0), abs=0.1)
+
+
+def test_an_arm_that_stays_keeps_the_photos_hand() -> None:
+    driving, reference = standing(10), with_hands(standing())
+    confidence = driving.confidence.copy()
+    confidence[:, [INDEX[side + part] for side in ("left_", "right_") for part in ("elbow", "wrist")]] = 0.05
+    moved, _ = retarget(dataclasses.replace(driving, confidence=confidence), reference, "full", 12, SIZE)
+    assert moved.hands == pytest.approx(np.repeat(reference.hands, 10, axis=0), abs=0.1)
+    assert (moved.hand_confidence == 1).all()
+
+
+def test_a_hip_that_is_seen_now_and_then_is_drawn_throughout() -> None:
+    driving = standing(12).transformed(2.0)
+    joints, confidence = driving.joints.copy(), driving.confidence.copy()
+    joints[4:9, INDEX["right_hip"]], confidence[4:9, INDEX["right_hip"]] = 0, 0
+    moved, _ = retarget(
+        dataclasses.replace(driving, joints=joints, confidence=confidence), standing(), "full", 12, SIZE
+    )
+    hip = np.repeat(standing().joints[:, INDEX["right_hip"]], 12, axis=0)
+    assert moved.joints[:, INDEX["right_hip"]] == pytest.approx(hip, abs=0.5)
+    assert (moved.confidence[:, INDEX["right_hip"]] > 0.3).all()
 
 
 def test_motion_is_kept_and_bones_get_the_references_length() -> None:
@@ -110,6 +146,26 @@ def test_far_walks_stay_in_the_picture() -> None:
     assert neck.min() > 20
     assert neck.max() < 108
     assert np.corrcoef(neck, np.arange(60))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(("picture", "share"), [((128, 512), 0.4 * 512), ((512, 128), 0.4 * 128)])
+def test_a_walk_takes_the_room_that_the_picture_has_in_its_direction(picture: tuple[int, int], share: float) -> None:
+    steps = [standing().transformed(1.0, (float(x), 0.0)) for x in np.linspace(0, 900, 60)]
+    moved, _ = retarget(PoseSequence.concatenate(steps), standing(), "full", 12, picture)
+    assert np.ptp(moved.joints[:, INDEX["neck"], 0]) == pytest.approx(share, rel=0.15)
+
+
+def test_the_foot_that_stands_is_the_ground_and_a_jump_leaves_it() -> None:
+    driving = standing(12)
+    joints = driving.joints.copy()
+    joints[:, [INDEX["left_ankle"], INDEX["left_toe"]], 1] -= 20  # on one leg
+    joints[:6, :, 1] -= 8  # in the air for half of the clip
+    center = driving.head_center - np.where(np.arange(12) < 6, 8, 0)[:, None] * np.float32([0, 1])
+    driving = dataclasses.replace(driving, joints=joints, head_center=center.astype(np.float32))
+    moved, _ = retarget(driving, standing(), "full", 12, SIZE)
+    ankle = moved.joints[:, INDEX["right_ankle"], 1]
+    assert ankle[6:] == pytest.approx(np.full(6, 116), abs=1.5)
+    assert ankle[:6] == pytest.approx(np.full(6, 108), abs=1.5)
 
 
 def test_feet_stand_on_the_photos_ground() -> None:

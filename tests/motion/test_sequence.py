@@ -7,9 +7,10 @@ import pytest
 
 from dreamactor.motion import body as bodies
 from dreamactor.motion.body import POINTS, Body
+from dreamactor.motion.hand import Hand
 from dreamactor.motion.landmarks import Seen
 from dreamactor.motion.look import appearance, same_look
-from dreamactor.motion.pose import INDEX
+from dreamactor.motion.pose import INDEX, LEFT, RIGHT
 from dreamactor.motion.roi import Region
 from dreamactor.motion.sequence import pose_of, to_sequence
 from dreamactor.motion.track import Followed
@@ -60,6 +61,23 @@ def test_exchanged_sides_are_put_right() -> None:
     straight = to_sequence(followed([body(shift=2.0 * k) for k in range(14)]), 240, 240, 12)
     assert poses.joints[:, INDEX["right_wrist"]] == pytest.approx(straight.joints[:, INDEX["right_wrist"]], abs=0.5)
     assert poses.joints[:, INDEX["left_knee"]] == pytest.approx(straight.joints[:, INDEX["left_knee"]], abs=0.5)
+
+
+def test_hands_and_head_go_with_the_arms_that_are_put_right() -> None:
+    def hand(x: float) -> Hand:
+        return Hand(np.full((21, 3), x, np.float32), 1.0, 1.0, Region(x, x, 20))
+
+    seen = [
+        Seen(body(swapped=k in (4, 5)), hands=(hand(85), hand(155))[:: -1 if k in (4, 5) else 1]) for k in range(12)
+    ]
+    poses = to_sequence(Followed(tuple(seen), 0), 240, 240, 12)
+    assert poses.hands[:, RIGHT] == pytest.approx(np.full((12, 21, 3), 85), abs=0.5)
+    assert poses.hands[:, LEFT] == pytest.approx(np.full((12, 21, 3), 155), abs=0.5)
+    assert poses.head_rotation == pytest.approx(np.repeat(poses.head_rotation[:1], 12, axis=0), abs=0.02)
+
+
+def test_a_head_is_as_sure_as_its_surest_point() -> None:
+    assert pose_of(Seen(body(hidden=(bodies.NOSE,))), 240, 240).head_confidence[0] == 1
 
 
 def test_a_lost_person_is_interpolated_a_hidden_limb_only_briefly() -> None:

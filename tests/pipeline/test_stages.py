@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from dreamactor.pipeline.finish import Finisher
 from dreamactor.pipeline.options import Options
 from dreamactor.pipeline.prepare import PreparedClip, distinct_views, encode, prepare
 from dreamactor.pipeline.segments import plan
-from dreamactor.presets import preset
+from dreamactor.pipeline.solver import schedule
+from dreamactor.presets import Preset, preset
 
 TINY = preset("tiny")
 OPTIONS = Options(steps=2, seed=3)
@@ -51,6 +54,27 @@ def clip(engines: Engines) -> PreparedClip:
 
 def run(engines: Engines, clip: PreparedClip, options: Options = OPTIONS) -> list[Denoised]:
     return list(denoise(engines.session("denoiser"), TINY, clip, options))
+
+
+class Heard:
+    """A session that keeps what it was given and what it made of it."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.runs = inner, list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs: dict[str, np.ndarray] = self.inner.run(inputs)
+        self.runs.append((dict(inputs), outputs))
+        return outputs
+
+
+def heard(
+    engines: Engines, clip: PreparedClip, options: Options, preset: Preset = TINY
+) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """What the denoiser was given and what it made of it, step by step."""
+    denoiser: Any = Heard(engines.session("denoiser"))
+    list(denoise(denoiser, preset, clip, options))
+    return denoiser.runs
 
 
 def latents(steps: list[Denoised]) -> list[np.ndarray]:
@@ -98,6 +122,29 @@ def test_the_last_latent_starts_the_next_segment(engines: Engines, clip: Prepare
         np.testing.assert_array_equal(after[:, 0], before[:, -1])
 
 
+def test_every_step_is_the_solvers_and_goes_on_from_the_one_before(engines: Engines, clip: PreparedClip) -> None:
+    shifted = replace(TINY, timestep_shift=3.0, solver="multistep")
+    runs = heard(engines, clip, Options(steps=3), shifted)
+    assert len(runs) == 9
+    for at, (step, (given, _)) in enumerate(zip(3 * schedule("multistep", 3, 3.0), runs, strict=True)):
+        assert given["timestep"] == pytest.approx([step.timestep])
+        assert given["coefficients"] == pytest.approx(step.coefficients)
+        if at % 3:
+            before = runs[at - 1][1]
+            np.testing.assert_array_equal(given["latent"], before["latent_next"])
+            np.testing.assert_array_equal(given["velocity_previous"], before["velocity"])
+
+
+def test_every_segment_has_noise_controls_and_faces_of_its_own(engines: Engines, clip: PreparedClip) -> None:
+    runs, at = heard(engines, clip, Options(steps=1)), 0
+    for segment, (given, _) in zip(plan(21, TINY.latent_frames), runs, strict=True):
+        np.testing.assert_array_equal(given["pose_latent"][0], clip.pose_latent[:, at : at + segment.latents])
+        np.testing.assert_array_equal(given["motion"][0], clip.motion[segment.face_frames])
+        np.testing.assert_array_equal(given["known"], [segment.carried, *[0] * (segment.latents - 1)])
+        at += segment.latents
+    assert len({given["latent"][:, :, 1].tobytes() for given, _ in runs}) == 3
+
+
 def test_seed_decides(engines: Engines, clip: PreparedClip) -> None:
     first, again = (latents(run(engines, clip)) for _ in range(2))
     other = latents(run(engines, clip, Options(steps=2, seed=4)))
@@ -136,6 +183,31 @@ def test_pseudo_references_come_first_and_change_the_video(engines: Engines, cli
     steps = run(engines, with_views, options)
     assert [step.event.stage for step in steps] == ["references"] * 4 + ["denoise"] * 6
     assert np.abs(latents(steps)[0] - latents(run(engines, clip))[0]).max() > 1e-3
+
+
+def test_views_are_made_from_their_own_controls_and_come_after_the_photos(engines: Engines) -> None:
+    clip = encode(engines.sessions, TINY, motion_inputs(references=2), views=2)
+    *views, (first, _) = heard(engines, clip, Options(steps=1, pseudo_references=2))[:3]
+    for view, (given, _) in enumerate(views):
+        np.testing.assert_array_equal(given["pose_latent"][0], clip.view_pose[view][:, None])
+        np.testing.assert_array_equal(given["motion"][0], clip.view_motion[view : view + 1])
+    assert not np.array_equal(views[0][0]["latent"], views[1][0]["latent"])
+    made = [made["latent_next"][:, :, 0] for _, made in views]
+    np.testing.assert_array_equal(first["reference_latent"][0], np.concatenate([clip.reference_latent, *made]))
+    np.testing.assert_array_equal(first["reference_pose"][0], np.concatenate([clip.reference_pose, clip.view_pose]))
+
+
+def test_every_photo_and_view_is_encoded_with_its_own_controls(engines: Engines) -> None:
+    inputs = motion_inputs(references=2)
+    clip, chosen = encode(engines.sessions, TINY, inputs, views=3), distinct_views(inputs.yaw, 3)
+
+    def pose(control: np.ndarray) -> np.ndarray:
+        control = np.ascontiguousarray(control.transpose(2, 0, 1)[None, :, None])
+        return engines.session("pose_encoder").run({"control": control})["pose_latent"][0, :, 0]
+
+    np.testing.assert_allclose(clip.reference_pose, [pose(one) for one in inputs.reference_controls], atol=1e-5)
+    np.testing.assert_allclose(clip.view_pose, [pose(inputs.controls[at]) for at in chosen], atol=1e-5)
+    np.testing.assert_array_equal(clip.view_motion, clip.motion[chosen])
 
 
 def test_distinct_views_are_the_extremes_and_the_median() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
+from dreamactor.engines.builder import BuildOptions
 from dreamactor.engines.gpu import Gpu
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import InputError
@@ -17,7 +19,7 @@ from dreamactor.presets import preset
 from dreamactor.production import keys as keys_module
 from dreamactor.production.keys import _EXPORT, _JUDGE, _LOWER, _PLUGIN, Keys, _file_hash
 from dreamactor.production.make import _set_key, make_engines
-from dreamactor.production.request import make_request
+from dreamactor.production.request import Request, make_request
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,46 @@ def test_engines_that_were_timed_on_one_gpu_are_not_another_ones(
     assert key("NVIDIA L4", "rtx") == key("NVIDIA L40S", "rtx")  # chooses its kernels where it runs
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "preset", "precision", "put_back", "options", "shapes", "runtime", "samples", "torch", "modelopt"],
+)
+def test_all_that_an_engine_is_made_from_is_in_its_key(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not would be found in the store though it was made from something else."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text(json.dumps(preset("tiny").to_dict()))
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    request = make_request("tiny", "int8", "sm89", checkpoint, output=tmp_path / "set", store=tmp_path / "store")
+
+    def key(request: Request, put_back: tuple[str, ...] = (), runtime: str = "11.4") -> object:
+        keys = Keys(request)
+        return keys.engine("denoiser", keys.precision("denoiser", put_back), runtime)
+
+    before = key(request)
+    assert before == key(request)
+    if change == "weights":
+        (checkpoint / "model.safetensors").write_bytes(b"other weights")
+    elif change in ("torch", "modelopt"):
+        installed = keys_module.version
+        other = {"torch": "torch", "modelopt": "nvidia-modelopt"}[change]
+        monkeypatch.setattr(keys_module, "version", lambda name: "0" if name == other else installed(name))
+    wider = replace(request.preset.transformer, face_window=2)  # the same weights in another graph
+    others = {
+        "preset": replace(request, preset=replace(request.preset, transformer=wider)),
+        "precision": replace(request, precision="fp8"),
+        "options": replace(request, build=BuildOptions(weight_streaming=True)),
+        "shapes": replace(request, ranges=replace(request.ranges, references=2)),
+        "samples": replace(request, samples=3),
+    }
+    after = key(
+        others.get(change, request), ("a",) if change == "put_back" else (), "11.5" if change == "runtime" else "11.4"
+    )
+    assert after != before
+
+
 def test_hashes_are_remembered_where_they_can_be(tmp_path: Path) -> None:
     weights, store = tmp_path / "weights", tmp_path / "store"
     weights.write_bytes(b"weights")
@@ -68,6 +110,11 @@ def test_hashes_are_remembered_where_they_can_be(tmp_path: Path) -> None:
     memory = json.loads((store / "hashes.json").read_text())
     (store / "hashes.json").write_text(json.dumps(dict.fromkeys(memory, "remembered")))
     assert _file_hash(weights, store) == "remembered"
+    content = weights.read_bytes()
+    weights.write_bytes(content[::-1])  # of equal length, later
+    os.utime(weights, (1, 1))
+    assert _file_hash(weights, store) == hashlib.sha256(content[::-1]).hexdigest()
+    weights.write_bytes(content)
     (store / "hashes.json").write_text("3")
     assert _file_hash(weights, store) == expected
     assert _file_hash(weights, Path("/dev/null/store")) == expected  # nothing can be kept there

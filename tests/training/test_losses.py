@@ -13,10 +13,11 @@ import torch
 from dreamactor.errors import InputError
 from dreamactor.networks import build
 from dreamactor.presets import preset
-from dreamactor.training import parallel
+from dreamactor.training import flow_stage, parallel
 from dreamactor.training.clip_store import EXPRESSIONS
 from dreamactor.training.expression_stage import expression_batch, expression_loss
 from dreamactor.training.flow_stage import CARRIED_NOISE, Guidance, conditions, flow_batch, flow_loss, latent_weight
+from dreamactor.training.latents import SINGLES
 from dreamactor.training.muon import Muon
 from dreamactor.training.recipe import Recipe
 from dreamactor.training.sampling import sample
@@ -62,6 +63,54 @@ def test_a_carried_frame_is_clean_and_not_judged(encoded_clips: Path, quick: Rec
     assert seen["timestep"][:, 1].all()
     off = (seen["noisy"] - batch.latent)[:, :, 0]
     assert float(off.std()) == pytest.approx(CARRIED_NOISE, rel=0.2)
+
+
+@pytest.mark.parametrize("carried", [0.0, 1.0])
+def test_what_is_learnt_leads_from_the_noised_latent_to_the_data(
+    encoded_clips: Path, quick: Recipe, carried: float
+) -> None:
+    """x_t = (1-t) x0 + t noise, so the velocity noise - x0 is (x_t - x0) / t: who says that makes no error."""
+    clips, networks = encoded(encoded_clips)
+    batch = flow_batch(clips, np.random.default_rng(0), replace(named(quick, "all"), carried=carried), 2, 3)
+    off = torch.zeros(())
+
+    def transformer(noisy: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+        times = timestep[:, None, :, None, None]
+        assert float(((noisy - batch.latent) / times + batch.latent)[:, :, 1:].std()) == pytest.approx(1, abs=0.1)
+        return (noisy - batch.latent) / times.clamp_min(1e-3) + off
+
+    networks.transformer.forward = transformer
+    assert float(flow_loss(networks, batch, torch.Generator().manual_seed(0))[0]) < 1e-8
+    off = (batch.weight == batch.weight.max()).float()  # an error where it weighs most
+    assert float(flow_loss(networks, batch, torch.Generator().manual_seed(0))[0]) > 2 * float(off.mean())
+
+
+@pytest.mark.parametrize(("frames", "carried"), [(1, 0.0), (2, 0.0), (2, 1.0)])
+def test_controls_and_faces_are_of_the_latents_frames(
+    encoded_clips: Path, quick: Recipe, frames: int, carried: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every picture and latent holds its own number; before a carried latent's four frames come four more."""
+    clips, _ = encoded(encoded_clips)
+    assert clips.latents is not None
+    for shelf in (clips.pictures, clips.latents):
+        arrays = dict(shelf.arrays)
+        for name in {"controls", "faces", "video", "singles"} & set(arrays):
+            shape = arrays[name].shape
+            number = np.arange(shape[1]).reshape(-1, *[1] * (len(shape) - 2))
+            arrays[name] = np.broadcast_to(number, shape).astype(arrays[name].dtype)
+        shelf.arrays = arrays
+    monkeypatch.setattr(flow_stage, "see", lambda faces, look: faces)
+    stage = replace(named(quick, "all"), carried=carried)
+    batch = flow_batch(clips, np.random.default_rng(0), stage, frames, 8)
+    number = batch.latent[:, 0, 0, 0, 0].int()
+    first = torch.tensor(SINGLES)[number] if frames == 1 else 4 * number
+    during = first[:, None] + torch.arange(4 * frames - 3)
+    assert batch.faces is not None
+    assert torch.equal(batch.faces[:, :, 0, 0, 0].int(), during.int())
+    lead = first[:, None] + torch.arange(-4 * int(carried), 0)
+    seen = (255 * batch.controls[:, 0, :, 0, 0]).round().int()
+    assert torch.equal(seen, torch.cat([lead, during], 1).int())
+    assert batch.context == int(carried)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Callable[[int], torch.Tensor], steps: int) -> list[float]:
