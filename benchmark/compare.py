@@ -3,8 +3,9 @@
 A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
 a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
 widened for the number of measurements judged (Bonferroni) and for how far a machine's moments lie apart, as the engines
-show it, which are measured at three moments of a run; everything else is measured at one. PyTorch's rows are shown and
-not judged: they are not this build's.
+and steps show it: they are measured at several moments of a run, as the stages are; whole clips and calls at one. What
+is measured at one moment drifts together and counts as one there.
+PyTorch's rows are shown and not judged: they are not this build's.
 
 On an unsteady machine two runs tell little: measure two engine sets in turn instead (`compare_sets.py`).
 """
@@ -33,13 +34,14 @@ _ENVIRONMENT = ("processor", "cores", "gpu")
 
 @dataclass(frozen=True)
 class Difference:
-    """One measurement in both reports: B's time over A's."""
+    """One measurement in both reports: B's time over A's; `often` where it was taken at several moments of each run."""
 
     name: str
     before: float
     after: float
     ratio: Interval
     verdict: str
+    often: bool = True
 
     @property
     def ours(self) -> bool:
@@ -77,9 +79,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: floa
     """Every timing of the same work that both reports hold, in the first one's order, judged by `verdict`."""
     old, new = before["timings"], after["timings"]
     alike = not _other_clips(before, after)
-    names = [name for name in old if name in new and (alike or _in_moments(name))]
-    level = level_of_each(sum(map(is_ours, names)))
-    apart = _apart(before, after, level)
+    names = [name for name in old if name in new and (alike or _of_a_network(name))]
+    judged = [name for name in names if is_ours(name)]
+    level = level_of_each(len(judged))
+    apart = _apart(before, after, level_of_each(len({_together(name) for name in judged})))
     return [_difference(name, old[name], new[name], threshold, level, apart) for name in names]
 
 
@@ -124,7 +127,7 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def finest(rows: list[Difference]) -> float:
-    """The smallest relative change that these runs could tell, at the median over `rows`: half the interval's width."""
+    """The smallest relative change that is told in at least half of `rows`: half the interval's width."""
     return median(math.sqrt(row.ratio.high / row.ratio.low) if row.ratio.low else math.inf for row in rows) - 1
 
 
@@ -139,7 +142,7 @@ def _other_clips(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
 def _cores_used(report: Mapping[str, Any]) -> float | None:
     """Share of the cores that CPU engines had while they ran, at the median; far below 1 on a machine that is busy."""
     cores = report.get("settings", {}).get("threads") or report["environment"].get("cores") or 1
-    engines = [timing for name, timing in report["timings"].items() if _is_engine(name)]
+    engines = [timing for name, timing in report["timings"].items() if name.startswith("engine/")]
     shares = [
         processor / seconds / cores
         for timing in engines
@@ -154,13 +157,15 @@ def _name(environment: Mapping[str, Any], key: str) -> Any:
 
 
 def _apart(before: Mapping[str, Any], after: Mapping[str, Any], level: float) -> float:
-    """How far (natural logarithm) two moments of these machines may lie apart at `level`: from the engines' medians
-    moment by moment. What is measured at one moment drifts together, so all engines of a run count as one; infinite
+    """How far (natural logarithm) two moments of these machines may lie apart at `level`: from the medians of engines
+    and steps moment by moment. What is measured at one moment drifts together, so all of a run count as one; infinite
     where there is no run of two moments."""
     squares, degrees = 0.0, 0
     for report in (before, after):
-        engines = [Timing.from_dict(name, values) for name, values in report["timings"].items() if _is_engine(name)]
-        blocks = [timing.blocks() for timing in engines]
+        timings = [
+            Timing.from_dict(*row) for row in report["timings"].items() if row[0].startswith(("engine/", "step/"))
+        ]
+        blocks = [timing.blocks() for timing in timings]
         moments = min(map(len, blocks), default=1)
         if moments > 1:
             spread = [variance(math.log(median(block)) for block in found) for found in blocks]
@@ -168,12 +173,14 @@ def _apart(before: Mapping[str, Any], after: Mapping[str, Any], level: float) ->
     return student(degrees, level) * math.sqrt(2 * squares / degrees) if degrees else math.inf
 
 
-def _is_engine(name: str) -> bool:
-    return name.startswith("engine/")
+def _together(name: str) -> str:
+    """A name for what is measured together, and drifts together: engines and stages at one run of moments."""
+    kind = name.partition("/")[0]
+    return "moments" if kind in ("engine", "device", "step", "stage") else kind
 
 
-def _in_moments(name: str) -> bool:
-    """Whether it is of a network by itself, which is measured at several moments of a run."""
+def _of_a_network(name: str) -> bool:
+    """Whether it is of a network by itself, and not of a clip."""
     return name.startswith(("engine/", "device/"))
 
 
@@ -181,14 +188,15 @@ def _difference(
     name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float, apart: float
 ) -> Difference:
     old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
-    moments = [len(timing.blocks()) if _in_moments(name) else 1 for timing in (old, new)]
+    moments = [len(timing.blocks()) for timing in (old, new)]
     margin = math.exp(min(apart * math.sqrt((1 / moments[0] + 1 / moments[1]) / 2), 700.0))  # the largest that there is
     raw = ratio(new.blocks(), old.blocks(), level=level)
     raw = Interval(raw.value, min(raw.low, raw.value / margin), max(raw.high, raw.value * margin))
     drift = median(sample.yardstick for sample in new.samples) / median(sample.yardstick for sample in old.samples)
     views = [raw, Interval(raw.value / drift, raw.low / drift, raw.high / drift)]
     seen = Interval(raw.value, min(view.low for view in views), max(view.high for view in views))
-    return Difference(name, median(old.seconds), median(new.seconds), seen, verdict(views, threshold))
+    said = verdict(views, threshold)
+    return Difference(name, median(old.seconds), median(new.seconds), seen, said, min(moments) > 1)
 
 
 def format_differences(rows: list[Difference], notes: list[str]) -> str:
@@ -200,7 +208,10 @@ def format_differences(rows: list[Difference], notes: list[str]) -> str:
         interval = f"x{row.ratio.value:.3f} [{row.ratio.low:.3f}, {row.ratio.high:.3f}]"
         lines.append(f"{row.verdict if row.ours else '(PyTorch)':14s} {row.name:44s} {change}   {interval}")
     lines.append(", ".join(f"{sum(row.ours and row.verdict == said for row in rows)} {said}" for said in VERDICTS))
-    lines.append(f"These runs tell changes beyond about {finest(rows):.1%}.")
+    once = [row for row in rows if row.ours and not row.often]
+    told = [f"{finest(often):.1%}"] if (often := [row for row in rows if row.ours and row.often]) else []
+    told += [f"{finest(once):.1%} in what was measured at one moment of each"] if once else []
+    lines.append(f"These runs tell changes beyond about {', '.join(told) or 'nothing'}.")
     return "\n".join(lines)
 
 
@@ -221,6 +232,11 @@ def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
     else:
         old, new = read_report(before), read_report(after)
         rows, notes, broke = compare(old, new, threshold), warnings(old, new), new["failed"]
+        if any(row.ours and row.verdict == "cannot tell" for row in rows):
+            notes.append(
+                f"Not every change by {threshold:.0%} can be told from the machine's own. Two engine sets can be "
+                "measured in turn: dreamactor bench compare SET SET."
+            )
     if not rows:
         raise InputError(f"{before} and {after} have no measurement in common.")
     print(format_differences(rows, notes))

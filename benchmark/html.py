@@ -101,10 +101,21 @@ def _of_service(service: Mapping[str, Any]) -> Iterator[Table]:
             for share in shares
         ]  # fmt: skip
     if loads:
-        head = ("loop", "callers, or requests/s", "requests", "answered/s", "p50, s", "p90, s", "p99, s", "failed")
+        head = (
+            "loop",
+            "callers, or requests/s",
+            "requests",
+            "answered/s",
+            "p50, s",
+            "p90, s",
+            "p99, s",
+            "failed",
+            "MB",
+        )
         yield "Loads", head, [
             (load["kind"], f"{load['offered']:.2g}", load["requests"], f"{load['throughput']:.2f}",
-             *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"])
+             *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"],
+             _megabytes(load["memory"]))
             for load in loads
         ]  # fmt: skip
     if service.get("failed_requests"):
@@ -125,7 +136,7 @@ def _of_peers(peers: Mapping[str, Any]) -> Iterator[Table]:
 def _of_scaling(scaling: Mapping[str, Any]) -> Iterator[Table]:
     powers, peaks = exponents(scaling), scaling.get("peaks", [])
     if powers:
-        yield "Fitted exponents", ("what", "power, 95 % interval"), [*powers]
+        yield "Fitted exponents", ("what", "found; power with its 95 % interval"), [*powers]
     if peaks:
         sizes = {
             "idle": "engines open, idle", "peak": "most", "device_idle": "whole GPU, idle",

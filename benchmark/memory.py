@@ -1,7 +1,7 @@
 """Peak memory of a whole clip, in a process of its own so that nothing else counts.
 
-`python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS REFERENCES` prints what one run needed, as JSON. The demo
-clip is repeated where it is too short.
+`python -m dreamactor.benchmark.memory ENGINES FRAMES STEPS REFERENCES PERCENT` prints what one run needed, as JSON. The
+demo clip is repeated where it is too short; a picture of PERCENT of the set's sides is for sets of free sizes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,17 @@ class Peak:
         return {**asdict(self), "device_grown": self.device_grown}
 
 
-def probe(engines: Path, frames: int, steps: int, references: int = 1, timeout: float = 600) -> Peak:
-    """Animates `frames` frames of the demo clip in a fresh process, with the demo photo `references` times.
+def probe(
+    engines: Path, frames: int, steps: int, references: int = 1, percent: int = 100, timeout: float = 600
+) -> Peak:
+    """Animates `frames` frames of the demo clip in a fresh process, with the demo photo `references` times and a
+    picture of `percent` of the set's sides.
 
     Raises DreamActorError when that fails, is ended or takes longer than `timeout` seconds.
     """
-    numbers = map(str, (frames, steps, references))
+    numbers = map(str, (frames, steps, references, percent))
     command = [sys.executable, "-m", "dreamactor.benchmark.memory", str(engines), *numbers]
-    what = f"The memory probe of {frames} frames, {steps} steps and {references} references"
+    what = f"The memory probe of {frames} frames, {steps} steps, {references} references and {percent} % of the sides"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
@@ -68,48 +72,56 @@ def probe(engines: Path, frames: int, steps: int, references: int = 1, timeout: 
     return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def run(engines: Path, frames: int, steps: int, references: int = 1) -> Peak:
+def run(engines: Path, frames: int, steps: int, references: int = 1, percent: int = 100) -> Peak:
     """The same in this process."""
     from dreamactor.benchmark.inputs import lengthened, media
+    from dreamactor.engines import open_engines
     from dreamactor.pipeline import Animator, Options
 
-    given = media()
-    with Animator.open(engines) as animator:
+    given, opened = media(), open_engines(engines)
+    height, width = (resized(side, percent) for side in (opened.preset.height, opened.preset.width))
+    with Animator(replace(opened, preset=replace(opened.preset, height=height, width=width))) as animator:
         driving = lengthened(given.driving, frames / animator.engines.preset.fps)
         animator.animate([given.reference], driving, Options(steps=1, max_frames=5))  # every lazy part is loaded
         idle = _status("VmRSS")
         _reset_peak()
-        device = _DevicePeak()
+        device = Watch(device_used)
         start = time.perf_counter()
         photos = references * [given.reference]
         animator.animate(photos, driving, Options(steps=steps, max_frames=frames))
         seconds = time.perf_counter() - start
         device.stop()
-        return Peak(frames, idle, _status("VmHWM"), seconds, device.idle, device.most)
+        return Peak(frames, idle, _status("VmHWM"), seconds, device.first, device.most)
 
 
-class _DevicePeak:
-    """Asks for the GPU's used memory now and ten times a second until `stop`; what others hold counts too."""
+def resized(side: int, percent: int) -> int:
+    """Pixels of a side at `percent`, where that is another, a multiple of 32 of at least 32."""
+    return side if percent == 100 else max(32, side * percent // 100 // 32 * 32)
 
-    def __init__(self) -> None:
-        self.idle = self.most = device_used()
-        self._over = threading.Event()
+
+class Watch:
+    """Asks for a size in bytes now (`first`) and ten times a second until `stop`, and keeps the `most`; both None where
+    it is None now."""
+
+    def __init__(self, ask: Callable[[], int | None]) -> None:
+        self.first = self.most = ask()
+        self._ask, self._over = ask, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        if self.idle is not None:
+        if self.first is not None:
             self._thread.start()
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            self.most = max(self.most or 0, device_used() or 0)
+            self.most = max(self.most or 0, self._ask() or 0)
 
     def stop(self) -> None:
         self._over.set()
-        if self.idle is not None:
+        if self.first is not None:
             self._thread.join()
 
 
 def device_used() -> int | None:
-    """Bytes of the GPU's memory in use by all processes, None without a GPU or where it does not say."""
+    """Bytes of the GPU's memory in use by all programs; None without a GPU or where it does not say."""
     number, _, unit = (query_gpu(["memory.used"]) or {}).get("memory.used", "").partition(" ")
     return int(number) << 20 if unit == "MiB" and number.isdigit() else None
 

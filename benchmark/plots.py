@@ -10,7 +10,7 @@ from typing import Any
 from dreamactor.benchmark import charts
 from dreamactor.benchmark.drawing import COLOURS, Drawing
 from dreamactor.benchmark.profiles import PARTS
-from dreamactor.benchmark.words import interval
+from dreamactor.benchmark.words import power
 
 Report = Mapping[str, Any]
 _BARS = (
@@ -169,8 +169,7 @@ def _curves(curves: Mapping[str, Mapping[str, Any]]) -> Iterator[Chart]:
 
 
 def _fit(curve: Mapping[str, Any]) -> str:
-    fit = curve["exponent"]
-    return f"n^{fit['value']:.2f} {interval(fit, '{:.2f}')}" if fit else ""
+    return power(curve["exponent"], "{:.2f}") if curve["exponent"] else ""
 
 
 def _colour(label: str) -> str:

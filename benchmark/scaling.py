@@ -1,5 +1,4 @@
-"""How time grows with frames, resolution, references and steps, and memory with frames, references and steps; with the
-fitted exponents."""
+"""How time and memory grow with frames, resolution, references and steps; with the fitted exponents."""
 
 from __future__ import annotations
 
@@ -150,22 +149,38 @@ def clip_scaling(engines: Path, preset: Preset, quick: bool) -> tuple[ClipScalin
     return ClipScaling(tuple(peaks), fitted_from), failed
 
 
-def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -> dict[str, Any]:
-    """Peak memory of a clip of one segment, on top of the open engines, against references, up to as many as the
-    set takes, and against steps: bytes and the exponent, which is small where most of the memory does not grow."""
-    counts, frames = (1, 4) if quick else (1, 2, 4), preset.segment_frames
-    one, found = memory.probe(engines, frames, steps=1), {}
-    for axis, most in (("references", references), ("steps", counts[-1])):
-        sizes = [count for count in counts if count <= most]
-        if len(sizes) < 2:
-            continue
-        peaks = [one, *(memory.probe(engines, frames, **{"steps": 1, axis: count}) for count in sizes[1:])]
-        grown = [peak.grown for peak in peaks]
-        found[axis] = {
-            "sizes": sizes, "bytes": grown, "device_grown": [peak.device_grown for peak in peaks],
-            "exponent": exponent(sizes, grown).to_dict(),
-        }  # fmt: skip
-    return found
+def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """Peak memory of a clip of one segment, on top of the open engines, against references, up to as many as the set
+    takes, steps, and pixels: bytes and the exponent, which is small where most of the memory does not grow; and why a
+    size is missing: TensorRT's engines take only sizes they were built for, and memory is limited."""
+    counts, percents = ((1, 4), (50, 100)) if quick else ((1, 2, 4), (50, 100, 150))
+    frames, found, refused = preset.segment_frames, dict[str, Any](), dict[str, str]()
+    usual = memory.probe(engines, frames, steps=1)
+
+    def pixels(percent: int) -> int:
+        return memory.resized(preset.height, percent) * memory.resized(preset.width, percent)
+
+    plan: list[tuple[str, dict[int, dict[str, int]]]] = [
+        ("references", {count: {"references": count} for count in counts if count <= references}),
+        ("steps", {count: {"steps": count} for count in counts}),
+        ("pixels", {pixels(percent): {"percent": percent} for percent in percents}),
+    ]
+    for axis, sizes in plan:
+        peaks = {}
+        for size, change in sizes.items():
+            given = {"steps": 1, "references": 1, "percent": 100, **change}
+            try:
+                is_usual = given == {"steps": 1, "references": 1, "percent": 100}
+                peaks[size] = usual if is_usual else memory.probe(engines, frames, **given)
+            except DreamActorError as error:
+                refused[f"memory at {size} {axis}"] = str(error)
+        if len(peaks) > 1:
+            grown = [peak.grown for peak in peaks.values()]
+            found[axis] = {
+                "sizes": list(peaks), "bytes": grown, "device_grown": [peak.device_grown for peak in peaks.values()],
+                "exponent": exponent(list(peaks), grown).to_dict(),
+            }  # fmt: skip
+    return found, refused
 
 
 def _square(size: Size, side: int) -> Size:

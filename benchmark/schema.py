@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-SCHEMA = "dreamactor.benchmark/3"
+SCHEMA = "dreamactor.benchmark/4"
 SUMMARY = ("pipeline_speedup_over_eager", "pipeline_speedup_over_compile", "served_overhead", "memory_exponent")
 KEYS = {
     "schema": "name and version of this format",
     "settings": "what was asked for",
     "environment": "machine and software",
     "conditions": "load, clocks and temperatures at the start, between the sections and at the end",
-    "timings": "name -> percentiles with intervals, raw samples, the yardstick beside each, its block; seconds",
+    "timings": "name -> percentiles with intervals, raw samples, the yardstick beside each, its block (one a moment "
+    "of the run); seconds",
     "trace": "one clip, stage by stage and call by call",
     "profiles": "network -> seconds by part of the network and by operator",
     "limits": "measured peaks, the clock (engine: whole runs, device: the GPU alone), network -> operations, bytes, "
@@ -20,7 +21,7 @@ KEYS = {
     "peers": "agreement and speed of what one would use instead",
     "service": "loads on the server, its own statistics, the plain gRPC server beside it",
     "scaling": "curves with fitted exponents, peak memory and its fit, the longest clip that fits, memory against "
-    "references and steps",
+    "references, steps, pixels and the server's callers",
     "not_run": "section -> why it was not run",
     "failed": "section -> the error that ended it; empty in a sound report",
     "summary": f"{', '.join(SUMMARY)}: value, low and high each, or null where not run; the speedups of another "

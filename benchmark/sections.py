@@ -1,6 +1,7 @@
 """The sections of a run, in the order they run. Each takes the shared `Bench` and adds to its report and timings.
 
-Engines are measured in three blocks spread over the run, so that one busy minute does not decide.
+Engines and stages are measured at several moments spread over the run, so that one busy minute does not decide, and
+`bench compare` sees how far a machine's moments lie apart.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from dreamactor.interfaces import Size, random_inputs
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.pipeline import Animator, Options
 
+Part = tuple[str, str, Callable[[Bench], None]]  # section, title, work
+
 
 def engines(bench: Bench, block: int) -> None:
     """Every network of every set at the size of one segment, in turn, on inputs drawn fresh each round; for TensorRT's
@@ -54,7 +57,7 @@ def engines(bench: Bench, block: int) -> None:
                     clocks[case] = DeviceClock(session)
                     closing.callback(clocks[case].close)
                     cases[case] = clocks[case].around(cases[case])
-        timings = interleave(cases, bench.settings.rounds, block=block, fresh=fresh)
+        timings = interleave(cases, bench.settings.each_moment, block=block, fresh=fresh)
     for case, timing in timings.items():
         bench.add(Timing(f"engine/{case}", timing.samples))
     for case, clock in clocks.items():
@@ -117,8 +120,9 @@ def _roofs(bench: Bench, peaks: Peaks, sources: Mapping[str, Path | None]) -> No
     bench.report["limits"] = {"peaks": peaks.to_dict(), "size": str(size), "clock": clock, "networks": rows}
 
 
-def stages(bench: Bench) -> None:
-    """Stage by stage, over clips of one segment; the last trace of a clip of two segments is kept whole."""
+def stages(bench: Bench, block: int) -> None:
+    """Stage by stage, over clips of one segment; the trace of a clip of two segments is kept whole at the first
+    moment."""
     preset, media, landmarker, yardstick = bench.main.preset, inputs.media(), Landmarker(), Yardstick()
 
     def clip(frames: int, seed: int) -> Trace:
@@ -126,44 +130,49 @@ def stages(bench: Bench) -> None:
         return traced(bench.main, [media.reference], media.driving, options, landmarker)[1]
 
     clip(preset.segment_frames, 0)  # warms up
-    kept = [(yardstick.run(), clip(preset.segment_frames, seed)) for seed in range(bench.settings.clips)]
+    seeds = range(bench.settings.each_moment)
+    kept = [(yardstick.run(), clip(preset.segment_frames, seed)) for seed in seeds]
     for stage in STAGES:
         samples = [
-            Sample(trace.stage_seconds()[stage], trace.stage_seconds("processor")[stage], beside)
+            Sample(trace.stage_seconds()[stage], trace.stage_seconds("processor")[stage], beside, block)
             for beside, trace in kept
         ]
         bench.add(Timing(f"stage/{stage}", tuple(samples)))
-    steps = [
-        Sample(span.seconds, span.processor, beside, block)  # a clip's steps drift together
-        for block, (beside, trace) in enumerate(kept)
-        for span in trace.steps
-    ]
+    steps = [Sample(step.seconds, step.processor, beside, block) for beside, trace in kept for step in trace.steps]
     bench.add(Timing("step/denoiser", tuple(steps)))
-    bench.report["trace"] = clip(2 * preset.segment_frames - 1, 0).to_dict()
+    if not bench.report["trace"]:
+        bench.report["trace"] = clip(2 * preset.segment_frames - 1, 0).to_dict()
 
 
-def growth(bench: Bench) -> None:
-    """Curves over sizes; peak memory of whole clips in fresh processes. What is found is kept at once: a later part may
-    break, above all the long clips where memory runs out."""
-    quick, preset, media = bench.settings.quick, bench.main.preset, inputs.media()
-    found, animator = bench.report["scaling"], Animator(bench.main)
-
-    def keep(*curves: scaling.Curve) -> None:
-        found.setdefault("curves", {}).update({curve.title: curve.to_dict() for curve in curves})
+def time_scaling(bench: Bench) -> None:
+    """Curves of time over sizes. What is found is kept at once: a later part may break."""
+    quick, media, animator = bench.settings.quick, inputs.media(), Animator(bench.main)
 
     def clip(steps: int) -> object:
         return animator.animate([media.reference], media.driving, Options(steps=steps, max_frames=13))
 
     curves, refused = scaling.engine_curves(bench.main, 3 if quick else 5, quick)
-    keep(*curves)
+    _keep_curves(bench, *curves)
     bench.report["not_run"] |= refused
-    keep(scaling.steps_curve(clip, [2, 4] if quick else [2, 4, 8], 2 if quick else 3))
+    _keep_curves(bench, scaling.steps_curve(clip, [2, 4] if quick else [2, 4, 8], 2 if quick else 3))
+
+
+def memory_scaling(bench: Bench) -> None:
+    """Peak memory, and time, of whole clips in fresh processes: above all the long ones may end where memory does."""
+    quick, preset, found = bench.settings.quick, bench.main.preset, bench.report["scaling"]
     clips, failed = scaling.clip_scaling(bench.main_folder, preset, quick)
-    keep(clips.time())
+    _keep_curves(bench, clips.time())
     bench.report["failed"] |= failed
     found |= clips.to_dict(preset.fps)
     bench.report["summary"]["memory_exponent"] = clips.memory().exponent.to_dict()
-    found["memory_curves"] = scaling.memory_curves(bench.main_folder, preset, bench.main.manifest.references, quick)
+    most = bench.main.manifest.references
+    curves, refused = scaling.memory_curves(bench.main_folder, preset, most, quick)
+    found.setdefault("memory_curves", {}).update(curves)
+    bench.report["not_run"] |= refused
+
+
+def _keep_curves(bench: Bench, *curves: scaling.Curve) -> None:
+    bench.report["scaling"].setdefault("curves", {}).update({curve.title: curve.to_dict() for curve in curves})
 
 
 def outside(bench: Bench) -> None:
@@ -177,14 +186,23 @@ def _run(session: Session, given: Mapping[str, Mapping[str, Array]], network: st
     return session.run(given[network])
 
 
-PLAN: tuple[tuple[str, str, Callable[[Bench], None]], ...] = (  # the longest last: a slow machine may not come to it
-    ("engine", "engines, first block", partial(engines, block=0)),
+_BETWEEN: tuple[Part, ...] = (  # the longest last: a slow machine may not come to it
     ("peers", "other precisions, PyTorch eager and compiled", compare_peers),
-    ("trace", "stages", stages),
-    ("engine", "engines, second block", partial(engines, block=1)),
     ("outside", "diffusers' network of equal size", outside),
     ("service", "service over gRPC", load_service),
-    ("engine", "engines, third block", partial(engines, block=2)),
     ("engine", "limits and profiles", limits),
-    ("scaling", "scaling", growth),
+    ("scaling", "time against sizes", time_scaling),
+    ("scaling", "memory against sizes", memory_scaling),
 )
+MOMENTS = len(_BETWEEN) + 1
+
+
+def _moment(block: int) -> tuple[Part, ...]:
+    when = f"moment {block + 1} of {MOMENTS}"
+    return (("engine", f"engines, {when}", partial(engines, block=block)),
+            ("trace", f"stages, {when}", partial(stages, block=block)))  # fmt: skip
+
+
+PLAN: tuple[Part, ...] = (
+    *_moment(0), *(part for index, between in enumerate(_BETWEEN) for part in (between, *_moment(index + 1))),
+)  # fmt: skip

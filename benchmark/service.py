@@ -9,10 +9,11 @@ from typing import Any
 from dreamactor.benchmark import inputs, server_statistics
 from dreamactor.benchmark.bench import Bench
 from dreamactor.benchmark.load import Call, LoadResult, closed_loop, open_loop
+from dreamactor.benchmark.memory import Watch
 from dreamactor.benchmark.plain_server import PlainServer
 from dreamactor.benchmark.scaling import Curve
 from dreamactor.benchmark.server_statistics import Look, settled, shares
-from dreamactor.benchmark.statistics import Interval, paired_ratio
+from dreamactor.benchmark.statistics import Interval, exponent, paired_ratio
 from dreamactor.benchmark.timing import Case, Timing, interleave
 from dreamactor.errors import DreamActorError
 from dreamactor.pipeline import Animator, Options
@@ -51,23 +52,22 @@ def load_service(bench: Bench) -> None:
         bench.report["service"]["request"] = SHORT.to_json()
         call = partial(animate, server.address, references, driving, SHORT)
         call()
-        loads = Loads(call, look, bench.report["service"])
+        loads = Loads(call, look, bench.report["service"], server.process.memory)
         loads.closed_loops(bench.settings.quick)
-        curve = _against_callers(bench.report["service"]["loads"])
-        if curve is not None:
-            bench.report["scaling"].setdefault("curves", {})[curve.title] = curve.to_dict()
+        _against_callers(bench.report["service"]["loads"], bench.report["scaling"])
         loads.open_loops(bench.settings.quick, bench.settings.rates)
 
 
 class Loads:
-    """Loads on one service, each in `report["loads"]` as soon as it is over, with the server's own statistics.
+    """Loads on one service, each in `report["loads"]` as soon as it is over, with the server's own statistics and the
+    most of its `memory` meanwhile, in bytes.
 
     Failures are in `report["failed_requests"]`, a sentence for each load. A load in which nothing was answered raises
     DreamActorError with the first failure.
     """
 
-    def __init__(self, call: Call, look: Look, report: dict[str, Any]) -> None:
-        self._call, self._look, self._report = call, look, report
+    def __init__(self, call: Call, look: Look, report: dict[str, Any], memory: Callable[[], int]) -> None:
+        self._call, self._look, self._report, self._memory = call, look, report, memory
         report |= {"loads": [], "failed_requests": []}
 
     def closed_loops(self, quick: bool) -> None:
@@ -86,8 +86,12 @@ class Loads:
             self._run(f"open loop, {rate:.3g} a second", load)
 
     def _run(self, name: str, load: Callable[[], LoadResult]) -> None:
-        before, result = settled(self._look), load()
-        found = result.to_dict()
+        before, watch = settled(self._look), Watch(self._memory)
+        try:
+            result = load()
+        finally:
+            watch.stop()
+        found = {**result.to_dict(), "memory": watch.most}
         self._report["loads"].append(found)
         if result.failures:
             count = f"{found['failed']} of {found['requests']} requests failed"
@@ -115,13 +119,19 @@ def _whole_clips(bench: Bench, cases: dict[str, Case], look: Look) -> None:
     bench.report["summary"]["served_overhead"] = _overhead(served).to_dict()
 
 
-def _against_callers(loads: list[dict[str, Any]]) -> Curve | None:
-    """The median answer of the closed loops over their callers; None where fewer than two loops were answered."""
+def _against_callers(loads: list[dict[str, Any]], scaling: dict[str, Any]) -> None:
+    """The median answer of the closed loops and the server's memory over their callers, where two loops were
+    answered."""
     closed = [load for load in loads if load["kind"] == "closed" and "p50" in load]
     if len(closed) < 2:
-        return None
-    callers, seconds = zip(*((load["offered"], (load["p50"]["value"],)) for load in closed), strict=True)
-    return Curve("service", "callers", tuple(map(float, callers)), seconds)
+        return
+    callers = [float(load["offered"]) for load in closed]
+    curve = Curve("service", "callers", tuple(callers), tuple((load["p50"]["value"],) for load in closed))
+    scaling.setdefault("curves", {})[curve.title] = curve.to_dict()
+    held = [load["memory"] for load in closed]
+    scaling.setdefault("memory_curves", {})["callers"] = {
+        "sizes": callers, "bytes": held, "exponent": exponent(callers, held).to_dict(),
+    }  # fmt: skip
 
 
 def _overhead(ratio: Interval) -> Interval:

@@ -46,8 +46,13 @@ class Settings:
 
     @property
     def rounds(self) -> int:
-        """Samples of an engine in each of its blocks."""
+        """Samples of a network beside its peers."""
         return 3 if self.quick else 6
+
+    @property
+    def each_moment(self) -> int:
+        """Samples of an engine, and clips taken apart by stages, at each of a run's moments."""
+        return 1 if self.quick else 3
 
     @property
     def clips(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dreamactor.benchmark.words import exponents, interval, memory_fit, peer_rows, title
+from dreamactor.benchmark.words import exponents, interval, loads, longest, memory_fit, peer_rows, title
 
 
 def print_table(report: Mapping[str, Any]) -> None:
@@ -34,10 +34,14 @@ def print_table(report: Mapping[str, Any]) -> None:
         console.print(f"{key:38s}{line}", highlight=False)
     for what, said in peer_rows(report["peers"]):
         console.print(f"{what:72s}{said}", highlight=False)
-    for what, power in exponents(report["scaling"]):
-        console.print(f"{what:38s}{power}", highlight=False)
+    for what, said in exponents(report["scaling"]):
+        console.print(f"{what:38s}{said}", highlight=False)
     if report["scaling"].get("memory"):
         console.print(f"{'memory of a clip':38s}{memory_fit(report['scaling']['memory'])}", highlight=False)
+    if said := longest(report["scaling"]):
+        console.print(f"{'longest clip that fits':38s}{said}", highlight=False)
+    for what, said in loads(report["service"]):
+        console.print(f"{what:38s}{said}", highlight=False)
     for line in report["service"].get("failed_requests", []):
         console.print(f"failed under load: {line}", highlight=False, style="yellow")
     for name, error in report["failed"].items():

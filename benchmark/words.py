@@ -17,10 +17,39 @@ def title(report: Mapping[str, Any]) -> str:
 
 def exponents(scaling: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The fitted powers in words: of time against every axis, and of memory against those beside the frames."""
-    times, memory = scaling.get("curves", {}), scaling.get("memory_curves", {})
-    found = [(f"time of {name.replace(' / ', ' against ')}", curve["exponent"]) for name, curve in times.items()]
-    found += [(f"memory of a clip against {axis}", curve["exponent"]) for axis, curve in memory.items()]
-    return [(what, f"n^{fit['value']:.2f} {interval(fit)}") for what, fit in found]
+    found = [
+        (f"time of {name.replace(' / ', ' against ')}", power(curve["exponent"]))
+        for name, curve in scaling.get("curves", {}).items()
+    ]
+    for axis, curve in scaling.get("memory_curves", {}).items():
+        of, held = "the server" if axis == "callers" else "a clip", [f"{size / 1e6:.0f}" for size in curve["bytes"]]
+        sizes = ", ".join(f"{size:g}" for size in curve["sizes"])
+        said = f"{', '.join(held)} MB at {sizes}; {power(curve['exponent'])}"
+        found.append((f"memory of {of} against {axis}", said))
+    return found
+
+
+def power(fit: Mapping[str, Any], form: str = "{:.3f}") -> str:
+    """A fitted power with its interval, or that the values tell none: where the interval is wider than 1."""
+    if fit["low"] is None or fit["high"] is None or fit["high"] - fit["low"] > 1:
+        return "no power is told by so few"
+    return f"n^{fit['value']:.2f} {interval(fit, form)}"
+
+
+def loads(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each load on the server in words: what was offered, and what came of it."""
+    for load in service.get("loads", []):
+        what = "callers" if load["kind"] == "closed" else "a second arrive"
+        ranks = ", ".join(f"{rank} {load[rank]['value']:.2f} s" for rank in ("p50", "p90") if rank in load)
+        yield f"load: {load['offered']:.2g} {what}", f"{load['throughput']:.2f} a second answered; {ranks}"
+
+
+def longest(scaling: Mapping[str, Any]) -> str:
+    """The longest clip in words, "" where it was not measured."""
+    found = scaling.get("longest_clip")
+    if not found:
+        return ""
+    return f"{found['frames_by_memory']} frames by this machine's memory, {found['frames_by_cap']} by the cap on input"
 
 
 def memory_fit(fit: Mapping[str, Any]) -> str:

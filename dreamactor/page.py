@@ -30,6 +30,6 @@ def table(
         cells = ((" class=n" * (index in numbers), html.escape(str(value))) for index, value in enumerate(values))
         return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in cells)
 
-    kinds = classes or [""] * len(rows)
-    body = "".join(f"<tr class='{kind}'>{row(line, 'td')}</tr>" for line, kind in zip(rows, kinds, strict=True))
+    kinds = [f" class={kind}" for kind in classes] or [""] * len(rows)
+    body = "".join(f"<tr{kind}>{row(line, 'td')}</tr>" for line, kind in zip(rows, kinds, strict=True))
     return f"<table><tr>{row(head, 'th')}</tr>{body}</table>"

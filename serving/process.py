@@ -89,7 +89,11 @@ class TritonProcess:
 
     def parts(self) -> int:
         """How many model processes (python backend stubs) are alive."""
-        return sum(1 for parent, _ in _processes() if parent == self.pid)
+        return sum(1 for _, parent, _ in _processes() if parent == self.pid)
+
+    def memory(self) -> int:
+        """Bytes of main memory that its processes hold now; what they share counts once."""
+        return sum(_held(process) for process, _, group in _processes() if group == self.pid)
 
     def log_tail(self) -> str:
         """The end of what the log says of warnings and errors."""
@@ -112,7 +116,7 @@ class TritonProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         deadline = time.monotonic() + _GRACE_SECONDS  # the kernel takes a moment to end what it has killed
-        while any(group == self.pid for _, group in _processes()) and time.monotonic() < deadline:
+        while any(group == self.pid for _, _, group in _processes()) and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
@@ -172,12 +176,20 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _processes() -> list[tuple[int, int]]:
-    """Parent and group of every process on the machine that has not ended."""
+def _processes() -> list[tuple[int, int, int]]:
+    """Number, parent and group of every process on the machine that has not ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
             if state != "Z":
-                found.append((int(parent), int(group)))
+                found.append((int(path.parent.name), int(parent), int(group)))
     return found
+
+
+def _held(process: int) -> int:
+    """Bytes of a process's memory, its share of what it shares with others; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return 0

@@ -9,7 +9,7 @@ import pytest
 
 from dreamactor.benchmark import memory, scaling
 from dreamactor.benchmark.environment import gpu
-from dreamactor.benchmark.memory import Peak, device_used, probe
+from dreamactor.benchmark.memory import Peak, Watch, device_used, probe
 from dreamactor.benchmark.scaling import clip_scaling
 from dreamactor.errors import DreamActorError
 from dreamactor.motion.limits import Limits
@@ -42,7 +42,7 @@ def test_the_gpu_in_use_is_asked_for_its_memory(answers: Path, monkeypatch: pyte
     assert (device_used(), gpu()) == (None, None)
 
 
-def test_a_clips_own_memory_on_the_gpu_is_the_most_less_what_was_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clips_own_memory_on_the_gpu_is_the_most_less_what_was_in_use_before() -> None:
     levels, seen = iter([500, 700, 900]), threading.Event()
 
     def used() -> int:
@@ -51,20 +51,18 @@ def test_a_clips_own_memory_on_the_gpu_is_the_most_less_what_was_in_use_before(m
             seen.set()
         return level
 
-    monkeypatch.setattr(memory, "device_used", used)
-    device = memory._DevicePeak()
+    device = Watch(used)
     assert seen.wait(60)
     device.stop()
-    assert (device.idle, device.most) == (500, 900)
-    found = Peak(25, 10, 30, 1.0, device.idle, device.most).to_dict()
+    assert (device.first, device.most) == (500, 900)
+    found = Peak(25, 10, 30, 1.0, device.first, device.most).to_dict()
     assert (found["device_idle"], found["device_peak"], found["device_grown"]) == (500, 900, 400)
 
 
-def test_without_a_gpu_that_tells_there_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "device_used", lambda: None)
-    device = memory._DevicePeak()
+def test_without_a_gpu_that_tells_there_is_no_figure() -> None:
+    device = Watch(lambda: None)
     device.stop()
-    found = Peak(25, 10, 30, 1.0, device.idle, device.most).to_dict()
+    found = Peak(25, 10, 30, 1.0, device.first, device.most).to_dict()
     assert (found["device_idle"], found["device_peak"], found["device_grown"]) == (None, None, None)
 
 

@@ -98,7 +98,7 @@ def test_the_servers_statistics_and_failures_are_on_the_page() -> None:
     page = write_html(reported(service={"statistics": statistics, "failed_requests": ["open loop: 1 of 8 <failed>"]}))
 
     def row(*cells: str) -> str:
-        return "".join(f'<td class="n">{cell}</td>' for cell in cells)
+        return "".join(f"<td class=n>{cell}</td>" for cell in cells)
 
     assert f"<td>{ENSEMBLE}</td>{row('2', '1.00', '-', '-', '-', '-', '20.00')}" in page
     assert f"<td>denoiser</td>{row('2', '1.00', '0.00', '15.00', '0.00', '4.00', '20.00')}" in page
@@ -135,7 +135,7 @@ def test_what_one_would_use_instead_is_on_the_page() -> None:
         ("denoiser", "3.0e-07"),
         ("vae_decoder", "∞: too far"),
     ):
-        assert f'<td>{what}</td><td class="n">{found}</td>' in page
+        assert f"<td>{what}</td><td class=n>{found}</td>" in page
     assert "<b>+2.4%</b>by a plain gRPC server, over in process<br>[−∞, +12.5%]" in page
 
 
@@ -146,7 +146,7 @@ def test_the_machine_while_it_ran_is_on_the_page() -> None:
     page = write_html(reported(conditions=[{"before": "stages", **told}, {"before": "end", **silent}]))
 
     def row(*cells: str) -> str:
-        return "".join(f'<td class="n">{cell}</td>' for cell in cells)
+        return "".join(f"<td class=n>{cell}</td>" for cell in cells)
 
     assert f"<td>stages</td>{row('1.3', '2445', '58', '1980 MHz', '61')}" in page
     assert f"<td>end</td>{row('-', '-', '-', '-', '-')}" in page

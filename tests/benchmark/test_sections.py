@@ -81,7 +81,7 @@ def test_engines_are_given_new_numbers_in_every_run(bench: Bench) -> None:
     for block in range(2):
         sections.engines(run_twice, block)
     measured = len(run_twice.timings["engine/denoiser/fp32"].samples)
-    assert measured == 2 * bench.settings.rounds
+    assert measured == 2 * bench.settings.each_moment
     assert len(seen.latents) == measured + 2  # a warm-up for each block
     assert len(set(seen.latents)) >= measured
 
@@ -119,8 +119,9 @@ def test_a_probe_that_fails_does_not_lose_the_curves(bench: Bench, monkeypatch: 
 
     monkeypatch.setattr(memory, "probe", probed)
     monkeypatch.setattr(scaling, "interleave", lambda cases, rounds: interleave(cases, 1, warmup=0))
+    sections.time_scaling(bench)
     with pytest.raises(DreamActorError, match="killed"):
-        sections.growth(bench)
+        sections.memory_scaling(bench)
     curves = bench.report["scaling"]["curves"]
     engines = {"denoiser / frames", "denoiser / pixels", "denoiser / references", "vae_decoder / frames"}
     assert set(curves) == {*engines, "pipeline / steps"}
@@ -162,7 +163,7 @@ def test_every_setting_of_a_session_can_be_asked_for(tiny_engines: Path) -> None
 
 
 def test_exponents_and_the_devices_memory_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    power = {"value": 0.97, "low": 0.9, "high": None}
+    power, nothing = {"value": 0.97, "low": 0.9, "high": 1.04}, {"value": 0.2, "low": -1.2, "high": None}
     curve = {"axis": "callers", "sizes": [1, 2], "values": [1.0, 2.0], "samples": [[1.0], [2.0]], "exponent": power}
     peaks = [memory.Peak(n, 400_000_000, 500_000_000 + n, 1.0, 10**9, 10**9 + 7_000_000 * n) for n in (25, 49)]
     fit = {"constant": 1e6, "factor": 1e4, "idle": 4e8, "from": 25, "exponent": power}
@@ -171,7 +172,11 @@ def test_exponents_and_the_devices_memory_are_shown(capsys: pytest.CaptureFixtur
         "settings": {"preset": "tiny", "targets": {"fp16-cuda": "cuda"}},
         "scaling": {
             "curves": {"service / callers": curve}, "peaks": [peak.to_dict() for peak in peaks], "memory": fit,
-            "memory_curves": {"references": {"sizes": [1, 2], "bytes": [1, 2], "exponent": power}},
+            "memory_curves": {
+                "references": {"sizes": [1, 2], "bytes": [10**6, 2 * 10**6], "exponent": power},
+                "callers": {"sizes": [1.0, 4.0], "bytes": [8 * 10**8, 9 * 10**8], "exponent": nothing},
+            },
+            "longest_clip": {"frames_by_memory": 9000, "frames_by_cap": 1800},
         },
     }  # fmt: skip
 
@@ -182,18 +187,22 @@ def test_exponents_and_the_devices_memory_are_shown(capsys: pytest.CaptureFixtur
         assert "tiny on A Card" in text
         assert "time of service against callers" in text
         assert "memory of a clip against references" in text
-        assert "n^0.97 [0.900, ∞]" in text
-    assert '<td class="n">1000</td><td class="n">1343</td><td class="n">343</td>' in page
+        assert "1, 2 MB at 1, 2; n^0.97 [0.900, 1.040]" in text
+        assert "memory of the server against callers" in text
+        assert "800, 900 MB at 1, 4; no power is told by so few" in text
+    assert "9000 frames by this machine's memory, 1800 by the cap on input" in printed
+    assert "<td class=n>1000</td><td class=n>1343</td><td class=n>343</td>" in page
     (drawn,) = [chart for chart in report_charts(found) if chart.name == "memory"]
     assert "whole GPU, most" in drawn.drawing.svg()
     assert "GPU, most less idle" in drawn.drawing.svg()
 
 
 def test_a_slower_machine_slows_the_stages_and_not_the_build(bench: Bench) -> None:
-    sections.stages(bench)
+    for block in range(2):
+        sections.stages(bench, block)
     names = {*(f"stage/{stage}" for stage in STAGES), "step/denoiser"}
     assert set(bench.timings) == names
-    assert len(bench.timings["step/denoiser"].blocks()) == bench.settings.clips
+    assert {len(timing.blocks()) for timing in bench.timings.values()} == {2}
 
     def scaled(factor: float) -> dict[str, Any]:
         taken = {
@@ -214,7 +223,8 @@ def test_a_slower_machine_slows_the_stages_and_not_the_build(bench: Bench) -> No
 @pytest.mark.slow
 def test_growth_of_time_and_memory(bench: Bench) -> None:
     bench.report["scaling"] = {"curves": {"service / callers": {}}}
-    sections.growth(bench)
+    sections.time_scaling(bench)
+    sections.memory_scaling(bench)
     found = bench.report["scaling"]
     assert {"service / callers", "pipeline / steps", "pipeline / frames"} <= set(found["curves"])
     assert found["memory"]["exponent"]["value"] > 0
@@ -222,11 +232,24 @@ def test_growth_of_time_and_memory(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_memory_against_references_and_steps(tiny_engines: Path, engines: Engines) -> None:
-    found = memory_curves(tiny_engines, engines.preset, references=8, quick=True)
-    assert {axis: curve["sizes"] for axis, curve in found.items()} == {"references": [1, 4], "steps": [1, 4]}
+def test_memory_against_references_steps_and_pixels(tiny_engines: Path, engines: Engines) -> None:
+    found, refused = memory_curves(tiny_engines, engines.preset, references=8, quick=True)
+    sizes = {"references": [1, 4], "steps": [1, 4], "pixels": [32 * 32, 64 * 64]}
+    assert {axis: curve["sizes"] for axis, curve in found.items()} == sizes
     assert all(size > 0 for curve in found.values() for size in curve["bytes"])
-    assert set(memory_curves(tiny_engines, engines.preset, references=1, quick=True)) == {"steps"}
+    assert refused == {}
+
+
+def test_a_size_that_a_set_does_not_take_is_left_out_of_memorys_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probed(engines: Path, frames: int, percent: int = 100, **options: int) -> memory.Peak:
+        if percent != 100:
+            raise DreamActorError("built for one size")
+        return memory.Peak(frames, 10, 10 + sum(options.values()), 1.0)
+
+    monkeypatch.setattr(memory, "probe", probed)
+    found, refused = memory_curves(Path("set"), preset("puppet"), references=2, quick=False)
+    assert {axis: curve["sizes"] for axis, curve in found.items()} == {"references": [1, 2], "steps": [1, 2, 4]}
+    assert refused == dict.fromkeys(("memory at 4096 pixels", "memory at 36864 pixels"), "built for one size")
 
 
 @pytest.mark.slow

@@ -42,6 +42,9 @@ class Service:
                 raise RuntimeError(f"request {self._asked} fell over")
             self._spent.update(PHASES)
 
+    def memory(self) -> int:
+        return 1000 + self._asked
+
     def look(self) -> Snapshot:
         return {"denoise": {key: (self._spent[key] // PHASES[key], self._spent[key] * 1_000_000) for key in PHASES}}
 
@@ -49,7 +52,7 @@ class Service:
 def test_every_load_has_the_servers_statistics_of_it_alone() -> None:
     server, report = Service(), dict[str, Any]()
     server()
-    loads = Loads(server, server.look, report)
+    loads = Loads(server, server.look, report, server.memory)
 
     loads.closed_loops(quick=True)
     loads.open_loops(quick=True, rates=(500.0, 1000.0))
@@ -64,6 +67,7 @@ def test_every_load_has_the_servers_statistics_of_it_alone() -> None:
         assert row["executions"] == load["requests"]
         assert row["seconds"]["queue"] == pytest.approx(0.020)
         assert row["seconds"]["overhead"] == pytest.approx(0.060 - 0.020 - 0.033)
+        assert load["memory"] > 1000
 
 
 def test_an_overhead_is_what_serving_adds_to_the_time_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +85,7 @@ def test_an_overhead_is_what_serving_adds_to_the_time_in_process(monkeypatch: py
 
 def test_rates_that_are_not_given_are_shares_of_the_capacity() -> None:
     server, report = Service(), dict[str, Any]()
-    loads = Loads(server, server.look, report)
+    loads = Loads(server, server.look, report, server.memory)
     loads.closed_loops(quick=True)
     loads.open_loops(quick=True)
     offered = [load["offered"] for load in report["loads"] if load["kind"] == "open"]
@@ -90,7 +94,7 @@ def test_rates_that_are_not_given_are_shares_of_the_capacity() -> None:
 
 def test_requests_that_fail_are_told() -> None:
     server, report = Service(fails=lambda number: number in (7, 9)), dict[str, Any]()
-    loads = Loads(server, server.look, report)
+    loads = Loads(server, server.look, report, server.memory)
     loads.closed_loops(quick=True)
     assert [load["failed"] for load in report["loads"]] == [0, 2, 0]
     (told,) = report["failed_requests"]
@@ -100,7 +104,7 @@ def test_requests_that_fail_are_told() -> None:
 @pytest.mark.parametrize(("last", "failed"), [(0, [6]), (10, [0, 2, 12])])
 def test_a_service_that_stops_ends_the_loads_with_the_reason(last: int, failed: list[int]) -> None:
     server, report = Service(fails=lambda number: number > last), dict[str, Any]()
-    loads = Loads(server, server.look, report)
+    loads = Loads(server, server.look, report, server.memory)
     with pytest.raises(DreamActorError, match=rf"{failed[-1]} of {failed[-1]} requests .* request \d+ fell over"):
         loads.closed_loops(quick=True)
     assert [load["failed"] for load in report["loads"]] == failed
@@ -117,8 +121,9 @@ def test_a_real_server_under_load_and_gone(tiny_engines: Path) -> None:
         call = partial(animate, server.address, [given.reference], given.driving, SHORT)
         look = partial(snapshot, f"{server.listen.host}:{server.listen.http_port}")
 
-        Loads(call, look, report).open_loops(quick=True, rates=(50.0,))
+        Loads(call, look, report, server.process.memory).open_loops(quick=True, rates=(50.0,))
 
+        assert 1e8 < report["loads"][0]["memory"] < 1e10
         rows = {row["model"]: row["seconds"] for row in report["loads"][0]["statistics"]}
         assert set(rows.pop("dreamactor")) == {"queue", "success"}
         assert {"prepare", "denoise", "denoiser", "finish"} <= set(rows)
@@ -130,5 +135,5 @@ def test_a_real_server_under_load_and_gone(tiny_engines: Path) -> None:
             call()
 
         with pytest.raises(DreamActorError, match=r"8 of 8 requests failed.*No server answers"):
-            Loads(killing, look, report).open_loops(quick=True, rates=(50.0,))
+            Loads(killing, look, report, server.process.memory).open_loops(quick=True, rates=(50.0,))
         assert report["loads"][0]["failed"] == 8
