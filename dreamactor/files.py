@@ -29,6 +29,16 @@ def check_output(path: Path) -> None:
         raise InputError(f"The output {path} cannot be written: {path.parent} is not writable.")
 
 
+def make_folder(path: Path) -> None:
+    """Makes the folder and those it lies in; raises InputError where it cannot be made or written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {path} cannot be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise InputError(f"The folder {path} is not writable.")
+
+
 def _is_special(path: Path) -> bool:
     """Whether it is a device or a pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()

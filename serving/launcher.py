@@ -169,7 +169,8 @@ def serve(options: ServeOptions, say: Callable[[str], None] = print) -> int:
             options = replace(options, listen=server.listen)
             while True:
                 with server:
-                    say(f"dreamactor is ready: gRPC {server.address}, HTTP port {server.listen.http_port}")
+                    ports = f"gRPC {server.address}, HTTP port {server.listen.http_port}"
+                    say(f"dreamactor is ready: {ports}; log until it stops: {server.process.log}")
                     while not (reason := server.broken()):
                         time.sleep(_WATCH_SECONDS)
                     print(f"{reason} Starting again. Its log ends:\n{server.log_tail()}", file=sys.stderr, flush=True)

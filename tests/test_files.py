@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamactor.files import write_whole
+from dreamactor.errors import InputError
+from dreamactor.files import make_folder, write_whole
 
 
 def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
@@ -71,3 +72,12 @@ def test_a_closed_output_is_no_error(redirected: str) -> None:
     """As a supervisor may start it."""
     program = f"{sys.executable} -m dreamactor.cli engines list --store /nowhere"
     assert subprocess.run(f"{program} {redirected}", shell=True, check=False).returncode == 0
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a/b")
+    make_folder(tmp_path / "a/b")
+    (tmp_path / "file").write_text("x")
+    for path, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file/c", "Not a directory")):
+        with pytest.raises(InputError, match=f"The folder {path} cannot be made: {reason}"):
+            make_folder(path)

@@ -23,7 +23,7 @@ from torch import Tensor
 from dreamactor.contact_sheet import save_png
 from dreamactor.errors import InputError
 from dreamactor.fidelity import psnr, ssim
-from dreamactor.files import write_whole
+from dreamactor.files import make_folder, write_whole
 from dreamactor.motion.retarget import SCALES
 from dreamactor.networks import Networks, load
 from dreamactor.pipeline.segments import Segment, plan
@@ -191,8 +191,8 @@ def evaluate(
         raise InputError(
             f"An evaluation needs at least one clip of each framing, not {settings.clips}; give --clips 1 or more."
         )
+    make_folder(out)  # before the minutes of work
     evaluation = Evaluation(load(checkpoint, preset), mocap_folder(), settings)
-    out.mkdir(parents=True, exist_ok=True)  # before the minutes of work
     began = time.monotonic()
     latents = evaluation.preset.latent_frames
     rows: dict[str, list[dict[str, float]]] = {}

@@ -24,12 +24,14 @@ STATE = "state.safetensors"
 
 @dataclass
 class Position:
-    """Where a run is: index of the stage, steps done in it, seconds trained in all, seconds spent in the stage."""
+    """Where a run is: index of the stage, steps done in it, seconds trained in all, seconds spent in the stage. `start`
+    is the SHA-256 of the weights that it began from, "" for random ones."""
 
     stage: int = 0
     step: int = 0
     seconds: float = 0.0
     spent: float = 0.0
+    start: str = ""
 
 
 class MovingAverage:
@@ -110,10 +112,10 @@ def load_state(
         found, position = json.loads(metadata["about"]), Position(**json.loads(metadata["position"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it to begin anew.") from error
-    if _essential(found) != _essential(json.loads(json.dumps(about))):
+    was, wanted = _essential(found), _essential(json.loads(json.dumps(about)))
+    if other := [f"{key} {was.get(key)}, not {wanted[key]}" for key in wanted if was.get(key) != wanted[key]]:
         raise InputError(
-            f"{path} is of another run ({found['preset']['name']}, seed {found['seed']}); "
-            "name another folder, or delete it to begin anew."
+            f"{path} is of another run ({'; '.join(other)}); name another folder, or delete it to begin anew."
         )
     begun = found.get("stages", [])[: position.stage + 1]  # older states do not say
     if begun != about["stages"][: len(begun)]:

@@ -7,14 +7,18 @@ batch and the gradients are averaged.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dreamactor.checkpoints import WEIGHTS
 from dreamactor.errors import InputError
+from dreamactor.files import make_folder
 from dreamactor.networks import Networks, build, load, save
 from dreamactor.networks.transformer import Transformer
 from dreamactor.presets import Preset
@@ -51,9 +55,10 @@ def train(
     """Trains `preset` in the folder `out` and returns the checkpoint's folder; called again, it goes on.
 
     A new run begins with the weights of the checkpoint `start`, or with random ones. `minutes` stops early, with
-    everything saved. Raises MissingDependency without motion data, InputError when `out` holds another run's state or
-    `start` another preset's checkpoint or `minutes` is not above zero, DreamActorError when the disk is full or the
-    training diverges (the last good state stays).
+    everything saved. Raises MissingDependency without motion data, InputError when `out` cannot be written, or holds
+    another run's state or that of one that did not begin from `start`, when `start` is another preset's checkpoint or
+    `minutes` not above zero, DreamActorError when the disk is full or the training diverges (the last good state
+    stays).
     """
     if minutes is not None and not minutes > 0:
         raise InputError(f"A run needs more than {minutes:g} minutes; leave --minutes out to train to the end.")
@@ -86,16 +91,22 @@ class Run:
             torch.use_deterministic_algorithms(True, warn_only=True)
         elif self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         networks = build(preset, recipe.seed) if start is None else load(start, preset)
         self.networks = networks.to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
         self.objective = Objective(self.processes, recipe.bf16 and multiplies_bfloat16(self.device))
         self.about = {
-            "preset": self.networks.preset.to_dict(), "seed": recipe.seed, "stages": [s.name for s in recipe.stages]
+            "preset": self.networks.preset.to_dict(), "seed": recipe.seed, "stages": [s.name for s in recipe.stages],
         }  # fmt: skip
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
-        self.position, self.moments = found if found else (Position(), {})
+        begun = "" if start is None else _hash(Path(start) / WEIGHTS)
+        self.position, self.moments = found if found else (Position(start=begun), {})
+        if begun and self.position.start != begun:
+            raise InputError(
+                f"The run in {folder} did not begin from {start}: leave --from out to go on with it, or name another "
+                "folder."
+            )
         self.journal = Journal(folder)
         self.data = TrainingData(folder, self.networks, self.objective, recipe, mocap)
         self.clips, self.validation = self.data.clips, self.data.validation
@@ -140,7 +151,7 @@ class Run:
     def _end_stage(self, index: int, stage: Stage) -> None:
         if stage.seconds:
             self._validate(index, stage)
-        self.position = Position(index + 1, 0, self.position.seconds)
+        self.position = replace(self.position, stage=index + 1, step=0, spent=0.0)
         self.moments = {}
         if not stage.on_latents:  # the next stages build on these weights, frozen: on those of the checkpoint
             for prefix in stage.trains:
@@ -261,3 +272,8 @@ class Run:
             figures = " ".join(f"{key} {last[key]:.4g}" for key in logged)
             self.say(f"{self._where(stage, step)} {figures} {(now - self.said) / steps:.3f} s/step")
             self.said, self.said_at = now, step + 1
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

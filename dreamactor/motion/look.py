@@ -25,7 +25,8 @@ def appearance(picture: Picture, seen: Seen) -> Look:
     if seen.body is not None:
         outline = seen.body.points[TORSO, :2]
     else:
-        outline = cv2.convexHull(seen.largest.points[:, :2])[:, 0].astype(np.float32)
+        points = np.ascontiguousarray(seen.largest.points[:, :2])  # OpenCV takes no strided ones
+        outline = cv2.convexHull(points)[:, 0].astype(np.float32)
     height, width = picture.shape[:2]
     low = np.clip(np.floor(outline.min(axis=0)), 0, (width - 1, height - 1)).astype(int)
     high = np.clip(np.ceil(outline.max(axis=0)) + 1, low + 1, (width, height)).astype(int)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -65,6 +67,7 @@ def save(networks: Networks, folder: Path | str, dtype: torch.dtype = torch.floa
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, weights, metadata={"preset": networks.preset.name})
         config.write_text(json.dumps(networks.preset.to_dict(), indent=2) + "\n")
+        shutil.copymode(config, weights)  # safetensors makes files that their owner alone reads
         os.replace(weights, folder / WEIGHTS)
         os.replace(config, folder / CONFIG)
     except (OSError, SafetensorError) as error:  # the second for a full disk too
@@ -82,8 +85,8 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     """Networks in float32 from a checkpoint folder, of the sizes that its own description gives.
 
     Raises InputError when a file is missing or unreadable, when `preset` is given and the checkpoint's has another
-    name, when no networks have the sizes that are described, or when tensors are missing, unexpected or of another
-    shape, which it names.
+    name, when no networks have the sizes that are described, or when tensors are missing, unexpected, of another shape,
+    no floating-point numbers or not finite, which it names.
     """
     folder = Path(folder)
     found = read_preset(folder, preset.name if preset else None)
@@ -98,7 +101,13 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG} describes networks that cannot be made: {error}.") from error
     _check_keys(folder, networks, state)
-    networks.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    state = {name: value.float() for name, value in state.items()}
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise InputError(
+            f"{folder / WEIGHTS} has values that are not finite ({_first(broken)}): it comes of a diverged training "
+            "or a faulty conversion."
+        )
+    networks.load_state_dict(state, assign=True)
     return networks.eval()
 
 
@@ -113,14 +122,23 @@ def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]
     expected = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is not part of this preset" for name in state if name not in expected]
+    there = [name for name in expected if name in state]
     problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
+        f"{name} is {tuple(state[name].shape)}, expected {expected[name]}"
+        for name in there
+        if tuple(state[name].shape) != expected[name]
+    ]
+    problems += [
+        f"{name} is {str(state[name].dtype).removeprefix('torch.')}, expected floating point"
+        for name in there
+        if not state[name].is_floating_point()
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(
-            f"{folder / WEIGHTS} does not fit its {CONFIG} ({'; '.join(problems[:5])}{more}): copy both from the same "
-            "checkpoint."
+            f"{folder / WEIGHTS} does not fit its {CONFIG} ({_first(problems)}): copy both from the same checkpoint."
         )
+
+
+def _first(found: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    return "; ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")

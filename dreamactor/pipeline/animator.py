@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from dreamactor.engines import Engines, open_engines
+from dreamactor.errors import InputError
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.limits import Limits
 from dreamactor.pipeline.denoise import denoise
@@ -17,13 +19,14 @@ from dreamactor.pipeline.prepare import prepare
 
 
 class Animator:
-    """Opened once, used for any number of clips, one at a time."""
+    """Opened once, used for any number of clips, one at a time: a call from another thread waits."""
 
     def __init__(self, engines: Engines, limits: Limits = Limits()) -> None:
         engines.manifest.require_whole()
         self.engines = engines
         self.limits = limits.for_references(engines.manifest.references)
         self._landmarker: Landmarker | None = None  # opened with the first clip
+        self._turn = threading.Lock()
 
     @classmethod
     def open(
@@ -49,6 +52,12 @@ class Animator:
         The same inputs, options and seed give the same bytes. `on_progress` hears every step and may raise Cancelled.
         Raises InputError for media or options that cannot be used, before any denoising.
         """
+        if isinstance(references, bytes | bytearray | memoryview):
+            raise InputError("The references are a list of encoded images: put a single one into a list.")
+        with self._turn:
+            return self._animate(references, driving, options, on_progress)
+
+    def _animate(self, references: Sequence[bytes], driving: bytes, options: Options, on_progress: OnProgress) -> bytes:
         preset, sessions = self.engines.preset, self.engines.sessions
         self._landmarker = self._landmarker or Landmarker()
         clip = prepare(sessions, preset, references, driving, options, self.limits, on_progress, self._landmarker)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamactor.engines.manifest import Manifest
+from dreamactor.engines.manifest import Manifest, NetworkRecord
 from dreamactor.engines.store import Entry
 from dreamactor.engines.trust import runs_here
 from dreamactor.engines.verify import verify_engine
@@ -47,7 +47,7 @@ def measure(
                 snr_db=snr if snr is None or math.isfinite(snr) else None,
                 video_psnr_db=None if verdict is None else verdict.alone[name],
                 passed=bool(facts.get("passed", True)) and reached and (ran or not runs_here(record)),
-                note=_note(compared.problem.removeprefix(f"{name} was "), facts),
+                note=_note(record, compared.problem.removeprefix(f"{name} was "), facts),
                 put_back=repaired(lowered[name]),
                 facts={**facts, "build_seconds": round(entry.seconds, 1)},
                 ran=ran,
@@ -56,7 +56,9 @@ def measure(
     return rows
 
 
-def _note(problem: str, facts: Mapping[str, Any]) -> str:
+def _note(record: NetworkRecord, problem: str, facts: Mapping[str, Any]) -> str:
     if problem:
         return f"not run here: {problem}"
-    return "convolutions are no faster in 8 bits here: FP32" if facts.get("quantized_layers") == 0 else ""
+    if facts.get("quantized_layers") == 0:
+        return f"what stays {record.precision.upper()} has no layer that is faster in 8 bits here"
+    return ""

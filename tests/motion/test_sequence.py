@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
 from dreamactor.motion import body as bodies
 from dreamactor.motion.body import POINTS, Body
+from dreamactor.motion.face import Face
 from dreamactor.motion.hand import Hand
 from dreamactor.motion.landmarks import Seen
 from dreamactor.motion.look import appearance, same_look
@@ -119,3 +121,13 @@ def test_clothes_tell_people_apart() -> None:
     assert not same_look(red, blue)
     nowhere = dataclasses.replace(seen.body, points=seen.body.points + 1000) if seen.body else None
     assert np.isfinite(appearance(dressed((1, 2, 3), 0), Seen(nowhere))).all()
+
+
+def test_a_face_without_a_body_looks_as_its_skin_does() -> None:
+    picture = np.zeros((240, 240, 3), np.uint8)
+    cv2.circle(picture, (120, 80), 30, (220, 170, 140), -1)
+    angles = np.linspace(0, 2 * np.pi, 468, dtype=np.float32)
+    points = np.stack([120 + 20 * np.cos(angles), 80 + 20 * np.sin(angles), 0 * angles], -1)
+    face = Face(points, 0.9, body().head, Region(120, 80, 60))
+    look = appearance(picture, Seen(None, face))
+    assert np.sort(look.ravel())[-2:] == pytest.approx([0, 1], abs=1e-4)  # of one colour

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,36 @@ def test_sizes_that_no_networks_have_are_refused(tmp_path: Path, part: str, size
     (tmp_path / "config.json").write_text(json.dumps(described))
     with pytest.raises(InputError, match=r"config\.json does not describe a preset: .* -1, which is no int"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "sentence"),
+    [
+        (torch.full((4,), 3), "is int64, expected floating point"),
+        (torch.tensor([1.0, math.nan, 0.0, 0.0]), r"has values that are not finite \(vae.encoder.*: it comes of"),
+    ],
+)
+def test_weights_that_are_no_numbers_to_compute_with_are_named(
+    tmp_path: Path, spoilt: torch.Tensor, sentence: str
+) -> None:
+    save(build(TINY), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    name = next(name for name, value in state.items() if name.startswith("vae.encoder") and value.numel() % 4 == 0)
+    state[name] = spoilt.repeat(state[name].numel() // 4).reshape(state[name].shape)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=sentence):
+        load(tmp_path)
+
+
+def test_others_may_read_a_checkpoint_where_the_system_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save(build(TINY), tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "config.json": 0o644, "model.safetensors": 0o644,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "absent", "no config", "config not JSON", "not a preset"])

@@ -94,6 +94,19 @@ def test_a_checkpoint_of_another_preset_is_refused(new_run: NewRun, further: Rec
         train("tiny", new_run("refused"), further, start=tmp_path / "other")
 
 
+def test_a_run_that_began_from_other_weights_is_not_gone_on_with(
+    new_run: NewRun, further: Recipe, checkpoint: Path
+) -> None:
+    folder = new_run("begun")
+    long = replace(further, stages=(replace(named(further, "vae"), seconds=1000.0),))
+    train("tiny", folder, long, minutes=1e-6, say=lambda _: None)
+    with pytest.raises(InputError, match=f"did not begin from {checkpoint}: leave --from out"):
+        train("tiny", folder, long, minutes=1e-6, say=lambda _: None, start=checkpoint)
+    (folder / STATE).unlink()
+    for start in (checkpoint, None, checkpoint):
+        train("tiny", folder, long, minutes=1e-6, say=lambda _: None, start=start)
+
+
 def test_training_begins_before_all_clips_are_there(
     new_run: NewRun, further: Recipe, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,23 @@
+"""The pipeline as a library: whoever calls it, and from whichever thread."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dreamactor.errors import InputError
+from dreamactor.pipeline import Animator, Options
+
+
+def test_callers_of_several_threads_wait_for_each_other(tiny_engines: Path, portrait: bytes, clip: bytes) -> None:
+    options = Options(max_frames=5)
+    with Animator.open(tiny_engines, threads=1) as animator, ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: animator.animate([portrait], clip, options), range(3)))
+    assert len(set(made)) == 1
+
+
+def test_a_photo_that_is_in_no_list_is_refused(tiny_engines: Path, portrait: bytes, clip: bytes) -> None:
+    with Animator.open(tiny_engines) as animator, pytest.raises(InputError, match="put a single one into a list"):
+        animator.animate(portrait, clip)  # type: ignore[arg-type]
