@@ -22,6 +22,7 @@ def build_set(
     log: Callable[[str], None] = print,
     options: BuildOptions | None = None,
     ranges: Ranges | None = None,
+    store: Path | None = None,
 ) -> Path:
     """Builds the engine set and returns its folder; one that is up to date is kept.
 
@@ -33,7 +34,7 @@ def build_set(
     from dreamactor.production.make import make_engines
     from dreamactor.production.request import make_request
 
-    request = make_request(preset, precision, target, checkpoint, output, build=options, ranges=ranges)
+    request = make_request(preset, precision, target, checkpoint, output, store, ranges, options)
     with BuildProgress() as progress:
         found = make_engines(request, log, progress)
     if not found.passed:

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ class Store:
         folder = self._folder(kind, key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_name(f".{folder.name}.lock")):
+            with _locked(folder.with_name(f".{folder.name}.lock")) as alone:
+                if alone:
+                    _remove(_partials(folder))  # a killed build's
                 found = self._find_sound(kind, key)
                 return (found, True) if found is not None else (self._make(kind, key, folder, make), False)
         except OSError as error:
@@ -113,10 +115,20 @@ class Store:
             if entry.used <= limit:
                 shutil.rmtree(entry.folder, ignore_errors=True)
                 removed.append(entry)
-        for partial in self.root.glob(f"*/{_PARTIAL}*"):
-            if not _alive(partial):
-                shutil.rmtree(partial, ignore_errors=True)
+        _remove(self.left())
+        for lock in self.root.glob("*/.*.lock"):
+            with contextlib.suppress(OSError), _locked(lock, wait=False) as alone:
+                if alone and not _entry(lock).exists():
+                    lock.unlink()
         return removed
+
+    def left(self) -> list[Path]:
+        """What killed builds left: folders that nobody is making any more."""
+        found: list[Path] = []
+        for lock in self.root.glob("*/.*.lock"):
+            with contextlib.suppress(OSError), _locked(lock, wait=False) as alone:  # who cannot write there only looks
+                found += _partials(_entry(lock)) if alone else []
+        return found
 
     def _find_sound(self, kind: str, key: Mapping[str, Any]) -> Entry | None:
         """As `find`, and every file has the hash it was made with; each entry is read once."""
@@ -137,7 +149,7 @@ class Store:
     def _make(
         self, kind: str, key: Mapping[str, Any], folder: Path, make: Callable[[Path], Mapping[str, Any]]
     ) -> Entry:
-        partial = folder.with_name(f"{_PARTIAL}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        partial = folder.with_name(f"{_PARTIAL}{folder.name}-{uuid.uuid4().hex[:8]}")
         partial.mkdir()
         try:
             started = time.monotonic()
@@ -179,22 +191,34 @@ def _read(folder: Path) -> Entry | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One builder at a time; the system lets go of the lock when its holder dies."""
-    with path.open("a") as file:
-        try:
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """One holder at a time; the system lets go of the lock when its holder dies. Yields whether it is held: it is not
+    where somebody else holds it and `wait` is off, nor on Windows, where the rename at the end keeps entries whole."""
+    with contextlib.ExitStack() as holding:
+        held = False
+        with contextlib.suppress(ImportError, BlockingIOError):
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except ImportError:  # Windows: the rename at the end still keeps entries whole
-            pass
-        yield
+            while not held:
+                file = holding.enter_context(path.open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(FileNotFoundError):  # `prune` removed it meanwhile: another file is the lock
+                    held = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        yield held
 
 
-def _alive(partial: Path) -> bool:
-    """Whether the process that makes a partial entry still does."""
-    maker = partial.name.removeprefix(_PARTIAL).split("-")[0]
-    return maker.isdigit() and alive(int(maker))
+def _entry(lock: Path) -> Path:
+    """The folder of the entry that a lock is of."""
+    return lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))
+
+
+def _partials(entry: Path) -> list[Path]:
+    return list(entry.parent.glob(f"{_PARTIAL}{entry.name}-*"))
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def alive(process: int) -> bool:

@@ -54,7 +54,9 @@ def parse_target(name: str) -> Target:
         return Target(name, "tensorrt_rtx", name)
     if name not in ("tensorrt", "rtx"):
         choices = ("auto", "cpu", "cuda", "tensorrt", "rtx", *RTX_ARCHITECTURES)
-        raise InputError(f"There is no target '{name}'; choose one of {', '.join(choices)}.")
+        hint = " Engines for another NVIDIA GPU are built on a machine that has one, as 'tensorrt'."
+        hint = hint if name.startswith("sm") else ""
+        raise InputError(f"There is no target '{name}'; choose one of {', '.join(choices)}.{hint}")
     if gpu is None:
         raise EngineError(
             f"Target '{name}' builds for the GPU of this machine, and there is none (or no driver). "

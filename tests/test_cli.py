@@ -207,12 +207,16 @@ def test_the_command_lists_sets_and_what_the_store_keeps(
 
     shutil.copytree(tiny_engines, tmp_path / "mine")
     Store(tmp_path / "store").get("engine", {"a": 1}, make)
+    (tmp_path / "store/onnx/.partial-abc-1").mkdir(parents=True)
+    (tmp_path / "store/onnx/.partial-abc-1/half.onnx").write_bytes(bytes(2_000_000))
+    (tmp_path / "store/onnx/.abc.lock").touch()
     assert main(["engines", "list", "--store", str(tmp_path / "store")]) == 0
     found = [line.split() for line in capsys.readouterr().out.splitlines()]
     size = sum(path.stat().st_size for path in tiny_engines.iterdir())
     assert found == [
         ["set", "mine", f"{size / 1e6:.1f}", "MB"],
         ["store", "engine,", "1", "entries", "3.0", "MB", "last", "used", "0.0", "to", "0.0", "days", "ago"],
+        ["store", "left", "by", "killed", "builds", "2.0", "MB", "'dreamactor", "engines", "prune'", "removes", "it"],
         ["store", "in", "all", "3.0", "MB"],
     ]
 

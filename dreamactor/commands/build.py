@@ -8,6 +8,7 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
+from dreamactor import paths
 from dreamactor.commands.common import add_checkpoint, add_precision, add_preset, say_unused_gpu
 
 HELP = "checkpoint to a verified engine set"
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     targets = "auto, cpu, cuda, tensorrt, rtx, sm75..sm121"
     parser.add_argument("--target", default="auto", help=f"{targets} (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the set (default: build/engines/...)")
+    parser.add_argument("--store", type=Path, help=f"where what was made once is kept (default: {paths.STORE})")
     parser.add_argument("--print-path", action="store_true", help="print only the set's folder")
     engine = parser.add_argument_group("TensorRT engines")
     engine.add_argument("--weight-streaming", action="store_true", help="weights may exceed the GPU's memory")
@@ -61,8 +63,9 @@ def run(options: argparse.Namespace) -> int:
     with redirect_stdout(sys.stderr) if options.print_path else nullcontext():  # of our libraries, too
         say_unused_gpu(options.target)
         folder = build_set(
-            options.preset, options.precision, options.target, options.checkpoint, options.output, print, build, ranges
-        )
+            options.preset, options.precision, options.target, options.checkpoint, options.output, print,
+            options=build, ranges=ranges, store=options.store,
+        )  # fmt: skip
     if options.print_path:
         print(folder)
     return 0

@@ -49,6 +49,9 @@ def run_list(options: argparse.Namespace) -> int:
         newest, oldest = ((time.time() - entry.used) / 86400 for entry in (entries[0], entries[-1]))
         used = f"last used {newest:.1f} to {oldest:.1f} days ago"
         print(f"store  {f'{kind}, {len(entries)} entries':32s} {_megabytes(entries):8.1f} MB  {used}")
+    if left := Store(options.store).left():
+        size = sum(path.stat().st_size for folder in left for path in folder.rglob("*") if path.is_file())
+        print(f"store  {'left by killed builds':32s} {size / 1e6:8.1f} MB  'dreamactor engines prune' removes it")
     print(f"store  {'in all':32s} {_megabytes(chain(*kinds.values())):8.1f} MB")
     return 0
 

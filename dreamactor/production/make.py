@@ -23,7 +23,7 @@ from dreamactor.production.example import example
 from dreamactor.production.gate import Verdict, lower_all, repaired
 from dreamactor.production.keys import Keys, digest
 from dreamactor.production.measure import measure
-from dreamactor.production.plan import check_memory, describe, plan
+from dreamactor.production.plan import check_disk, check_memory, describe, plan
 from dreamactor.production.report import Row, from_json, text, to_json
 from dreamactor.production.report_page import to_html
 from dreamactor.production.request import Request
@@ -56,12 +56,14 @@ def make_engines(
         return found
     require_writable(request.output)
     stages = Stages(request, on_progress)
-    log(f"{request.preset.name} in {request.precision} for {request.target.name}: {check_memory(stages)}.")
+    steps = plan(stages)
+    room = f"{check_memory(stages)}, {check_disk(stages, steps)}"
+    log(f"{request.preset.name} in {request.precision} for {request.target.name}: {room}.")
     if request.checkpoint is None:
         log("No checkpoint: random weights, so the video shows no person and its quality gate does not apply.")
     if request.target.name == "cpu" and request.precision in ("fp16", "bf16", "fp8"):
         log(f"{request.precision} on the CPU checks accuracy only; it is slower there than fp32. int8 is faster.")
-    log("\n".join(describe(plan(stages))))
+    log("\n".join(describe(steps)))
     if stages.rehearsal != request.preset:
         log(f"  {rehearsal.describe(request.preset)}")
     lowered, verdict = lower_all(stages, log)

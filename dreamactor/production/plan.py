@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from dreamactor.errors import EngineError
 from dreamactor.production.keys import Key, digest
 from dreamactor.production.stages import Stages
 
+_SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 0.55, "fp8": 0.4, "int8": 0.45}  # of the FP32 weights' bytes, at most
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))  # as a container sees its own, version 2 and 1
 
 
@@ -97,6 +99,25 @@ def check_memory(stages: Stages) -> str:
         raise EngineError(
             f"{sentence} are needed, and {there / 2**30:.1f} GiB are available here. Use a machine with more memory, "
             "or a smaller preset."
+        )
+    return sentence
+
+
+def check_disk(stages: Stages, steps: Sequence[Step]) -> str:
+    """A sentence with the disk space that what is not in the store yet may take, and the set; raises EngineError where
+    the store's disk has less."""
+    weights, store = 4 * sum(parameter_counts(stages).values()), stages.request.store.absolute()
+    lowered = _SHARES[stages.request.precision]
+    shares = {"onnx": 1.0, "source": 1.0, "precision": lowered, "engine": lowered}
+    new = [step.stage for step in steps if step.network == "denoiser" and not step.cached]  # it has nearly all of them
+    needed = weights * (lowered + sum(shares.get(stage, 0.0) for stage in new))
+    place = next(folder for folder in (store, *store.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    sentence = f"up to {needed / 1e9:.1f} GB of disk"
+    if needed > free:
+        raise EngineError(
+            f"The build writes {sentence}, and {free / 1e9:.1f} GB are free at {place}: make room ('dreamactor engines "
+            "prune'), or name another disk's folder with --store and --output."
         )
     return sentence
 

@@ -252,7 +252,7 @@ def test_ranges_that_no_engine_takes_are_refused(ranges: Ranges, reason: str) ->
 
 def test_plans_without_weights_and_for_other_cards_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("dreamactor.build.build_set", lambda *values: asked.append(values[-2]))
+    monkeypatch.setattr("dreamactor.build.build_set", lambda *values, **named: asked.append(named["options"]))
     assert main(["build", "--preset", "tiny"]) == 0
     assert main(["build", "--preset", "tiny", "--strip", "--hardware-compatibility", "ampere-plus"]) == 0
     assert asked == [BuildOptions(), BuildOptions(strip=True, hardware_compatibility="ampere-plus")]
@@ -260,7 +260,7 @@ def test_plans_without_weights_and_for_other_cards_are_asked_for(monkeypatch: py
 
 def test_ranges_are_parsed_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("dreamactor.build.build_set", lambda *values: asked.append(values[-1]))
+    monkeypatch.setattr("dreamactor.build.build_set", lambda *values, **named: asked.append(named["ranges"]))
     assert main(["build", "--preset", "tiny", "--sizes", "32x48:128x96", "--references", "6"]) == 0
     assert asked == [Ranges(6, (32, 48), (128, 96))]
 

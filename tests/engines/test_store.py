@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from dreamactor.engines.store import Store
+from dreamactor.engines.store import _locked as locked
 from dreamactor.errors import EngineError
 
 KEY = {"network": "denoiser", "weights": "abc", "precision": "fp8", "shapes": [1, 2]}
@@ -119,7 +122,8 @@ def test_builds_at_once_make_it_once(tmp_path: Path) -> None:
     assert log.read_text() == "made\n"
 
 
-def test_killed_build_leaves_nothing_and_blocks_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tidied_by", ["prune", "the next build of the same"])
+def test_killed_build_leaves_nothing_and_blocks_nobody(tmp_path: Path, tidied_by: str) -> None:
     code = (
         "import sys, time; from pathlib import Path; from dreamactor.engines.store import Store\n"
         "def make(folder):\n"
@@ -134,11 +138,38 @@ def test_killed_build_leaves_nothing_and_blocks_nobody(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.find("engine", KEY) is None
     assert list(store.entries()) == []
+    (left,) = store.left()
+    if tidied_by == "prune":
+        store.prune()
+        assert list((tmp_path / "engine").iterdir()) == []
     entry, was_there = store.get("engine", KEY, writer())
     assert not was_there
-    store.prune(keep=1)
     assert list(store.entries()) == [entry]
-    assert list(tmp_path.glob("engine/.partial-*")) == []
+    assert not left.exists()
+    assert store.left() == []
+
+
+def test_prune_leaves_alone_what_is_being_made(tmp_path: Path) -> None:
+    def make(folder: Path) -> dict[str, object]:
+        assert Store(tmp_path).left() == []
+        Store(tmp_path).prune()
+        return writer()(folder)
+
+    entry, _ = Store(tmp_path).get("engine", KEY, make)
+    assert Store(tmp_path).find("engine", KEY) == entry
+    assert len(list(tmp_path.glob("engine/.*.lock"))) == 1
+
+
+def test_a_lock_that_prune_removes_under_one_who_waits_is_taken_anew(tmp_path: Path) -> None:
+    path = tmp_path / ".entry.lock"
+    with ThreadPoolExecutor(1) as pool, ExitStack() as later:
+        with locked(path):
+            waiting = pool.submit(lambda: later.enter_context(locked(path)))
+            time.sleep(0.1)  # until it waits
+            path.unlink()
+        assert waiting.result(60)
+        with locked(path, wait=False) as held:
+            assert not held
 
 
 def test_prune_keeps_the_most_recently_used(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from dreamactor.production import plan as planning
 from dreamactor.production.gate import Verdict
 from dreamactor.production.keys import Keys
 from dreamactor.production.make import up_to_date
-from dreamactor.production.plan import check_memory
+from dreamactor.production.plan import check_disk, check_memory, plan
 from dreamactor.production.report import Row, from_json, table, to_json
 from dreamactor.production.report_page import to_html
 from dreamactor.production.request import Request, make_request
@@ -84,6 +86,17 @@ def test_too_little_memory_is_refused_with_the_figure(tmp_path: Path, monkeypatc
         check_memory(stages)
     monkeypatch.setattr(planning, "available_memory", lambda: 2**40)
     assert "GB of FP32 weights" in check_memory(stages)
+
+
+def test_too_little_disk_is_refused_with_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = make_request("m1", "fp8", "sm89", output=tmp_path / "set", store=tmp_path / "store")
+    stages = Stages(large, lambda what, done, total: None)
+    steps = plan(stages)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=60e9))
+    with pytest.raises(EngineError, match=rf"up to 68.3 GB of disk, and 60.0 GB are free at {tmp_path}: make room"):
+        check_disk(stages, steps)
+    exported = [replace(step, cached=step.cached or step.stage == "onnx") for step in steps]
+    assert check_disk(stages, exported) == "up to 37.3 GB of disk"
 
 
 def test_a_set_that_was_never_finished_is_not_up_to_date(tmp_path: Path) -> None:
