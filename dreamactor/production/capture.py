@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -44,16 +45,21 @@ def animate(sessions: Mapping[str, Session], preset: Preset, inputs: MotionInput
 
 
 def record(
-    sessions: Mapping[str, Session], preset: Preset, clips: Sequence[MotionInputs], options: Options, count: int
+    sessions: Mapping[str, Session], preset: Preset, takes: Sequence[tuple[MotionInputs, Options]], count: int
 ) -> dict[str, list[dict[str, Array]]]:
-    """`count` inputs of each network from animating `clips`, drawn over clips and timesteps alike."""
-    recorders = {name: Recorder(session) for name, session in sessions.items()}
-    for inputs in clips:
+    """`count` inputs of each network from animating each clip with its options, of every clip as many, drawn over its
+    segments and timesteps alike."""
+    draw, found = np.random.default_rng(SEED), dict[str, list[list[dict[str, Array]]]]()
+    for inputs, options in takes:
+        recorders = {name: Recorder(session) for name, session in sessions.items()}
         animate(recorders, preset, inputs, options)
-    draw = np.random.default_rng(SEED)
-    return {name: _choose(draw, recorder.feeds, count) for name, recorder in recorders.items()}
+        for name, recorder in recorders.items():
+            feeds = [recorder.feeds[index] for index in draw.permutation(len(recorder.feeds))]
+            found.setdefault(name, []).append(feeds)
+    return {name: _in_turn(feeds, count) for name, feeds in found.items()}
 
 
-def _choose(draw: np.random.Generator, feeds: list[dict[str, Array]], count: int) -> list[dict[str, Array]]:
-    indices = draw.permutation(len(feeds))[:count]
-    return [feeds[index] for index in sorted(indices)]
+def _in_turn(feeds: list[list[dict[str, Array]]], count: int) -> list[dict[str, Array]]:
+    """One of each clip in turn, until there are `count`."""
+    rounds = zip_longest(*feeds)
+    return [feed for each in rounds for feed in each if feed is not None][:count]

@@ -217,6 +217,7 @@ def _summary(stages: Stages, verdict: Verdict | None, rows: list[Row]) -> dict[s
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": request.weights,
         "inputs": stages.samples().facts["source"] if stages.keys.records else "",
+        "inputs_sha256": stages.samples().sha256 if stages.keys.records else "",
         "rehearsed": rehearsal.describe(request.preset),
         "passed": passed,
         "key": _set_key(stages.keys),

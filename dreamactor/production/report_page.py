@@ -11,7 +11,7 @@ from dreamactor.page import page, table
 from dreamactor.production.report import HEAD, Row, cells, notes, number, sentences
 
 _CLASSES = {"pass": "ok", "FAIL": "bad", "not run": "idle"}
-_FACTS = ("made", "runtime", "runtime_version", "weights", "inputs", "key")
+_FACTS = ("made", "runtime", "runtime_version", "weights", "inputs", "inputs_sha256", "key")
 _STYLE = """
 .ok td:last-child,.ok b{color:#1a7f37}.bad td:last-child,.bad b{color:#b00020;font-weight:bold}
 .idle td:last-child{color:#777}

@@ -35,7 +35,7 @@ class Request:
     ranges: Ranges = field(default_factory=Ranges)
     build: BuildOptions = field(default_factory=BuildOptions)
     networks: tuple[str, ...] = NETWORKS
-    samples: int = 5
+    samples: int = 9
 
     def profiles(self, network: str) -> tuple[Profile, ...]:
         """What the network's engine is tuned for; TensorRT-RTX specialises itself where it runs."""

@@ -25,13 +25,13 @@ def origin() -> str:
     return CHARACTERS if is_there(mocap_folder(), "val") else NOISE
 
 
-def clips(preset: Preset, seeds: Iterable[int], frames: int) -> list[MotionInputs]:
-    """A clip of `frames` frames at the preset's size from each seed, from `origin`."""
+def clips(preset: Preset, seeds: Iterable[int], frames: int, references: int = 1) -> list[MotionInputs]:
+    """A clip of `frames` frames, with so many photos, at the preset's size from each seed, from `origin`."""
     make = _characters if origin() == CHARACTERS else _drawn
-    return list(make(preset, seeds, frames))
+    return list(make(preset, seeds, frames, references))
 
 
-def _characters(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[MotionInputs]:
+def _characters(preset: Preset, seeds: Iterable[int], frames: int, references: int) -> Iterator[MotionInputs]:
     from dreamactor.training.assets import mocap_folder
     from dreamactor.training.characters.clip import enlarge_faces, make_clip
     from dreamactor.training.characters.scene import Scenes
@@ -40,10 +40,11 @@ def _characters(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[M
     for seed in seeds:
         clip = make_clip(scenes, seed, frames, ("half", "face", "full")[seed % 3])
         faces = enlarge_faces(clip.faces)
-        yield _inputs(preset, clip.references[:1], clip.reference_controls[:1], clip.controls, faces)
+        photos, views = clip.references[:references], clip.reference_controls[:references]
+        yield _inputs(preset, photos, views, clip.controls, faces)
 
 
-def _drawn(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[MotionInputs]:
+def _drawn(preset: Preset, seeds: Iterable[int], frames: int, references: int) -> Iterator[MotionInputs]:
     import cv2
 
     for seed in seeds:
@@ -53,7 +54,7 @@ def _drawn(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[Motion
             return draw.integers(0, 256, shape, dtype=np.uint8)
 
         height, width = preset.height, preset.width
-        controls = np.zeros((frames + 1, height, width, CONTROL_CHANNELS), np.uint8)
+        controls = np.zeros((frames + references, height, width, CONTROL_CHANNELS), np.uint8)
         for frame, control in enumerate(controls):
             for _ in range(6):
                 start, end = draw.integers(0, min(height, width), (2, 2))
@@ -61,9 +62,8 @@ def _drawn(preset: Preset, seeds: Iterable[int], frames: int) -> Iterator[Motion
                 picture = np.ascontiguousarray(control[..., :3])
                 cv2.line(picture, start.tolist(), ((end + frame) % width).tolist(), colour, 2)
                 control[..., :3] = picture
-        yield _inputs(
-            preset, pixels(1, height, width, 3), controls[:1], controls[1:], pixels(frames, FACE_SIZE, FACE_SIZE, 3)
-        )
+        photos, faces = pixels(references, height, width, 3), pixels(frames, FACE_SIZE, FACE_SIZE, 3)
+        yield _inputs(preset, photos, controls[:references], controls[references:], faces)
 
 
 def _inputs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 OnProgress = Callable[[str, int, int], None]
 """What is being done, how far, of how much (0 where that is not known)."""
 
-CALIBRATED = range(3)  # seeds of the clips whose inputs are recorded
-JUDGED = 3  # of the clip on which the video is judged: none of those, and two segments long
+# The clips whose inputs are recorded, by seed: photos, segments, steps more than the preset's, guidance (None: its).
+CALIBRATED = ((1, 1, 0, None), (2, 1, 1, 2.0), (3, 2, 2, 1.0))
+JUDGED = len(CALIBRATED)  # the seed of the clip on which the video is judged: none of those, and two segments long
 
 
 class _Store(Store):
@@ -73,13 +75,16 @@ class Stages:
             from dreamactor.production.capture import record
             from dreamactor.production.sources import clips, origin
 
-            preset = self.rehearsal
-            found_clips = clips(preset, CALIBRATED, preset.segment_frames)
+            preset, takes = self.rehearsal, []
+            for seed, (photos, segments, more, guidance) in enumerate(CALIBRATED):
+                frames = segments * (preset.segment_frames - 1) + 1
+                options = replace(_options(), steps=preset.steps + more, guidance_scale=guidance)
+                takes += [(clip, options) for clip in clips(preset, [seed], frames, photos)]
             with ExitStack() as opened:
                 sessions = self.open({name: self.onnx(name) for name in self.request.networks}, opened)
-                found = record(sessions, preset, found_clips, _options(), self.request.samples)
+                found = record(sessions, preset, takes, self.request.samples)
             hashes = {name: save_samples(folder, name, feeds).sha256 for name, feeds in found.items()}
-            return {"source": origin(), "clips": len(found_clips), "sha256": hashes}
+            return {"source": origin(), "clips": len(takes), "sha256": hashes}
 
         return self._get("samples", self.keys.samples(), "recording calibration inputs", make)
 

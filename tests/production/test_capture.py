@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from dreamactor.engines.session import Array, Session
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.pipeline.options import Options
 from dreamactor.presets import preset
 from dreamactor.production.capture import record
+from dreamactor.production.request import make_request
 from dreamactor.production.sources import clips
-from dreamactor.production.stages import open_onnx
+from dreamactor.production.stages import Stages, open_onnx
 
 TINY, COUNT = preset("tiny"), 5
 OPTIONS = Options(seed=7, steps=COUNT)  # so that the first clip alone has enough for the denoiser
@@ -46,13 +48,13 @@ def inputs() -> list[MotionInputs]:
 
 @pytest.fixture(scope="module")
 def recorded(sessions: dict[str, Session], inputs: list[MotionInputs]) -> Recorded:
-    return record(sessions, TINY, inputs, OPTIONS, COUNT)
+    return record(sessions, TINY, [(clip, OPTIONS) for clip in inputs], COUNT)
 
 
 @pytest.fixture(scope="module")
 def alone(sessions: dict[str, Session], inputs: list[MotionInputs]) -> list[Recorded]:
     """All that each clip by itself gives the networks."""
-    return [record(sessions, TINY, [clip], OPTIONS, 1000) for clip in inputs]
+    return [record(sessions, TINY, [(clip, OPTIONS)], 1000) for clip in inputs]
 
 
 def is_among(feed: dict[str, Array], others: list[dict[str, Array]]) -> bool:
@@ -63,7 +65,7 @@ def test_every_network_has_inputs_of_several_clips(recorded: Recorded, alone: li
     for name, feeds in recorded.items():
         found = [[is_among(feed, clip[name]) for clip in alone] for feed in feeds]
         assert all(sum(clips) == 1 for clips in found), name
-        assert len({clips.index(True) for clips in found}) > 1, name
+        assert [clips.index(True) for clips in found[:3]] == [0, 1, 2], name  # of each in turn
         assert len(feeds) == min(COUNT, sum(len(clip[name]) for clip in alone))
 
 
@@ -84,3 +86,19 @@ def test_the_encoder_has_more_than_the_first_reference_of_a_clip(
         if any(np.array_equal(reference, picture) for picture in pictures)
     }
     assert places == {0, 1}
+
+
+def test_what_calibrates_has_several_photos_lengths_timesteps_and_guidances(
+    sessions: dict[str, Session], tmp_path: Path, tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = make_request("tiny", "int8", "sm89", output=tmp_path / "set", store=tmp_path / "store")
+    stages = Stages(request, lambda what, done, total: None)
+    monkeypatch.setattr(stages, "open", lambda entries, opened: sessions)
+    monkeypatch.setattr(stages, "onnx", lambda name: None)
+    stages.samples()
+    feeds = [safetensors.numpy.load_file(path) for path in stages.feeds("denoiser").paths]
+    assert len(feeds) == request.samples
+    assert {feed["reference_latent"].shape[1] for feed in feeds} == {1, 2, 3}
+    assert {float(feed["guidance_scale"][0]) for feed in feeds} == {TINY.guidance_scale, 2.0, 1.0}
+    assert len({float(feed["timestep"][0]) for feed in feeds}) >= 4
+    assert any(feed["known"].any() for feed in feeds)  # of a segment that goes on from another
