@@ -1,14 +1,19 @@
 """What a kernel's machine code allows at best: its inner loop's instructions against the chip's rates.
 
 `python -m dreamactor.kernels.static --write` compiles every entry of the tile table and writes the figures to
-`static.json`; the tests recompile and fail where a figure got worse. A bound is not a measurement: it ignores latency,
-and real kernels overlap matrix products and softmax only in part.
+`static.json`, with the hash of what was compiled; the quick tests recompile what runs first, fail where a figure got
+worse, and where the sources are others than those of the figures: whoever changes a kernel compiles every entry. A
+bound is not a measurement: it ignores latency, and real kernels overlap matrix products and softmax only in part.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +120,16 @@ def load() -> dict[str, Figures]:
     }
 
 
+def compiled_sources() -> str:
+    """SHA-256 of the code that decides what is compiled: every file with kernels in it, and how they are compiled."""
+    total = hashlib.sha256()
+    for path in sorted(TABLE.parent.glob("*.py")):
+        content = path.read_bytes()
+        if path.name in ("sources.py", "aot.py") or re.search(rb"^@\S*jit\b", content, re.M):
+            total.update(path.name.encode() + b"\0" + content)
+    return total.hexdigest()
+
+
 def prune() -> None:
     """Drop the figures of tiles that the table no longer has."""
     known = {key(*entry) for entry in entries()}
@@ -129,14 +144,17 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write static.json")
     parser.add_argument("--only", default="", help="entries whose name contains this")
     arguments = parser.parse_args()
-    rows = load() if TABLE.exists() and arguments.only else {}
-    for entry in entries():
-        if arguments.only in key(*entry):
-            rows[key(*entry)] = found = figures(*entry)
+    if arguments.write and arguments.only:
+        parser.error("figures are written of every entry: leave --only out")
+    rows, chosen = {}, [entry for entry in entries() if arguments.only in key(*entry)]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for entry, found in zip(chosen, pool.map(figures, *zip(*chosen, strict=True)), strict=True):
+            rows[key(*entry)] = found
             print(f"{key(*entry):55} {found}", flush=True)
     if arguments.write:
         table = {name: asdict(row) for name, row in rows.items()}
-        TABLE.write_text(json.dumps({"triton": triton.__version__, "figures": table}, indent=1) + "\n")
+        made = {"triton": triton.__version__, "sources": compiled_sources(), "figures": table}
+        TABLE.write_text(json.dumps(made, indent=1) + "\n")
         prune()
 
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dreamactor.checkpoints import WEIGHTS
 from dreamactor.contact_sheet import save_png
 from dreamactor.errors import InputError
 from dreamactor.fidelity import psnr, ssim
-from dreamactor.files import make_folder, write_whole
+from dreamactor.files import make_folder, sha256, write_whole
 from dreamactor.motion.retarget import SCALES
 from dreamactor.networks import Networks, load
 from dreamactor.pipeline.segments import Segment, plan
@@ -191,8 +193,9 @@ def evaluate(
         raise InputError(
             f"An evaluation needs at least one clip of each framing, not {settings.clips}; give --clips 1 or more."
         )
+    networks = load(checkpoint, preset)
     make_folder(out)  # before the minutes of work
-    evaluation = Evaluation(load(checkpoint, preset), mocap_folder(), settings)
+    evaluation = Evaluation(networks, mocap_folder(), settings)
     began = time.monotonic()
     latents = evaluation.preset.latent_frames
     rows: dict[str, list[dict[str, float]]] = {}
@@ -209,6 +212,10 @@ def evaluate(
         f: [evaluation.drift(9000 + i, f) for i in range(settings.drift_clips)] for f in SCALES
     }
     report = _report(evaluation, rows, drifts, round(time.monotonic() - began, 1))
+    report["settings"] |= {
+        "checkpoint": str(checkpoint), "weights_sha256": sha256(Path(checkpoint) / WEIGHTS),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
     write_whole(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     write_whole(out / "report.md", f"{goals.table(report)}\n{goals.goals(report)}".encode())
     save_png(out / "contact_sheet.png", grid(pictures))

@@ -1,4 +1,4 @@
-"""One process or several: what `torchrun` and `accelerate launch` set up, and averaging of gradients."""
+"""One process or several: what `torchrun` sets up, and averaging of gradients."""
 
 from __future__ import annotations
 

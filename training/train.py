@@ -1,13 +1,12 @@
 """The training loop: `train(preset, folder)` prepares clips, trains every stage and writes a checkpoint.
 
 A step's batch and noise come from (seed, stage, step) alone, so an interrupted run goes on bit for bit, unless stages
-are timed or clips are rendered meanwhile. Under `torchrun` or `accelerate launch` each process takes its share of every
+are timed or clips are rendered meanwhile. Under `torchrun` each process takes its share of every
 batch and the gradients are averaged.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from dreamactor.checkpoints import WEIGHTS
 from dreamactor.errors import InputError
-from dreamactor.files import make_folder
+from dreamactor.files import make_folder, sha256
 from dreamactor.networks import Networks, build, load, save
 from dreamactor.networks.transformer import Transformer
 from dreamactor.presets import Preset
@@ -91,8 +90,8 @@ class Run:
             torch.use_deterministic_algorithms(True, warn_only=True)
         elif self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
-        make_folder(folder)
         networks = build(preset, recipe.seed) if start is None else load(start, preset)
+        make_folder(folder)
         self.networks = networks.to(self.device)
         self.average = MovingAverage(self.networks, recipe.ema)
         self.objective = Objective(self.processes, recipe.bf16 and multiplies_bfloat16(self.device))
@@ -100,7 +99,7 @@ class Run:
             "preset": self.networks.preset.to_dict(), "seed": recipe.seed, "stages": [s.name for s in recipe.stages],
         }  # fmt: skip
         found = load_state(folder, self.networks, self.average, self.about)  # refuses another run's folder
-        begun = "" if start is None else _hash(Path(start) / WEIGHTS)
+        begun = "" if start is None else sha256(Path(start) / WEIGHTS)
         self.position, self.moments = found if found else (Position(start=begun), {})
         if begun and self.position.start != begun:
             raise InputError(
@@ -272,8 +271,3 @@ class Run:
             figures = " ".join(f"{key} {last[key]:.4g}" for key in logged)
             self.say(f"{self._where(stage, step)} {figures} {(now - self.said) / steps:.3f} s/step")
             self.said, self.said_at = now, step + 1
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -77,7 +77,10 @@ def test_standard_error_is_of_the_mean() -> None:
 def test_the_report_has_every_figure_also_by_framing(tmp_path: Path) -> None:
     save(build(preset("tiny"), 0), tmp_path / "checkpoint")
     report = evaluate(tmp_path / "checkpoint", tmp_path / "eval", Settings(clips=1, drift_clips=1, steps=2))
-    assert json.loads((tmp_path / "eval" / "report.json").read_text())["settings"]["steps"] == 2
+    settings = json.loads((tmp_path / "eval" / "report.json").read_text())["settings"]
+    assert settings["steps"] == 2
+    assert Path(settings["checkpoint"]).is_dir()
+    assert len(settings["weights_sha256"]) == 64
     for table in (report, *(report["by_framing"][framing] for framing in ("face", "half", "full"))):
         assert set(REQUIRED) <= set(table)
         assert all(np.isfinite(table[name]) for name in ("psnr", "psnr_vae", "ssim", "joint_error", "drift_db"))
@@ -97,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_before_the_work(tmp_path: Pa
     save(build(preset("tiny"), 0), tmp_path / "checkpoint")
     (tmp_path / "file").touch()
     said: list[str] = []
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InputError, match="The folder .*file cannot be made: File exists"):
         evaluate(tmp_path / "checkpoint", tmp_path / "file", Settings(clips=1), say=said.append)
     assert said == []
 
