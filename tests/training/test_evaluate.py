@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_before_the_work(tmp_path: Pa
     save(build(preset("tiny"), 0), tmp_path / "checkpoint")
     (tmp_path / "file").touch()
     said: list[str] = []
-    with pytest.raises(InputError, match="The folder .*file cannot be made: File exists"):
+    with pytest.raises(InputError, match=r"The folder .*file cannot be made: File exists"):
         evaluate(tmp_path / "checkpoint", tmp_path / "file", Settings(clips=1), say=said.append)
     assert said == []
 
