@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
                 video = animator.animate(references, driving, chosen, progress)
     write_whole(options.output, video)
     written = sys.stdout if options.output.is_file() else sys.stderr  # not after a video in /dev/stdout
-    print(f"{options.output}: {len(video) / 1e6:.2f} MB", file=written)
+    size = f"{len(video) / 1e6:.2f} MB" if len(video) >= 1e5 else f"{len(video) / 1e3:.1f} kB"
+    print(f"{options.output}: {size}", file=written)
     return 0
 
 

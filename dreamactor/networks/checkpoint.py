@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -89,18 +89,9 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     no floating-point numbers or not finite, which it names.
     """
     folder = Path(folder)
-    found = read_preset(folder, preset.name if preset else None)
-    try:
+    networks = check(folder, preset)
+    with _readable(folder):
         state = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS} cannot be read as safetensors ({error}): copy the checkpoint again."
-        ) from error
-    try:
-        networks = build_meta(found)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / CONFIG} describes networks that cannot be made: {error}.") from error
-    _check_keys(folder, networks, state)
     state = {name: value.float() for name, value in state.items()}
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise InputError(
@@ -111,6 +102,31 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     return networks.eval()
 
 
+def check(folder: Path | str, preset: Preset | None = None) -> Networks:
+    """Networks without memory, of the sizes that a checkpoint folder describes, once its weights are found to be theirs
+    by name, shape and kind of number. Reads no values; raises InputError as `load` does."""
+    folder = Path(folder)
+    found = read_preset(folder, preset.name if preset else None)
+    try:
+        networks = build_meta(found)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / CONFIG} describes networks that cannot be made: {error}.") from error
+    with _readable(folder), safe_open(folder / WEIGHTS, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        _check_keys(folder, networks, {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()})
+    return networks
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{folder / WEIGHTS} cannot be read as safetensors ({error}): copy the checkpoint again."
+        ) from error
+
+
 def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     cast = value.detach().to("cpu", dtype).contiguous()
     if value.isfinite().all() and not cast.isfinite().all():
@@ -118,20 +134,19 @@ def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def _check_keys(folder: Path, networks: Networks, state: dict[str, torch.Tensor]) -> None:
+def _check_keys(folder: Path, networks: Networks, state: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """`state` has each tensor's shape and type, in safetensors' words."""
     expected = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is not part of this preset" for name in state if name not in expected]
     there = [name for name in expected if name in state]
     problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {expected[name]}"
-        for name in there
-        if tuple(state[name].shape) != expected[name]
+        f"{name} is {state[name][0]}, expected {expected[name]}" for name in there if state[name][0] != expected[name]
     ]
     problems += [
-        f"{name} is {str(state[name].dtype).removeprefix('torch.')}, expected floating point"
+        f"{name} is {state[name][1]}, expected floating point"
         for name in there
-        if not state[name].is_floating_point()
+        if not state[name][1].startswith(("F", "BF"))
     ]
     if problems:
         raise InputError(

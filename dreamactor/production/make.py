@@ -55,6 +55,7 @@ def make_engines(
         log(f"{request.output} is up to date.\n{found.text}")
         return found
     require_writable(request.output)
+    _check_weights(request)
     stages = Stages(request, on_progress)
     steps = plan(stages)
     room = f"{check_memory(stages)}, {check_disk(stages, steps)}"
@@ -77,6 +78,13 @@ def make_engines(
     log(said)
     log(f"{request.output}: {sum(f.bytes for r in manifest.networks.values() for f in r.files) / 1e6:.1f} MB")
     return Result(request.output, summary["passed"], True, said)
+
+
+def _check_weights(request: Request) -> None:
+    from dreamactor.networks import check
+
+    if request.checkpoint is not None:
+        check(request.checkpoint, request.preset)
 
 
 def up_to_date(request: Request) -> Result | None:

@@ -83,7 +83,7 @@ def test_sizes_that_no_networks_have_are_refused(tmp_path: Path, part: str, size
 @pytest.mark.parametrize(
     ("spoilt", "sentence"),
     [
-        (torch.full((4,), 3), "is int64, expected floating point"),
+        (torch.full((4,), 3), "is I64, expected floating point"),
         (torch.tensor([1.0, math.nan, 0.0, 0.0]), r"has values that are not finite \(vae.encoder.*: it comes of"),
     ],
 )

@@ -80,10 +80,13 @@ def test_two_and_a_half_gigabytes_of_weights_take_two_and_a_half_times_the_memor
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_as_much_is_built_into_an_fp8_engine_within_the_same_memory(tmp_path: Path) -> None:
-    weights = build_large(tmp_path, "fp8", "sm89")
-    engine = json.loads(read_bytes(tmp_path / "fp8"))["networks"]["denoiser"]["files"][0]
-    assert 0.24 * weights < engine["bytes"] < 0.5 * weights
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp8", 0.24, 0.5), ("bf16", 0.48, 0.6)])
+def test_as_much_is_built_into_an_engine_within_the_same_memory(
+    tmp_path: Path, precision: str, least: float, most: float
+) -> None:
+    weights = build_large(tmp_path, precision, "sm89")
+    engine = json.loads(read_bytes(tmp_path / precision))["networks"]["denoiser"]["files"][0]
+    assert least * weights < engine["bytes"] < most * weights
 
 
 @pytest.mark.skipif((available_memory() or 2**60) > 60 * 2**30, reason="this machine might have room for m1")
