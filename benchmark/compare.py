@@ -4,8 +4,8 @@ A build is called slower only if it is so in raw time *and* against the yardstic
 a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
 widened for the number of measurements judged (Bonferroni) and for how far a machine's moments lie apart, as the engines
 and steps show it: they are measured at several moments of a run, as the stages are; whole clips and calls at one. What
-is measured at one moment drifts together and counts as one there.
-PyTorch's rows are shown and not judged: they are not this build's.
+is measured at one moment drifts together and counts as one there. PyTorch's rows are shown and not judged: they are not
+this build's.
 
 On an unsteady machine two runs tell little: measure two engine sets in turn instead (`compare_sets.py`).
 """

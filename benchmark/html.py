@@ -101,20 +101,11 @@ def _of_service(service: Mapping[str, Any]) -> Iterator[Table]:
             for share in shares
         ]  # fmt: skip
     if loads:
-        head = (
-            "loop",
-            "callers, or requests/s",
-            "requests",
-            "answered/s",
-            "p50, s",
-            "p90, s",
-            "p99, s",
-            "failed",
-            "MB",
-        )
+        ranks = ("p50", "p90", "p99")
+        head = ("loop", "callers, or requests/s", "requests", "answered/s", *map("{}, s".format, ranks), "failed", "MB")
         yield "Loads", head, [
             (load["kind"], f"{load['offered']:.2g}", load["requests"], f"{load['throughput']:.2f}",
-             *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ("p50", "p90", "p99")), load["failed"],
+             *(f"{load[rank]['value']:.2f}" if rank in load else "-" for rank in ranks), load["failed"],
              _megabytes(load["memory"]))
             for load in loads
         ]  # fmt: skip

@@ -100,18 +100,18 @@ def resized(side: int, percent: int) -> int:
 
 
 class Watch:
-    """Asks for a size in bytes now (`first`) and ten times a second until `stop`, and keeps the `most`; both None where
-    it is None now."""
+    """Asks for a size in bytes now (`first`) and every so many `seconds` until `stop`, and keeps the `most`; both None
+    where it is None now."""
 
-    def __init__(self, ask: Callable[[], int | None]) -> None:
+    def __init__(self, ask: Callable[[], int | None], seconds: float = 0.1) -> None:
         self.first = self.most = ask()
-        self._ask, self._over = ask, threading.Event()
+        self._ask, self._seconds, self._over = ask, seconds, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         if self.first is not None:
             self._thread.start()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.1):
+        while not self._over.wait(self._seconds):
             self.most = max(self.most or 0, self._ask() or 0)
 
     def stop(self) -> None:

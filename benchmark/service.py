@@ -86,7 +86,7 @@ class Loads:
             self._run(f"open loop, {rate:.3g} a second", load)
 
     def _run(self, name: str, load: Callable[[], LoadResult]) -> None:
-        before, watch = settled(self._look), Watch(self._memory)
+        before, watch = settled(self._look), Watch(self._memory, seconds=1.0)  # asking takes some 10 ms of a core
         try:
             result = load()
         finally:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dreamactor import files
 from dreamactor.engines.gpu import Gpu, local_gpu
 from dreamactor.engines.manifest import FILE_NAME, SIGNATURE_NAME, FileRecord, NetworkRecord
 from dreamactor.engines.onnxfile import external_files
@@ -32,11 +33,7 @@ _REBUILD = "Build the set again or fetch it from a source you trust."
 
 def sha256(*paths: Path) -> str:
     """SHA-256 of a file, in hex; of several (an ONNX and its weights beside it) as `together` has it."""
-    hashes = []
-    for path in paths:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return together(hashes)
+    return together([files.sha256(path) for path in paths])
 
 
 def together(hashes: Sequence[str]) -> str:
