@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import subprocess
 import sys
@@ -195,7 +196,8 @@ def _message(line: str) -> dict[str, Any]:
 
 def fused_kernels(plan: Path) -> tuple[str, ...]:
     """Names of the fused attention kernels in an engine file."""
-    found = _FUSED_ATTENTION.findall(plan.read_bytes())
+    with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = _FUSED_ATTENTION.findall(content)
     return tuple(sorted({next(part for part in match if part).decode() for match in found}))
 
 

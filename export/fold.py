@@ -24,20 +24,23 @@ def fold_weights(model: ir.Model) -> int:
     for node in list(model.graph):
         make = _FOLDS.get(node.op_type) if node.domain == "" else None
         inputs = [value for value in node.inputs if value is not None]
-        if make is None or not inputs or any(value.const_value is None for value in inputs):
+        if node.graph is None or make is None or not inputs or any(value.const_value is None for value in inputs):
             continue
         if inputs[0].is_graph_input() or not _is_float(inputs[0]):
             continue
-        result, source = node.outputs[0], inputs[0]
-        name = str(source.name if len(source.uses()) == 1 else result.name)  # a weight keeps its name
+        users = [use.node for use in inputs[0].uses()]
+        alike = [user for user in users if _same(user, node)]
+        keeps = len(alike) == len(users)  # a weight keeps its name
+        name = str(inputs[0].name if keeps else node.outputs[0].name)
         constant = _folded(name, make, node, inputs)
         weight = ir.Value(name=name, shape=constant.shape, type=ir.TensorType(constant.dtype))
         weight.const_value = constant
-        ir.convenience.replace_all_uses_with(result, weight)
-        model.graph.remove(node, safe=True)
+        for each in alike:
+            ir.convenience.replace_all_uses_with(each.outputs[0], weight)
+            model.graph.remove(each, safe=True)
         model.graph.initializers.pop(name, None)
         model.graph.initializers[name] = weight
-        folded += 1
+        folded += len(alike)
     for name, value in list(model.graph.initializers.items()):
         if not value.uses():
             del model.graph.initializers[name]
@@ -51,10 +54,22 @@ def _folded(name: str, make: Fold, node: ir.Node, inputs: Sequence[ir.Value]) ->
     def values() -> Array:
         return make(node, [tensor.numpy() for tensor in tensors])
 
-    shape = ir.Shape(values().shape)  # a view: nothing is copied yet
+    blank = np.empty(tensors[0].shape.numpy(), np.int8)  # of which nothing is touched
+    shape = ir.Shape(make(node, [blank, *(tensor.numpy() for tensor in tensors[1:])]).shape)
     return ir.LazyTensor(
         lambda: ir.Tensor(np.ascontiguousarray(values()), name=name), dtype=tensors[0].dtype, shape=shape, name=name
     )
+
+
+def _same(one: ir.Node, other: ir.Node) -> bool:
+    """Whether two nodes make the same of the same weight."""
+    if (one.op_type, one.domain, one.inputs[0]) != (other.op_type, other.domain, other.inputs[0]):
+        return False
+    rest = [[value.const_value for value in node.inputs[1:] if value is not None] for node in (one, other)]
+    if any(value is None for values in rest for value in values):
+        return False
+    sizes = [[value.numpy().tolist() for value in values if value is not None] for values in rest]
+    return sizes[0] == sizes[1] and str(one.attributes) == str(other.attributes)
 
 
 def _is_float(value: ir.Value) -> bool:

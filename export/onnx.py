@@ -6,49 +6,60 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dreamactor.errors import InputError
 from dreamactor.export.graphs import graph
 from dreamactor.interfaces import NETWORKS
 from dreamactor.networks import Networks
+from dreamactor.presets import Preset
 
 OPSET = 23
 # What an exported graph says about its nodes; the rest is the exporter's own, with source paths of this machine.
 METADATA = ("namespace", "pkg.torch.onnx.name_scopes")
 
 
-def export_network(networks: Networks, name: str, path: Path) -> Path:
+def export_network(preset: Preset, weights: Mapping[str, Tensor], name: str, path: Path) -> Path:
     """Writes network `name` to `path` and returns it; weights above 256 MiB go to `<path>.data` beside it.
 
-    The file passes `onnx.checker`; attention is the operator `dreamactor::FlashAttention` with a function body of
-    standard operators, so every runtime can run it. Nodes say which module they came from and nothing of this machine.
-    Raises InputError when the folder of `path` cannot be made.
+    `weights` are float32, named as in `Networks.state_dict()`; each is read as it is written and not kept, so that
+    those of `StoredWeights` need no memory. The file passes `onnx.checker`; attention is the operator
+    `dreamactor::FlashAttention` with a function body of standard operators, so every runtime can run it. Nodes say
+    which module they came from and nothing of this machine. Raises InputError when the folder of `path` cannot be made.
     """
     from dreamactor.export.fold import fold_weights
     from dreamactor.export.weights import LARGE
     from dreamactor.kernels.onnx import attach_functions
 
-    item = graph(networks, name)
     _make_folder(path.parent)
-    with _quiet():
+    with FakeTensorMode() as mode:  # weights without values: the graph does not depend on them
+        networks = Networks(preset).eval()
+    item = graph(networks, name)
+    with _quiet(), mode:
         program = torch.onnx.export(
             item.module,
             (),
-            kwargs=dict(item.inputs),
+            kwargs={key: mode.from_tensor(value) for key, value in item.inputs.items()},
             input_names=list(item.inputs),
             output_names=list(item.outputs),
             opset_version=OPSET,
             dynamic_shapes=dict(item.dynamic),
             dynamo=True,
-            optimize=True,
+            optimize=False,
         )
         assert program is not None
+    with _quiet():
+        _give_values(program.model, weights)
+        fold_weights(program.model)  # before the optimiser, which would keep in memory what it folds
+        program.optimize()
         attach_functions(program)
         fold_weights(program.model)
         strip_metadata(program.model)
@@ -56,6 +67,17 @@ def export_network(networks: Networks, name: str, path: Path) -> Path:
         program.save(str(path), external_data=size > LARGE)
     onnx.checker.check_model(str(path))
     return path
+
+
+def _give_values(model: ir.Model, weights: Mapping[str, Tensor]) -> None:
+    """Every parameter's values, to be read when they are written."""
+    for name, value in model.graph.initializers.items():
+        if name in weights and value.shape is not None:
+
+            def read(name: str = name) -> ir.Tensor[Any]:
+                return ir.Tensor(weights[name].detach().numpy(), name=name)
+
+            value.const_value = ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=value.shape, name=name)
 
 
 def _make_folder(folder: Path) -> None:
@@ -78,14 +100,16 @@ def strip_metadata(model: ir.Model) -> None:
                 del item.metadata_props[key]
 
 
-def export_all(networks: Networks, folder: Path, on_start: Callable[[str], None] | None = None) -> dict[str, Path]:
+def export_all(
+    preset: Preset, weights: Mapping[str, Tensor], folder: Path, on_start: Callable[[str], None] | None = None
+) -> dict[str, Path]:
     """Exports every network to `folder/<name>.onnx`; `on_start` hears of each before it begins."""
     paths = {}
     _make_folder(folder)  # before the minutes of work
     for name in NETWORKS:
         if on_start is not None:
             on_start(name)
-        paths[name] = export_network(networks, name, folder / f"{name}.onnx")
+        paths[name] = export_network(preset, weights, name, folder / f"{name}.onnx")
     return paths
 
 

@@ -34,8 +34,15 @@ def lower(model: ModelProto, dtype: str, keep_modules: Collection[str] = (), fp3
     """
     result = ModelProto()
     result.CopyFrom(model)
-    _Lowering(result, LOW[dtype], high_nodes(result, keep_modules, fp32_products)).run()
+    lower_in_place(result, dtype, keep_modules, fp32_products)
     return result
+
+
+def lower_in_place(
+    model: ModelProto, dtype: str, keep_modules: Collection[str] = (), fp32_products: bool = True
+) -> None:
+    """`lower` without the copy: what is in 8 bits already is not in memory twice."""
+    _Lowering(model, LOW[dtype], high_nodes(model, keep_modules, fp32_products)).run()
 
 
 def simulated(model: ModelProto) -> ModelProto:
@@ -181,9 +188,11 @@ class _Lowering:
         self.graph.node.extend(nodes)
         del self.graph.value_info[:]
         used = {name for node in nodes for name in node.input} | set(self.outputs)
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend([*kept, *self.converted.values()])
+        for index in reversed(range(len(self.graph.initializer))):  # one by one: large ones are not copied
+            if self.graph.initializer[index].name not in used:
+                del self.graph.initializer[index]
+        while self.converted:
+            self.graph.initializer.append(self.converted.pop(next(iter(self.converted))))
 
 
 def _output_type(node: NodeProto, types: dict[str, int]) -> int:

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask
 from dreamactor.export.onnxgraph import constants, module_of, name_nodes, prune
-from dreamactor.export.precision import lower
+from dreamactor.export.precision import lower_in_place
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.weights import array
 
@@ -87,7 +87,9 @@ def quantize(prepared: ModelProto, recipe: Recipe, ranges: Mapping[str, float]) 
         if node.name in chosen:
             writer.layer(chosen[node.name])
     writer.finish()
-    return lower(model, recipe.high, recipe.keep_fp32, recipe.fp32_products) if recipe.high != "fp32" else model
+    if recipe.high != "fp32":
+        lower_in_place(model, recipe.high, recipe.keep_fp32, recipe.fp32_products)
+    return model
 
 
 def _layer(node: NodeProto, stored: Mapping[str, TensorProto], recipe: Recipe) -> Layer | None:

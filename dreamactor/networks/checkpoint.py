@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamactor.checkpoints import CONFIG, WEIGHTS, read_preset
@@ -88,18 +89,47 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     name, when no networks have the sizes that are described, or when tensors are missing, unexpected, of another shape,
     no floating-point numbers or not finite, which it names.
     """
-    folder = Path(folder)
-    networks = check(folder, preset)
-    with _readable(folder):
-        state = load_file(folder / WEIGHTS)
-    state = {name: value.float() for name, value in state.items()}
-    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise InputError(
-            f"{folder / WEIGHTS} has values that are not finite ({_first(broken)}): it comes of a diverged training "
-            "or a faulty conversion."
-        )
-    networks.load_state_dict(state, assign=True)
+    weights = StoredWeights(folder, preset)
+    weights.require_finite()
+    networks = build_meta(weights.preset)
+    networks.load_state_dict(dict(weights), assign=True)
     return networks.eval()
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """A checkpoint's weights in float32 by the names of `Networks.state_dict()`, each read when it is asked for and not
+    kept: they need not fit into memory.
+
+    `preset` has the sizes that the checkpoint describes. Raises InputError as `check` does.
+    """
+
+    def __init__(self, folder: Path | str, preset: Preset | None = None) -> None:
+        self._folder = Path(folder)
+        self.preset = check(self._folder, preset).preset
+        with _readable(self._folder):
+            file: Any = safe_open(self._folder / WEIGHTS, "pt")
+        self._file, self._names = file, tuple(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with _readable(self._folder):
+            value: Tensor = self._file.get_tensor(name)
+        return value.float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def require_finite(self) -> None:
+        """Reads them all; raises InputError that names those with values that are not finite."""
+        if broken := [name for name, value in self.items() if not value.isfinite().all()]:
+            raise InputError(
+                f"{self._folder / WEIGHTS} has values that are not finite ({_first(broken)}): it comes of a diverged "
+                "training or a faulty conversion."
+            )
 
 
 def check(folder: Path | str, preset: Preset | None = None) -> Networks:

@@ -38,11 +38,8 @@ def repaired(lowered: Entry) -> tuple[str, ...]:
 def lower_all(stages: Stages, log: Log) -> tuple[dict[str, Entry], Verdict | None]:
     """Every network in the recipe's precision; those that spoil the video are repaired until it passes the gate."""
     networks = stages.request.networks
-    try:
-        for name in networks:
-            stages.onnx(name)
-    finally:
-        stages.exporter.close()
+    for name in networks:
+        stages.onnx(name)
     if stages.keys.records:
         stages.samples()
     lowered = {name: stages.precision(name) for name in networks}

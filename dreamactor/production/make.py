@@ -81,10 +81,10 @@ def make_engines(
 
 
 def _check_weights(request: Request) -> None:
-    from dreamactor.networks import check
+    from dreamactor.networks import StoredWeights
 
     if request.checkpoint is not None:
-        check(request.checkpoint, request.preset)
+        StoredWeights(request.checkpoint, request.preset).require_finite()
 
 
 def up_to_date(request: Request) -> Result | None:

@@ -15,12 +15,14 @@ import numpy as np
 from dreamactor.engines.runtimes import runtime_version
 from dreamactor.engines.store import Entry, Store
 from dreamactor.errors import EngineError
-from dreamactor.production.exporting import Exporter
 from dreamactor.production.keys import Key, Keys
 from dreamactor.production.rehearsal import rehearsal
 from dreamactor.production.request import Request
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor
+
     from dreamactor.engines.session import Session
     from dreamactor.export.calibrate import Samples
     from dreamactor.motion.prepare import MotionInputs
@@ -54,15 +56,15 @@ class Stages:
         self.request, self.on_progress = request, on_progress
         self.keys = Keys(request)
         self.store = _Store(request.store)
-        self.exporter = Exporter(request.checkpoint, request.preset)
         self.rehearsal = rehearsal(request.preset)
 
     def onnx(self, network: str) -> Entry:
         """The FP32 ONNX."""
 
         def make(folder: Path) -> Mapping[str, Any]:
-            path = folder / f"{network}.onnx"
-            self.exporter.export(network, path)
+            from dreamactor.export.onnx import export_network
+
+            export_network(self.request.preset, self._weights(), network, folder / f"{network}.onnx")
             return {}
 
         return self._get("onnx", self.keys.onnx(network), f"exporting {network}", make)
@@ -221,6 +223,13 @@ class Stages:
         (clip,) = clips(self.rehearsal, [JUDGED], 2 * self.rehearsal.segment_frames - 1)
         return clip
 
+    def _weights(self) -> Mapping[str, Tensor]:
+        """Those of the checkpoint, which stay on disk, or random ones."""
+        from dreamactor.networks import StoredWeights, build
+
+        preset, checkpoint = self.request.preset, self.request.checkpoint
+        return build(preset).state_dict() if checkpoint is None else StoredWeights(checkpoint, preset)
+
     def _get(self, kind: str, key: Key, label: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
         def announced(folder: Path) -> Mapping[str, Any]:
             self.on_progress(label, 0, 0)
@@ -230,19 +239,24 @@ class Stages:
 
 
 def open_onnx(path: Path, name: str) -> Session:
-    """A CPU session of an ONNX of any precision; BF16 is simulated."""
-    from dreamactor.engines.onnxruntime import OnnxRuntimeSession, session_options
+    """A CPU session of an ONNX of any precision; BF16 is simulated, and large weights stay on disk."""
+    from dreamactor.export.precision import simulated
+    from dreamactor.export.weights import load
 
     try:
-        return OnnxRuntimeSession(path, name)
+        return _session(load(path), name)
     except EngineError:
-        from dreamactor.export.precision import simulated
-        from dreamactor.export.weights import load, map_weights, serialize
+        return _session(simulated(load(path)), name)
 
-        options, (content, beside) = session_options(), serialize(simulated(load(path)))
-        if beside:
-            map_weights(options, beside)
-        return OnnxRuntimeSession(content, name, options=options)
+
+def _session(model: ModelProto, name: str) -> Session:
+    from dreamactor.engines.onnxruntime import OnnxRuntimeSession, session_options
+    from dreamactor.export.weights import map_weights, serialize
+
+    options, (content, beside) = session_options(), serialize(model)
+    if beside:
+        map_weights(options, beside)
+    return OnnxRuntimeSession(content, name, options=options)
 
 
 def _options() -> Options:

@@ -35,3 +35,30 @@ def test_folds_the_chain_and_keeps_the_function() -> None:
     assert {name: tuple(value.shape) for name, value in model.graph.initializers.items()} == {"w": (4, 2, 3, 1)}
     after = ReferenceEvaluator(ir.serde.serialize_model(model)).run(None, x)[0]
     np.testing.assert_array_equal(after, ReferenceEvaluator(before).run(None, x)[0])
+
+
+def test_a_weight_that_is_turned_alike_for_two_products_is_one_weight_still() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["a"], perm=[1, 0]),
+        helper.make_node("Transpose", ["w"], ["b"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "a"], ["y"]),
+        helper.make_node("MatMul", ["x", "b"], ["z"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "z")]
+    graph = helper.make_graph(nodes, "g", [x], outputs, [numpy_helper.from_array(weight, "w")])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model = ir.serde.deserialize_model(proto)
+    assert fold_weights(model) == 2
+    assert {name: tuple(value.shape) for name, value in model.graph.initializers.items()} == {"w": (4, 4)}
+
+    nodes[1].attribute[0].ints[:] = [0, 1]  # one of them as it is: two weights
+    del graph.node[:], graph.initializer[1:]
+    graph.node.extend(nodes)
+    model = ir.serde.deserialize_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    assert fold_weights(model) == 2
+    found = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    assert found.keys() == {"a", "w"}
+    np.testing.assert_array_equal(found["a"], weight.T)
+    np.testing.assert_array_equal(found["w"], weight)

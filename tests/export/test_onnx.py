@@ -32,7 +32,7 @@ def test_parity_at_other_sizes(tiny_onnx: dict[str, Path], name: str) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_sentence() -> None:
     with pytest.raises(InputError, match=r"/dev/null/x cannot be made \(Not a directory\): give another folder"):
-        export_all(build(TINY), Path("/dev/null/x"))
+        export_all(TINY, build(TINY).state_dict(), Path("/dev/null/x"))
 
 
 def test_parity_check_catches_other_weights(tiny_onnx: dict[str, Path]) -> None:

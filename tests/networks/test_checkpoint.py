@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreamactor.errors import DreamActorError, InputError
-from dreamactor.networks import build, load, save
+from dreamactor.networks import StoredWeights, build, load, save
 from dreamactor.presets import PRESETS, Preset, preset
 from tests.disk import full_disk
 
@@ -58,6 +58,17 @@ def test_mismatch_names_the_keys(tmp_path: Path) -> None:
         load(tmp_path)
     for part in ("transformer.patchify.bias is missing", "transformer.extra is not part", "final.bias is (3,)"):
         assert part in str(raised.value)
+
+
+def test_weights_that_stay_on_disk_are_those_that_are_loaded(tmp_path: Path) -> None:
+    save(build(TINY, seed=3), tmp_path, torch.bfloat16)
+    stored, loaded = StoredWeights(tmp_path, TINY), load(tmp_path).state_dict()
+    assert (stored.preset, set(stored), len(stored)) == (TINY, set(loaded), len(loaded))
+    for name, value in loaded.items():
+        assert stored[name].dtype == torch.float32
+        assert torch.equal(stored[name], value)
+    with pytest.raises(KeyError):
+        stored["vae.nothing"]
 
 
 def test_another_presets_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -40,8 +40,6 @@ class Drawn:
     def keys(self) -> SimpleNamespace:
         return SimpleNamespace(records=False, recipe=Recipe("int8", psnr_gate=self.psnr_gate))
 
-    exporter = SimpleNamespace(close=lambda: None)
-
     def onnx(self, network: str) -> SimpleNamespace:
         return SimpleNamespace(levels=0)
 

@@ -18,7 +18,6 @@ from dreamactor.engines.shapes import Ranges
 from dreamactor.errors import EngineError, InputError
 from dreamactor.networks import build, save
 from dreamactor.presets import PRESETS, preset
-from dreamactor.production.exporting import Exporter
 from dreamactor.production.keys import Keys
 from dreamactor.production.rehearsal import rehearsal
 from dreamactor.production.request import Request, make_request
@@ -41,10 +40,6 @@ def asked(tmp_path: Path, checkpoint: Path | None = None, name: str = "tiny", ta
 def test_sizes_are_the_checkpoints_own(tmp_path: Path, checkpoint: Path) -> None:
     request = asked(tmp_path, checkpoint)
     assert request.preset == OWN
-    exporter = Exporter(request.checkpoint, request.preset)
-    exporter.export("face_motion_encoder", tmp_path / "face_motion_encoder.onnx")
-    assert exporter._networks is not None
-    assert exporter._networks.preset == OWN
 
 
 def test_the_key_changes_with_the_checkpoints_description(tmp_path: Path, checkpoint: Path) -> None:
