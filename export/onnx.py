@@ -36,6 +36,7 @@ def export_network(preset: Preset, weights: Mapping[str, Tensor], name: str, pat
     which module they came from and nothing of this machine. Raises InputError when the folder of `path` cannot be made.
     """
     from dreamactor.export.fold import fold_weights
+    from dreamactor.export.simplify import simplify
     from dreamactor.export.weights import LARGE
     from dreamactor.kernels.onnx import attach_functions
 
@@ -58,8 +59,8 @@ def export_network(preset: Preset, weights: Mapping[str, Tensor], name: str, pat
         assert program is not None
     with _quiet():
         _give_values(program.model, weights)
-        fold_weights(program.model)  # before the optimiser, which would keep in memory what it folds
-        program.optimize()
+        fold_weights(program.model)  # before what follows, which would keep in memory what it folds
+        simplify(program.model)
         attach_functions(program)
         fold_weights(program.model)
         strip_metadata(program.model)

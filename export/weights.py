@@ -75,8 +75,9 @@ def serialize(model: ModelProto) -> tuple[bytes, str]:
 
 def map_weights(options: Any, folder: str) -> None:
     """For a session of `serialize`'s bytes: ONNX Runtime maps weights where they lie, in `folder`, and makes no copy of
-    them, neither packed for products nor of another type."""
+    them, neither packed for products nor of another type, and no room for all of them at once."""
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "65536")
 

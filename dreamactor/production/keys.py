@@ -31,7 +31,7 @@ Key = dict[str, Any]
 _EXPORT = (
     "dreamactor/interfaces.py", "dreamactor/presets.py", "dreamactor/networks/*.py", "kernels/onnx*.py",
     "kernels/operators.py", "kernels/reference.py", "export/graphs.py", "export/onnx.py", "export/fold.py",
-    "export/weights.py",
+    "export/simplify.py", "export/weights.py",
 )  # fmt: skip
 _LOWER = (
     "export/attention.py", "export/onnxgraph.py", "export/precision.py", "export/quantize.py", "export/quality.py",

@@ -29,7 +29,7 @@ def measure(
     for name, entry in engines.items():
         record, source = manifest.network(name), stages.onnx(name)
         stages.on_progress(f"verifying {name}", 0, 0)
-        plain = source.paths[0] if len(source.paths) == 1 or stages.request.target.is_onnx else None  # in memory
+        plain = source.paths[0] if len(source.paths) == 1 else None  # large weights would be in memory twice
         compared = verify_engine(folder, name, plain)
         facts = {**lowered[name].facts, **entry.facts}
         snr = compared.snr_db if compared.snr_db is not None else facts["snr_db"]

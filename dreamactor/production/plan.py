@@ -13,6 +13,8 @@ from dreamactor.production.keys import Key, digest
 from dreamactor.production.stages import Stages
 
 _SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 0.55, "fp8": 0.4, "int8": 0.45}  # of the FP32 weights' bytes, at most
+_BUILDER, _SESSIONS = 2.5, 1.3  # times the weights they are given; measured: 2.2 (TensorRT-RTX 1.7) and 1.1
+_OTHERS = 2 * 2**30  # the largest tensors on their way, activations, the libraries
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))  # as a container sees its own, version 2 and 1
 
 
@@ -90,10 +92,19 @@ _TITLES = {
 }
 
 
+def memory_needed(stages: Stages) -> int:
+    """Bytes of memory that a build takes at its worst, files that it maps left out: weights stay on disk but for random
+    ones, those that TensorRT's builder is given, and those of the sessions that a set for ONNX Runtime is verified in.
+    """
+    request, weights = stages.request, 4 * sum(parameter_counts(stages).values())
+    share = _SESSIONS if request.target.is_onnx else _BUILDER * _SHARES[request.precision]
+    return int(weights * (share if request.checkpoint else max(share, 1.1))) + _OTHERS
+
+
 def check_memory(stages: Stages) -> str:
     """A sentence with the memory the work needs; raises EngineError where the machine has less."""
-    weights = 4 * sum(parameter_counts(stages).values())
-    needed, there = int(2.5 * weights) + 2**30, available_memory()
+    weights, needed = 4 * sum(parameter_counts(stages).values()), memory_needed(stages)
+    there = available_memory()
     sentence = f"{weights / 1e9:.2f} GB of FP32 weights: up to {needed / 2**30:.1f} GiB of memory"
     if there is not None and needed > there:
         raise EngineError(

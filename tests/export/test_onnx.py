@@ -6,14 +6,17 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
+from onnxscript.optimizer import optimize_ir
 
 from dreamactor.errors import InputError
+from dreamactor.export import simplify
 from dreamactor.export.graphs import example_inputs
-from dreamactor.export.onnx import METADATA, OPSET, export_all
+from dreamactor.export.onnx import METADATA, OPSET, export_all, export_network
 from dreamactor.export.onnxgraph import module_of
 from dreamactor.export.parity import OTHER_SIZES, RELATIVE_BOUND, check_parity, format_parity
 from dreamactor.interfaces import NETWORKS
-from dreamactor.networks import build
+from dreamactor.networks import StoredWeights, build, load, save
 from dreamactor.presets import preset
 from tests.conftest import ROOT
 
@@ -33,6 +36,23 @@ def test_parity_at_other_sizes(tiny_onnx: dict[str, Path], name: str) -> None:
 def test_a_folder_that_cannot_be_made_is_a_sentence() -> None:
     with pytest.raises(InputError, match=r"/dev/null/x cannot be made \(Not a directory\): give another folder"):
         export_all(TINY, build(TINY).state_dict(), Path("/dev/null/x"))
+
+
+def test_weights_that_stay_on_disk_make_the_same_file(tmp_path: Path) -> None:
+    save(build(TINY), tmp_path / "checkpoint", torch.bfloat16)
+    stored, loaded = StoredWeights(tmp_path / "checkpoint"), load(tmp_path / "checkpoint").state_dict()
+    first = export_network(TINY, stored, "face_motion_encoder", tmp_path / "stored.onnx")
+    second = export_network(TINY, loaded, "face_motion_encoder", tmp_path / "loaded.onnx")
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["pose_encoder", "denoiser"])
+def test_fewer_rules_leave_what_all_of_onnxscripts_do(
+    tmp_path: Path, tiny_onnx: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(simplify, "simplify", optimize_ir)
+    theirs = export_network(TINY, build(TINY).state_dict(), name, tmp_path / f"{name}.onnx")
+    assert theirs.read_bytes() == tiny_onnx[name].read_bytes()
 
 
 def test_parity_check_catches_other_weights(tiny_onnx: dict[str, Path]) -> None:
