@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from dreamactor.errors import InputError
@@ -68,3 +70,21 @@ def write_whole(path: Path, content: bytes) -> None:
         raise InputError(f"The output {path} cannot be written: {error.strerror}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds a folder's lock, where the system has such; it lets go when its holder dies, in whatever container. Yields
+    whether it is held: without `wait` it is not where somebody else holds it."""
+    with contextlib.ExitStack() as opened:
+        held = True
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            file = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held = False
+        yield held

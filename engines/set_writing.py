@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,13 +15,13 @@ from pathlib import Path
 
 import dreamactor
 from dreamactor.engines.manifest import FILE_NAME, FileRecord, Manifest, NetworkRecord
-from dreamactor.engines.store import alive
 from dreamactor.engines.trust import sha256
 from dreamactor.errors import EngineError
+from dreamactor.files import locked
 from dreamactor.interfaces import MAX_REFERENCES
 from dreamactor.presets import Preset
 
-_BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.(?P<pid>\d+)-[0-9a-f]{8}")
+_BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.\d+-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class EngineFiles:
 def check_destination(directory: Path | str) -> Path:
     """The absolute path of a folder that a set may be written to; raises EngineError where it holds something else."""
     directory = Path(directory).resolve()
-    with _alone(directory.parent):
+    with locked(directory.parent):
         if directory.exists() and not _is_set(directory) and not (directory.is_dir() and not any(directory.iterdir())):
             raise EngineError(f"{directory} exists and is not an engine set: give another folder.")
     return directory
@@ -67,13 +66,14 @@ def write_set(
     add to it where it is made, before it takes its place; it takes it unless what another writer put there meanwhile
     `is_current`: who is reading that set keeps its files. What a killed writer left beside it is tidied up.
     """
-    directory = check_destination(directory)
+    directory, making = check_destination(directory), ExitStack()
     fresh = _beside(directory, "new")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(directory.parent):
+        with locked(directory.parent):
             tidy(directory.parent)
-        fresh.mkdir()
+            fresh.mkdir()
+            making.enter_context(locked(fresh))
         records = {item.record.name: _place(fresh, item) for item in engines}
         manifest = Manifest(
             preset, precision, target, records, datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,26 +81,30 @@ def write_set(
         )  # fmt: skip
         (fresh / FILE_NAME).write_text(manifest.to_json())
         complete(fresh, manifest)
-        with _alone(directory.parent):
+        with locked(directory.parent):
             if not is_current():
                 _swap(fresh, directory)
     except OSError as error:
         raise EngineError(f"The engine set cannot be written to {directory}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        making.close()
 
 
 def tidy(parent: Path) -> None:
-    """Of the sets in `parent`, removes what killed writers left, and brings back a set that one had moved away."""
+    """Of the sets in `parent`, whose lock the caller holds, removes what killed writers left, and brings back a set
+    that one had moved away: who lives holds the lock of what he makes, and moves sets under the caller's."""
     for path in parent.iterdir():
         match = _BESIDE.fullmatch(path.name)
-        if match is None or alive(int(match["pid"])):
+        if match is None:
             continue
         place = parent / match["name"]
         if match["kind"] == "old" and not place.exists():
             path.rename(place)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+            continue
+        with locked(path, wait=False) as left:
+            if left:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _place(folder: Path, item: EngineFiles) -> NetworkRecord:
@@ -128,19 +132,6 @@ def _is_set(directory: Path) -> bool:
 def _beside(directory: Path, kind: str) -> Path:
     """Where this process makes the "new" set that belongs in `directory`, or keeps the "old" one meanwhile."""
     return directory.with_name(f".{directory.name}.{kind}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-
-
-@contextlib.contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """One writer at a time moves sets in `parent`, where there are locks; the system lets go when it dies."""
-    with ExitStack() as held:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            folder = os.open(parent, os.O_RDONLY)
-            held.callback(os.close, folder)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
 
 
 def _swap(fresh: Path, directory: Path) -> None:

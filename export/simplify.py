@@ -30,7 +30,7 @@ def simplify(model: ir.Model) -> None:
         RewritePass(RULES)(model)
         common.RemoveUnusedNodesPass()(model)
     for final in (
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),

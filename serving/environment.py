@@ -22,6 +22,7 @@ from pathlib import Path
 import dreamactor
 from dreamactor.engines.gpu import usable_gpu
 from dreamactor.errors import DreamActorError, InputError, MissingDependency, guarded
+from dreamactor.files import locked
 
 DEFAULT_DIR = Path(".venv-server")
 CONSTRAINTS = Path(__file__).resolve().parent / "constraints-server.txt"
@@ -92,9 +93,23 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     stamp = environment.root / "stamp"
     if environment.root.exists() and not stamp.is_file() and any(environment.root.iterdir()):
         raise InputError(f"{root} exists and is not a server environment: give another folder with --dir.")
-    shutil.rmtree(environment.root, ignore_errors=True)
-    environment.root.mkdir(parents=True)
-    stamp.touch()  # from here on it is ours, also when it is not finished
+    environment.root.mkdir(parents=True, exist_ok=True)
+    with locked(environment.root):
+        with contextlib.suppress(MissingDependency):  # another process made it meanwhile
+            return environment.require()
+        stamp.write_text("")  # from here on it is ours, also when it is not finished
+        _install(environment, stamp)
+        stamp.write_text(fingerprint())
+    return environment.require()
+
+
+def _install(environment: ServerEnvironment, stamp: Path) -> None:
+    """Fills the environment's folder anew; the folder itself stays, which the lock is of."""
+    for path in environment.root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != stamp:
+            path.unlink()
     _call([sys.executable, "-m", "venv", str(environment.root)])
     pins = requirements(usable_gpu() is not None)
     alone, rest = ([pin for pin in pins if pin.startswith(ALONE) == wanted] for wanted in (True, False))
@@ -102,8 +117,6 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     _call([*pip, "--no-deps", *alone])
     _call([*pip, "--constraint", str(CONSTRAINTS), *rest])
     _add_project(environment, pip)
-    stamp.write_text(fingerprint())
-    return environment.require()
 
 
 def library_folder(name: str = LIBRARY) -> str:

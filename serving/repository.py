@@ -113,7 +113,11 @@ def main() -> int:
 def _write_new(engines: Path, repository: Path, public_key: Path | None) -> None:
     if repository.exists():
         raise InputError(f"{repository} exists already; give a new folder.")
-    print(write_repository(engines, repository, public_key=public_key.read_bytes() if public_key else None))
+    try:
+        print(write_repository(engines, repository, public_key=public_key.read_bytes() if public_key else None))
+    except BaseException:
+        shutil.rmtree(repository, ignore_errors=True)
+        raise
 
 
 def _link(source: Path, target: Path) -> None:

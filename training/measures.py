@@ -84,7 +84,8 @@ def mouth_ruler(scene: Scene, frames: int) -> MouthRuler:
         small = radius < MOUTH_RADIUS
         hidden = small or not facing[frame] or np.hypot(hands[:, 0] - x, hands[:, 1] - y).min() < 0.6 * radius
         left, top = round(float(x)) - half, round(float(y)) - half
-        if hidden or min(left, top) < 0 or max(left, top) + 2 * half >= min(view.width, view.height):
+        right, bottom = left + 2 * half, top + 2 * half
+        if hidden or min(left, top) < 0 or right >= view.width or bottom >= view.height:
             ruler.boxes.append(None)
             ruler.looks.append(np.zeros(0, np.float32))
             continue

@@ -6,7 +6,6 @@ One safetensors file that replaces its predecessor only when it is complete; not
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +79,10 @@ def save_state(
     tensors |= {f"ema.{k}": v for k, v in average.values.items()}
     tensors |= {f"opt.{k}": v for k, v in moments.items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    temporary = folder / f".{STATE}.{os.getpid()}"
+    temporary = folder / f".{STATE}.new"  # one name: a killed run's is written over
     try:
         save_file(tensors, temporary, metadata={"position": json.dumps(vars(position)), "about": json.dumps(about)})
-        os.replace(temporary, folder / STATE)
+        temporary.replace(folder / STATE)
     except (OSError, SafetensorError) as error:
         raise DreamActorError(
             f"The training state could not be written to {folder} ({error}); the last good one is kept. "

@@ -63,11 +63,13 @@ def _megabytes(entries: Iterable[Entry]) -> float:
 def run_prune(options: argparse.Namespace) -> int:
     from dreamactor.engines.set_writing import tidy
     from dreamactor.engines.store import Store
+    from dreamactor.files import locked
 
     if not (options.keep >= 0 and options.older_than >= 0):
         raise InputError("--keep and --older-than must be 0 or more.")
     if options.store.parent.is_dir():  # where the sets lie
-        tidy(options.store.parent)
+        with locked(options.store.parent):
+            tidy(options.store.parent)
     removed = Store(options.store).prune(options.keep, options.older_than)
     print(f"removed {len(removed)} entries, {_megabytes(removed):.1f} MB")
     return 0

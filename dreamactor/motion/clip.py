@@ -42,7 +42,8 @@ def decode_clip(
 ) -> Clip:
     """Decodes a video to `fps` frames a second: at time k / fps the frame a player would show then.
 
-    Rotation metadata and non-square pixels are undone, transparency laid on white, large frames shrunk while decoding.
+    Rotation, mirroring and non-square pixels are undone, large frames shrunk while decoding, transparency laid on white
+    (not WebM's, which FFmpeg's own decoders of VP8 and VP9 leave out).
     At most `max_frames` are taken from the start; `on_frame(done, expected)` is called for each and may raise to stop.
     Raises InputError for what is empty, damaged, no video, a single picture, or over a limit.
     """

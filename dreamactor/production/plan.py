@@ -12,8 +12,8 @@ from dreamactor.errors import EngineError
 from dreamactor.production.keys import Key, digest
 from dreamactor.production.stages import Stages
 
-_SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 0.55, "fp8": 0.4, "int8": 0.45}  # of the FP32 weights' bytes, at most
-_BUILDER, _SESSIONS = 2.5, 1.3  # times the weights they are given; measured: 2.2 (TensorRT-RTX 1.7) and 1.1
+# Times the weights they are given; measured: 2.2 (TensorRT-RTX 1.7 with 0.8, 1.3 and 7.9 GB) and 1.1.
+_BUILDER, _SESSIONS = 2.4, 1.3
 _OTHERS = 2 * 2**30  # the largest tensors on their way, activations, the libraries
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))  # as a container sees its own, version 2 and 1
 
@@ -97,8 +97,8 @@ def memory_needed(stages: Stages) -> int:
     ones, those that TensorRT's builder is given, and those of the sessions that a set for ONNX Runtime is verified in.
     """
     request, weights = stages.request, 4 * sum(parameter_counts(stages).values())
-    share = _SESSIONS if request.target.is_onnx else _BUILDER * _SHARES[request.precision]
-    return int(weights * (share if request.checkpoint else max(share, 1.1))) + _OTHERS
+    most = _SESSIONS * weights if request.target.is_onnx else _BUILDER * lowered_bytes(stages)
+    return int(most if request.checkpoint else max(most, 1.1 * weights)) + _OTHERS
 
 
 def check_memory(stages: Stages) -> str:
@@ -118,7 +118,7 @@ def check_disk(stages: Stages, steps: Sequence[Step]) -> str:
     """A sentence with the disk space that what is not in the store yet may take, and the set; raises EngineError where
     the store's disk has less."""
     weights, store = 4 * sum(parameter_counts(stages).values()), stages.request.store.absolute()
-    lowered = _SHARES[stages.request.precision]
+    lowered = 1.1 * lowered_bytes(stages) / weights  # modules may be put back
     shares = {"onnx": 1.0, "source": 1.0, "precision": lowered, "engine": lowered}
     new = [step.stage for step in steps if step.network == "denoiser" and not step.cached]  # it has nearly all of them
     needed = weights * (lowered + sum(shares.get(stage, 0.0) for stage in new))
@@ -131,6 +131,24 @@ def check_disk(stages: Stages, steps: Sequence[Step]) -> str:
             "prune'), or name another disk's folder with --store and --output."
         )
     return sentence
+
+
+def lowered_bytes(stages: Stages) -> int:
+    """Bytes of all weights in the recipe's precision, with nothing put back."""
+    from dreamactor.export.quantize import MIN_CHANNELS
+    from dreamactor.networks import build_meta
+
+    recipe = stages.keys.recipe
+
+    def width(name: str, shape: Sequence[int]) -> int:
+        module, _, kind = name.rpartition(".")
+        is_layer = kind == "weight" and len(shape) > 1 and min(shape[:2]) >= MIN_CHANNELS
+        if is_layer and recipe.may_quantize(module) and (len(shape) == 2 or not recipe.dynamic):
+            return 1
+        return 4 if recipe.high == "fp32" else 2
+
+    named = build_meta(stages.request.preset).named_parameters()
+    return sum(value.numel() * width(name, value.shape) for name, value in named)
 
 
 def parameter_counts(stages: Stages) -> dict[str, int]:

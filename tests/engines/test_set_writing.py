@@ -115,8 +115,11 @@ def test_what_a_killed_writer_left_is_tidied_up_by_the_next(make_set: MakeSet) -
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "writing\n"
+    (making,) = hidden(folder.parent)
+    elsewhere = folder.with_name(f".set.new.{2**22}-0123abcd")  # its number is one of another container
+    folder.with_name(making).rename(elsewhere)
     make_set("denoiser", folder="other")
-    assert len(hidden(folder.parent)) == 1  # its writer lives
+    assert hidden(folder.parent) == [elsewhere.name]  # its writer lives
     child.kill()
     child.communicate()
     left = folder.with_name(f".set.old.{child.pid}-0123abcd")  # as if it had died between its two renames

@@ -64,17 +64,37 @@ def test_rates_go_down_and_up() -> None:
     assert indices(decode_clip(data, 10, max_frames=4).frames) == [0, 3, 6, 9]
 
 
-@pytest.mark.parametrize(("quarter_turns", "corner"), [(0, (0, 0)), (1, (0, -1)), (2, (-1, -1)), (3, (-1, 0))])
-def test_rotation_metadata_turns_the_picture(quarter_turns: int, corner: tuple[int, int]) -> None:
+TURNED = {  # (a, b, c, d) of the display matrix, x' = ax + cy and y' = bx + dy: where the upper left corner is shown
+    (1, 0, 0, 1): (0, 0), (0, 1, -1, 0): (0, -1), (-1, 0, 0, -1): (-1, -1), (0, -1, 1, 0): (-1, 0),
+    (-1, 0, 0, 1): (0, -1), (1, 0, 0, -1): (-1, 0), (0, 1, 1, 0): (0, 0), (0, -1, -1, 0): (-1, -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("way", "corner"), TURNED.items())
+def test_the_display_matrix_turns_and_mirrors_the_picture(
+    way: tuple[int, int, int, int], corner: tuple[int, int]
+) -> None:
     picture = np.zeros((48, 80, 3), np.uint8)
     picture[:16, :16] = 255
-    c, s = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
-    matrix = struct.pack(">9i", c << 16, s << 16, 0, -s * (1 << 16), c << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value * (1 << 16) for value in way)
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     clip = decode_clip(make_clip([0, 0.1, 0.2], (48, 80), pictures=[picture] * 3, matrix=matrix), 10)
     frame = clip.frames[1]
-    assert frame.shape[:2] == ((80, 48) if quarter_turns % 2 else (48, 80))
+    assert frame.shape[:2] == ((80, 48) if way[0] == 0 else (48, 80))
     bright = [(row, column) for row in (0, -1) for column in (0, -1) if frame[row, column].mean() > 128]
     assert bright == [corner]
+
+
+def test_a_clip_that_changes_its_shape_half_way_is_refused_and_one_that_changes_its_size_is_not() -> None:
+    """A recording whose sender turned his telephone, and one whose line became worse."""
+    first = make_clip([k / 10 for k in range(10)], (240, 320), "mpegts")
+    for size in ((320, 240), (120, 160)):
+        data = first + make_clip([1 + k / 10 for k in range(10)], size, "mpegts")
+        if size == (120, 160):
+            assert decode_clip(data, 10).frames.shape[1:] == (240, 320, 3)
+        else:
+            with pytest.raises(InputError, match="changes its shape half way, from 320x240 to 240x320: cut it into"):
+                decode_clip(data, 10)
 
 
 def test_odd_sizes_and_other_codecs() -> None:

@@ -92,11 +92,11 @@ def test_too_little_disk_is_refused_with_the_figure(tmp_path: Path, monkeypatch:
     large = make_request("m1", "fp8", "sm89", output=tmp_path / "set", store=tmp_path / "store")
     stages = Stages(large, lambda what, done, total: None)
     steps = plan(stages)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=60e9))
-    with pytest.raises(EngineError, match=rf"up to 68.3 GB of disk, and 60.0 GB are free at {tmp_path}: make room"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=50e9))
+    with pytest.raises(EngineError, match=rf"up to 57.3 GB of disk, and 50.0 GB are free at {tmp_path}: make room"):
         check_disk(stages, steps)
     exported = [replace(step, cached=step.cached or step.stage == "onnx") for step in steps]
-    assert check_disk(stages, exported) == "up to 37.3 GB of disk"
+    assert check_disk(stages, exported) == "up to 26.2 GB of disk"
 
 
 def test_a_set_that_was_never_finished_is_not_up_to_date(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dreamactor.engines.store import Store
-from dreamactor.production.plan import Step, describe, plan
+from dreamactor.production.plan import Step, describe, lowered_bytes, memory_needed, plan
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
 
@@ -79,6 +80,21 @@ def test_a_time_is_that_of_the_same_stage_of_the_same_network(
     for line in describe(plan(stages)):
         assert "denoiser (last 0 s)" in line or "all (last 0 s)" in line
         assert "vae_decoder (last" not in line
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "share", "memory"),
+    [("fp32", "cpu", 1.0, 1.3), ("bf16", "sm89", 0.5, 1.2), ("fp8", "sm89", 0.256, 0.614), ("int8", "cpu", 0.274, 1.3)],
+)
+def test_m1_from_a_checkpoint_takes_the_memory_of_what_it_becomes(
+    tmp_path: Path, precision: str, target: str, share: float, memory: float
+) -> None:
+    weights = 31.05e9
+    random = make_request("m1", precision, target, output=tmp_path / "set", store=tmp_path / "store")
+    stages = [Stages(replace(random, checkpoint=folder), lambda what, done, total: None) for folder in (tmp_path, None)]
+    assert lowered_bytes(stages[0]) == pytest.approx(share * weights, rel=0.01)
+    assert memory_needed(stages[0]) == pytest.approx(memory * weights + 2 * 2**30, rel=0.01)
+    assert memory_needed(stages[1]) == pytest.approx(max(memory, 1.1) * weights + 2 * 2**30, rel=0.01)
 
 
 def test_a_network_that_was_repaired_for_the_video_is_planned_as_it_then_was(tmp_path: Path) -> None:

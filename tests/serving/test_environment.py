@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,28 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a server environment"):
         environment.make(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_two_that_make_it_at_once_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command leaves a file; what pip does takes longer than it takes the second to come."""
+    root, calls = tmp_path / "environment", list[int]()
+
+    def call(command: list[str]) -> None:
+        if not calls:
+            calls.append(0)
+            others.start()
+            others.join(0.3)
+            assert others.is_alive()  # it waits
+        calls.append(len(list(root.glob("installed.*"))))
+        (root / f"installed.{len(calls)}").touch()
+
+    def make() -> None:
+        with contextlib.suppress(MissingDependency):  # nothing was really installed
+            environment.make(root)
+
+    others = threading.Thread(target=make)
+    monkeypatch.setattr(environment, "_call", call)
+    monkeypatch.setattr(environment, "_add_project", lambda environment, pip: None)
+    make()
+    others.join()
+    assert calls == [0, *range(3), *range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -116,3 +117,15 @@ def test_command_writes_a_new_folder_only(tiny_engines: Path, tmp_path: Path) ->
     assert unsigned.returncode == 1
     assert "has no signature" in unsigned.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_command_leaves_nothing_of_a_set_that_is_damaged(tiny_engines: Path, tmp_path: Path) -> None:
+    copied, repository = tmp_path / "set", tmp_path / "repository"
+    shutil.copytree(tiny_engines, copied)
+    whole = (copied / "vae_decoder.onnx").read_bytes()
+    (copied / "vae_decoder.onnx").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(EngineError, match=r"vae_decoder\.onnx"):
+        module._write_new(copied, repository, None)
+    (copied / "vae_decoder.onnx").write_bytes(whole)
+    module._write_new(copied, repository, None)
+    assert (repository / "dreamactor" / "config.pbtxt").exists()
