@@ -73,6 +73,7 @@ def test_same_seed_same_file(tmp_path: Path, tiny_engines: Path) -> None:
         ({"driving": ROOT / "README.md"}, "driving"),
         ({"reference": ROOT / "README.md"}, "reference"),
         ({"output": "/nowhere/out.mp4"}, "cannot be written"),
+        ({"output": "out.gif"}, "out.gif will be MP4 whatever its name: call it out.mp4"),
         ({"steps": 0}, "steps"),
         ({"guidance": 1000}, "guidance_scale"),
         ({"seed": -1}, "seed"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dreamactor.motion.limits import Limits
 
 HELP = "a photo and a driving clip to a video"
+OTHER_FORMATS = (".avi", ".gif", ".jpg", ".mkv", ".png", ".webm", ".webp")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
     references = [read_file(path, "reference", caps[0]) for path in options.reference]
     driving = read_file(options.driving, "driving clip", caps[1])
     check_output(options.output)
+    if options.output.suffix.lower() in OTHER_FORMATS:
+        raise InputError(f"{options.output} will be MP4 whatever its name: call it {options.output.stem}.mp4.")
     for path in (*options.reference, options.driving):
         if options.output.exists() and options.output.samefile(path):
             raise InputError(f"The output {options.output} is the input {path}: give another file name.")
