@@ -113,9 +113,7 @@ class StoredWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        with _readable(self._folder):
-            value: Tensor = self._file.get_tensor(name)
-        return value.float()
+        return self._as_stored(name).float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -123,9 +121,14 @@ class StoredWeights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def _as_stored(self, name: str) -> Tensor:
+        with _readable(self._folder):
+            value: Tensor = self._file.get_tensor(name)
+        return value
+
     def require_finite(self) -> None:
         """Reads them all; raises InputError that names those with values that are not finite."""
-        if broken := [name for name, value in self.items() if not value.isfinite().all()]:
+        if broken := [name for name in self._names if not _is_finite(self._as_stored(name))]:
             raise InputError(
                 f"{self._folder / WEIGHTS} has values that are not finite ({_first(broken)}): it comes of a diverged "
                 "training or a faulty conversion."
@@ -145,6 +148,12 @@ def check(folder: Path | str, preset: Preset | None = None) -> Networks:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         _check_keys(folder, networks, {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()})
     return networks
+
+
+def _is_finite(value: Tensor) -> bool:
+    """By its ends, which are not numbers where any value is none: far quicker than value by value."""
+    ends = (value if value.itemsize > 1 else value.float()).aminmax()
+    return bool(torch.stack(ends).isfinite().all())
 
 
 @contextlib.contextmanager
