@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamactor.engines.store import Entry
 from dreamactor.errors import EngineError
+from dreamactor.presets import Preset
 from dreamactor.production.keys import Key, digest
 from dreamactor.production.stages import Stages
 
@@ -136,7 +140,6 @@ def check_disk(stages: Stages, steps: Sequence[Step]) -> str:
 def lowered_bytes(stages: Stages) -> int:
     """Bytes of all weights in the recipe's precision, with nothing put back."""
     from dreamactor.export.quantize import MIN_CHANNELS
-    from dreamactor.networks import build_meta
 
     recipe = stages.keys.recipe
 
@@ -147,15 +150,23 @@ def lowered_bytes(stages: Stages) -> int:
             return 1
         return 4 if recipe.high == "fp32" else 2
 
-    named = build_meta(stages.request.preset).named_parameters()
-    return sum(value.numel() * width(name, value.shape) for name, value in named)
+    shapes = _shapes(stages.request.preset)
+    return sum(math.prod(shape) * width(name, shape) for name, shape in shapes.items())
 
 
 def parameter_counts(stages: Stages) -> dict[str, int]:
     """Parameters of each network at the preset's size, without memory for them."""
+    counts = Counter[str]()
+    for name, shape in _shapes(stages.request.preset).items():
+        counts[name.partition(".")[0]] += math.prod(shape)
+    return dict(counts)
+
+
+@functools.lru_cache(maxsize=1)
+def _shapes(preset: Preset) -> dict[str, tuple[int, ...]]:
     from dreamactor.networks import build_meta
 
-    return build_meta(stages.request.preset).parameter_counts()
+    return {name: tuple(value.shape) for name, value in build_meta(preset).named_parameters()}
 
 
 def available_memory() -> int | None:
