@@ -1,7 +1,7 @@
 """Constants folded and what the exporter repeats written once.
 
 `torch.onnx.export(optimize=True)` is onnxscript's whole set of rules. One of those, which makes a split of two slices,
-looks through the whole graph for every node of it, and no graph here has its pattern: it alone took most of the ten
+looks through the whole graph for every node of it, and no graph here has its pattern: it alone took half of the ten
 minutes that exporting `m1`'s denoiser took (`puppet`'s: 15.6 s in place of 4.5). So the rules here are those that find
 something.
 """
