@@ -21,20 +21,27 @@ def make_clip(
     sound_rate: int = 48000,
     keyframe_every: int = 250,
     buffer: io.BytesIO | None = None,
+    form: str | None = None,
+    aspect: Fraction | None = None,
 ) -> bytes:
     """A frame at each of `times` (seconds), its grey level 10 + 4 * index; `sound` is a codec: a click each second, for
-    `duration` seconds (0: the stream is announced and has nothing)."""
+    `duration` seconds (0: the stream is announced and has nothing). `pictures` may be RGBA; `form` is of the stream's
+    pixels, which are `aspect` times as wide as high."""
     buffer = buffer or io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
         video = output.add_stream(codec, rate=30, options={"g": str(keyframe_every)})
-        video.height, video.width, video.pix_fmt = *size, "yuv444p" if codec == "libx264" else "yuv420p"
+        video.height, video.width = size
+        video.pix_fmt = form or ("yuv444p" if codec == "libx264" else "yuv420p")
+        if aspect is not None:
+            video.codec_context.sample_aspect_ratio = aspect
         video.codec_context.time_base = video.time_base = Fraction(1, 1000)
         audio = output.add_stream(sound, rate=sound_rate) if sound else None
         packets = []
         for index, time in enumerate(times):
             level = 10 + 4 * (index % 60)
             picture = np.full((*size, 3), level, np.uint8) if pictures is None else pictures[index]
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=video.pix_fmt)
+            colors = "rgba" if picture.shape[-1] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(picture, format=colors).reformat(format=video.pix_fmt)
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             packets += video.encode(frame)
         packets += video.encode(None)
@@ -69,11 +76,11 @@ def make_broadcast() -> bytes:
     return buffer.getvalue()
 
 
-def make_late_broadcast(late: int) -> bytes:
-    """MPEG-TS of `late` + 3 seconds whose MP2 sound, a click each second, begins `late` seconds after the picture."""
+def make_late_broadcast(late: int, codec: str) -> bytes:
+    """MPEG-TS of `late` + 3 seconds whose sound, a click each second, begins `late` seconds after the picture."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mpegts") as output:
-        audio = output.add_stream("mp2", rate=48000)
+        audio = output.add_stream(codec, rate=48000)
         add_picture(output, late)  # all before the first of the sound
         for packet in [packet for frame in [*clicks(3.0, audio), None] for packet in audio.encode(frame)]:
             packet.pts += round(late / packet.time_base)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import struct
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -16,6 +17,13 @@ from tests.motion.clips import make_clip, shifted
 def indices(frames: np.ndarray) -> list[int]:
     """Which frame of `make_clip` each one is."""
     return [round((float(frame.mean()) - 10) / 4) for frame in frames]
+
+
+def announcing_too_little(data: bytes) -> bytes:
+    """The same MP4, whose track lasts one tick by its header."""
+    short = bytearray(data)
+    struct.pack_into(">I", short, data.index(b"mdhd") + 20, 1)
+    return bytes(short)
 
 
 def test_variable_frame_rate_follows_the_timestamps() -> None:
@@ -34,11 +42,19 @@ def test_a_clip_that_announces_too_few_frames_keeps_to_the_memory_of_all_of_them
     limits = Limits(clip_memory=60 * 160 * 120 * 3 // 4)
     honest = decode_clip(data, 10, limits)
     assert honest.frames.nbytes <= limits.clip_memory
-    short = bytearray(data)
-    struct.pack_into(">I", short, data.index(b"mdhd") + 20, 1)  # the track's length
-    clip = decode_clip(bytes(short), 10, limits)
+    clip = decode_clip(announcing_too_little(data), 10, limits)
     assert len(clip.frames) == 60
     assert clip.frames.nbytes <= limits.clip_memory
+
+
+def test_a_clip_that_announces_too_few_frames_is_still_too_long() -> None:
+    short = announcing_too_little(make_clip([k / 10 for k in range(60)]))
+    with pytest.raises(InputError, match="Too long: the driving clip has more than 11 frames"):
+        decode_clip(short, 10, Limits(clip_seconds=1.0))
+
+
+def test_a_clip_one_frame_over_by_rounding_is_taken() -> None:
+    assert len(decode_clip(make_clip([k / 10 for k in range(31)]), 10, Limits(clip_seconds=3.0)).frames) == 31
 
 
 def test_avi_has_no_times_of_showing_and_keeps_every_picture() -> None:
@@ -111,11 +127,28 @@ def test_colours_come_through() -> None:
         assert np.abs(frame.mean(axis=(0, 1)) - color).max() < 4
 
 
+@pytest.mark.parametrize(("aspect", "width"), [(Fraction(2), 128), (Fraction(1, 2), 32)])
+def test_pixels_that_are_not_square_become_so(aspect: Fraction, width: int) -> None:
+    data = make_clip([0, 0.1, 0.2], (96, 64), aspect=aspect)
+    assert decode_clip(data, 10).frames.shape == (3, 96, width, 3)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    picture = np.full((64, 96, 4), (200, 0, 0, 255), np.uint8)
+    picture[32:, :, 3] = 0
+    data = make_clip([0, 0.1, 0.2], container="mov", codec="png", pictures=[picture] * 3, form="rgba")
+    frame = decode_clip(data, 10).frames[1]
+    assert frame[10, 10].tolist() == [200, 0, 0]
+    assert frame[50, 10].tolist() == [255, 255, 255]
+
+
 def test_large_and_long_clips_are_shrunk_while_decoding() -> None:
     data = make_clip([k / 10 for k in range(10)], (240, 320))
     small = decode_clip(data, 10, dataclasses.replace(Limits(), clip_side=160))
     assert small.frames.shape == (10, 120, 160, 3)
     assert "320x240; it was shrunk to 160x120" in small.notes[0]
+    tall = make_clip([k / 10 for k in range(5)], (320, 240))
+    assert decode_clip(tall, 10, dataclasses.replace(Limits(), clip_side=160)).frames.shape == (5, 160, 120, 3)
     fitted = decode_clip(data, 10, dataclasses.replace(Limits(), clip_memory=600_000))
     assert fitted.frames.nbytes <= 610_000
     assert len(fitted.frames) == 10
@@ -142,6 +175,14 @@ def test_the_start_of_a_long_clip_may_be_taken() -> None:
     assert len(decode_clip(data, 10, limits, max_frames=5).frames) == 5
     with pytest.raises(InputError, match="max_frames is 0; at least 2 and at most 1500"):
         decode_clip(data, 10, limits, max_frames=0)
+
+
+def test_only_the_frames_that_are_taken_count_for_memory_and_progress() -> None:
+    data, told = make_clip([k / 10 for k in range(60)], (160, 120)), list[tuple[int, int]]()
+    limits = Limits(clip_memory=6 * 160 * 120 * 3)
+    clip = decode_clip(data, 10, limits, max_frames=5, on_frame=lambda *count: told.append(count))
+    assert clip.frames.shape == (5, 160, 120, 3)
+    assert told[-1] == (5, 5)
 
 
 def test_bad_files_are_named() -> None:

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dreamactor.motion.draw import draw_controls
+from dreamactor.motion.draw import DrawnControls, draw_controls
 from dreamactor.motion.letterbox import Frame
+from dreamactor.motion.pose import INDEX, PoseSequence
 from dreamactor.motion.prepare import MotionInputs, compose
 from dreamactor.motion.retarget import Scale, only
 from dreamactor.presets import preset
@@ -43,3 +44,13 @@ def test_every_photos_control_lies_on_the_photo_and_shows_what_is_driven(scale: 
 
 def test_yaw_is_how_far_the_driving_head_is_turned() -> None:
     assert np.degrees(composed("half").yaw) == pytest.approx(TURNS, abs=0.1)
+
+
+def test_a_walk_has_the_room_of_the_photo_and_not_of_what_is_around_it() -> None:
+    steps = [standing().transformed(1.0, (float(x), 0.0)) for x in np.linspace(0, 900, 60)]
+    sized = dataclasses.replace(preset("tiny"), height=160, width=96)
+    photo, faces = np.zeros((128, 128, 3), np.uint8), np.zeros((60, 224, 224, 3), np.uint8)
+    found = compose([(photo, standing())], PoseSequence.concatenate(steps), faces, sized, "full")
+    assert isinstance(found.controls, DrawnControls)
+    neck = found.controls.poses.joints[:, INDEX["neck"], 0]
+    assert np.ptp(neck) == pytest.approx(0.4 * 96, rel=0.15)

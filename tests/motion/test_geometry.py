@@ -101,6 +101,12 @@ def test_smoothing_takes_jitter_and_leaves_motion() -> None:
     assert np.array_equal(smooth(wave, good, 12, 1.0)[20:40], wave[20:40])
 
 
+def test_jitter_is_what_is_fast_in_seconds_whatever_the_frame_rate() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, (240, 3)).astype(np.float32)
+    slow, fast = (np.abs(np.diff(smooth(noise, np.ones(240, bool), fps, 1.0), axis=0)).mean() for fps in (12, 48))
+    assert fast < 0.6 * slow
+
+
 def test_rotations_are_made_whole() -> None:
     rotation = turned(20, 30, 40)
     assert rotations(1.3 * rotation[None].astype(np.float32))[0] == pytest.approx(rotation, abs=1e-5)

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dreamactor.errors import InputError
 from dreamactor.motion.image import decode_image
@@ -71,6 +71,15 @@ def test_a_deep_scan_takes_little_more_memory_than_its_pixels() -> None:
 def test_cmyk_is_converted_not_inverted() -> None:
     pixels = decode_image(encoded(two_halves().convert("CMYK"), "JPEG", quality=95))
     assert np.abs(pixels[20, 10].astype(int) - RED).max() < 25
+
+
+def test_colours_are_those_of_the_profile() -> None:
+    """Its red and blue are exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tags = 132 + 12 * int.from_bytes(profile[128:132], "big")
+    exchanged = profile[:tags].replace(b"rXYZ", b"none").replace(b"bXYZ", b"rXYZ").replace(b"none", b"bXYZ")
+    pixels = decode_image(encoded(two_halves(), icc_profile=exchanged + profile[tags:]))
+    assert np.abs(pixels[20, 10].astype(int) - RED[::-1]).max() < 12
 
 
 def test_transparency_shows_white() -> None:

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from dreamactor.errors import InputError
+from dreamactor.motion import body as bodies
 from dreamactor.motion.assets import media_file
+from dreamactor.motion.hand import Hand
 from dreamactor.motion.image import decode_image
 from dreamactor.motion.landmarks import Landmarker
-from dreamactor.motion.pose import INDEX
+from dreamactor.motion.pose import INDEX, LEFT, RIGHT
+from dreamactor.motion.roi import Region
 from dreamactor.motion.sequence import pose_of
 from dreamactor.motion.track import main_person
+from tests.motion.test_sequence import body
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +55,24 @@ def test_the_astronaut_is_seen_where_she_is(landmarker: Landmarker, astronaut: n
 
 
 @pytest.mark.parametrize("angle", [-35, 25])
-def test_a_tilted_picture_tilts_the_head(landmarker: Landmarker, astronaut: np.ndarray, angle: float) -> None:
+def test_a_tilted_picture_tilts_the_head_and_the_body(
+    landmarker: Landmarker, astronaut: np.ndarray, angle: float
+) -> None:
     matrix = cv2.getRotationMatrix2D((256, 256), -angle, 1.0)
     picture = cv2.warpAffine(astronaut, matrix, (512, 512), borderMode=cv2.BORDER_REPLICATE)
     straight = pose_of(main_person(landmarker, astronaut, "photo")[0], 512, 512)
-    tilted = pose_of(main_person(landmarker, picture, "photo")[0], 512, 512)
+    seen = main_person(landmarker, picture, "photo")[0]
+    tilted = pose_of(seen, 512, 512)
     roll = yaw_pitch_roll(tilted.head_rotation[0])[2] - yaw_pitch_roll(straight.head_rotation[0])[2]
     assert roll == pytest.approx(angle, abs=6)
     assert tilted.head_center[0] == pytest.approx(matrix @ [*straight.head_center[0], 1], abs=12)
+    assert seen.body is not None
+    pixels, metres = (
+        points[bodies.LEFT_SHOULDER, :2] - points[bodies.RIGHT_SHOULDER, :2]
+        for points in (seen.body.points, seen.body.world)
+    )
+    apart = np.degrees(np.arctan2(pixels[1], pixels[0]) - np.arctan2(metres[1], metres[0]))
+    assert apart == pytest.approx(0, abs=10)
 
 
 def test_a_mirrored_picture_mirrors_the_person(landmarker: Landmarker, astronaut: np.ndarray) -> None:
@@ -82,6 +96,16 @@ def test_everybody_is_counted(landmarker: Landmarker) -> None:
     picture = decode_image(media_file("multi_face.jpg").read_bytes())
     assert len(landmarker.everybody(picture)) == 5
     assert main_person(landmarker, picture, "photo")[1] == 4
+
+
+@pytest.mark.parametrize(("rightness", "side"), [(0.9, RIGHT), (0.1, LEFT)])
+def test_one_hand_claimed_by_both_arms_goes_to_the_side_it_looks_like(
+    landmarker: Landmarker, monkeypatch: pytest.MonkeyPatch, rightness: float, side: int
+) -> None:
+    hand = Hand(np.full((21, 3), 120, np.float32), 1.0, rightness, Region(120, 120, 40))
+    monkeypatch.setattr(landmarker, "_find_hand", lambda *values: hand)
+    pair = landmarker._observe_hands(np.zeros((240, 240, 3), np.uint8), body(), None, True)
+    assert [one is hand for one in pair] == [side == RIGHT, side == LEFT]
 
 
 def test_nobody_is_an_error(landmarker: Landmarker) -> None:

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dreamactor.errors import InputError
 from dreamactor.motion.assets import media_file
+from dreamactor.motion.clip import decode_clip
 from dreamactor.motion.draw import draw_controls
 from dreamactor.motion.faces import crop_faces, face_boxes
 from dreamactor.motion.landmarks import Landmarker
@@ -21,7 +22,8 @@ from dreamactor.motion.metadata import KEY, embed_pose, pose_from_metadata
 from dreamactor.motion.pose import FIELDS
 from dreamactor.motion.prepare import MotionInputs, _Report, prepare
 from dreamactor.presets import Preset, preset
-from tests.motion.test_draw import standing
+from tests.motion.test_draw import standing, yaw
+from tests.motion.test_video import write
 
 
 def sized(height: int, width: int) -> Preset:
@@ -76,6 +78,24 @@ def test_faces_show_the_driver_and_change(prepared: MotionInputs) -> None:
     assert motion.min() < 3
     skin = prepared.faces[:, 90:130, 60:160].mean(axis=(0, 1, 2))
     assert skin[0] > skin[1] > skin[2] > 60
+
+
+def test_where_the_person_is_lost_the_face_is_kept(landmarker: Landmarker, photo: bytes, clip: bytes) -> None:
+    frames = decode_clip(clip, 12).frames[:, ::2, ::2].copy()
+    frames[12:16] = 90
+    found = prepare([photo], write(frames, 12), sized(64, 64), landmarker=landmarker)
+    assert any("not found in 4 of" in note for note in found.notes)
+    assert np.array_equal(found.faces[13], found.faces[11])
+
+
+def test_a_person_at_the_far_side_of_a_wide_clip_has_shoulders(
+    landmarker: Landmarker, photo: bytes, clip: bytes
+) -> None:
+    frames = decode_clip(clip, 12, max_frames=6).frames[:, ::2, ::2]
+    wide = write(np.pad(frames, ((0, 0), (0, 0), (frames.shape[2], 0), (0, 0))), 12)
+    found = prepare([photo], wide, sized(64, 64), landmarker=landmarker)
+    (kept,) = (note for note in found.notes if "kept as in the photo" in note)
+    assert "right shoulder" not in kept
 
 
 def test_the_same_input_gives_the_same_output(prepared: MotionInputs, photo: bytes, clip: bytes) -> None:
@@ -206,6 +226,14 @@ def test_face_boxes_follow_the_head_and_gaps_repeat() -> None:
     assert faces[1, 100, 20].max() < 10
     assert faces[1, 100, 200].min() > 190
     assert not crop_faces(frames, np.full((4, 4), np.nan, np.float32)).any()
+
+
+@pytest.mark.parametrize("degrees", [40, -40])
+def test_the_face_box_lies_where_the_head_looks(degrees: int) -> None:
+    poses = standing(rotation=yaw(degrees))
+    left, top, right, bottom = face_boxes(poses)[0] - np.tile(poses.head_center[0], 2)
+    assert (left + right) / 2 == pytest.approx(-0.35 * 13 * np.sin(np.radians(degrees)), abs=0.01)
+    assert (top + bottom) / 2 == pytest.approx(0.12 * 13, abs=0.01)  # towards the chin
 
 
 def test_the_frame_keeps_the_photos_shape() -> None:

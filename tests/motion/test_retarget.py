@@ -37,6 +37,13 @@ def with_hands(poses: PoseSequence) -> PoseSequence:
     return dataclasses.replace(poses, hands=hands, hand_confidence=np.ones_like(poses.hand_confidence))
 
 
+def with_an_ankle_unseen(poses: PoseSequence) -> PoseSequence:
+    """The left one, in the first five frames, where it is said to lie far below."""
+    joints, confidence, ankle = poses.joints.copy(), poses.confidence.copy(), INDEX["left_ankle"]
+    joints[:5, ankle, 1], confidence[:5, ankle] = 400, 0
+    return dataclasses.replace(poses, joints=joints, confidence=confidence)
+
+
 def test_the_same_pose_comes_out_as_itself() -> None:
     reference = standing()
     moved, notes = retarget(standing(10).transformed(3.0, (50, -20)), reference, "full", 12, SIZE)
@@ -49,6 +56,15 @@ def test_the_same_pose_comes_out_as_itself() -> None:
 def test_hands_are_the_drivers_at_their_own_wrists_in_the_references_size() -> None:
     reference = with_hands(standing())
     moved, _ = retarget(with_hands(standing(10)).transformed(3.0, (50, -20)), reference, "full", 12, SIZE)
+    assert moved.hands == pytest.approx(np.repeat(reference.hands, 10, axis=0), abs=0.1)
+
+
+def test_a_hand_whose_wrist_is_not_seen_is_placed_from_the_neck() -> None:
+    reference, driving = with_hands(standing()), with_hands(standing(10)).transformed(3.0, (50, -20))
+    joints, confidence = driving.joints.copy(), driving.confidence.copy()
+    wrists = [INDEX["right_wrist"], INDEX["left_wrist"]]
+    joints[6:, wrists], confidence[6:, wrists] = 0, 0
+    moved, _ = retarget(dataclasses.replace(driving, joints=joints, confidence=confidence), reference, "full", 12, SIZE)
     assert moved.hands == pytest.approx(np.repeat(reference.hands, 10, axis=0), abs=0.1)
 
 
@@ -107,6 +123,19 @@ def test_coming_nearer_grows() -> None:
     assert moved.head_radius[-1] / moved.head_radius[0] == pytest.approx(1.4, abs=0.06)
 
 
+def test_who_comes_very_near_does_not_fill_the_picture() -> None:
+    steps = [standing().transformed(float(scale)) for scale in np.linspace(1.0, 5.0, 48)]
+    moved, _ = retarget(PoseSequence.concatenate(steps), standing(), "half", 12, SIZE)
+    assert 0.6 * 13 - 0.01 <= moved.head_radius.min() < moved.head_radius.max() <= 1.6 * 13 + 0.01
+
+
+def test_a_photo_without_a_head_gets_the_drivers() -> None:
+    nowhere, unseen = np.zeros((1, 2), np.float32), np.zeros(1, np.float32)
+    reference = dataclasses.replace(standing(), head_center=nowhere, head_confidence=unseen)
+    moved, _ = retarget(standing(10).transformed(2.0), reference, "half", 12, SIZE)
+    assert moved.head_center == pytest.approx(np.repeat(standing().head_center, 10, axis=0), abs=0.1)
+
+
 def test_limbs_the_driver_does_not_show_stay_as_in_the_photo() -> None:
     driving = standing(12).transformed(1.5, (10, 0))
     confidence = driving.confidence.copy()
@@ -136,6 +165,16 @@ def test_no_limb_hangs_in_the_air() -> None:
     moved, _ = retarget(dataclasses.replace(driving, confidence=confidence), standing(), "full", 12, SIZE)
     assert (moved.confidence[:6, INDEX["left_wrist"]] == 1).all()
     assert (moved.confidence[6:, INDEX["left_wrist"]] == 0).all()
+
+
+def test_what_stays_as_in_the_photo_does_not_hang_in_the_air_either() -> None:
+    driving = standing(12)
+    confidence = driving.confidence.copy()
+    confidence[:, [INDEX["left_ankle"], INDEX["left_toe"]]] = 0.05
+    confidence[6:, INDEX["left_knee"]] = 0.0
+    moved, _ = retarget(dataclasses.replace(driving, confidence=confidence), standing(), "full", 12, SIZE)
+    assert (moved.confidence[:6, INDEX["left_ankle"]] == 1).all()
+    assert (moved.confidence[6:, INDEX["left_ankle"]] == 0).all()
 
 
 def test_far_walks_stay_in_the_picture() -> None:
@@ -168,6 +207,16 @@ def test_the_foot_that_stands_is_the_ground_and_a_jump_leaves_it() -> None:
     assert ankle[:6] == pytest.approx(np.full(6, 108), abs=1.5)
 
 
+@pytest.mark.parametrize(
+    ("driving", "reference"),
+    [(with_an_ankle_unseen(standing(12)), standing()), (standing(12), with_an_ankle_unseen(standing()))],
+    ids=["driver", "photo"],
+)
+def test_an_ankle_that_is_not_seen_is_no_ground(driving: PoseSequence, reference: PoseSequence) -> None:
+    moved, _ = retarget(driving, reference, "full", 12, SIZE)
+    assert moved.joints[:, INDEX["right_ankle"], 1] == pytest.approx(np.full(12, 116), abs=1)
+
+
 def test_feet_stand_on_the_photos_ground() -> None:
     squat = standing(12).transformed(2.0)
     joints = squat.joints.copy()
@@ -195,3 +244,9 @@ def test_scales() -> None:
     assert {name for name, index in INDEX.items() if drawn.confidence[0, index]} == {
         "neck", "nose", "left_shoulder", "right_shoulder",
     }  # fmt: skip
+
+
+def test_a_face_has_no_hands() -> None:
+    whole = with_hands(standing())
+    assert not only(whole, "face").hand_confidence.any()
+    assert only(whole, "half").hand_confidence.all()

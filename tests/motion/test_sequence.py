@@ -57,8 +57,9 @@ def test_joints_are_placed_in_pixels() -> None:
     assert cut.confidence[0, INDEX["right_hip"]] == 1
 
 
-def test_exchanged_sides_are_put_right() -> None:
-    frames = [body(shift=2.0 * k, swapped=k in (4, 5, 9)) for k in range(14)]
+@pytest.mark.parametrize("exchanged", [(4, 5, 9), (0, 1, 2)], ids=["within", "from the start"])
+def test_exchanged_sides_are_put_right(exchanged: tuple[int, ...]) -> None:
+    frames = [body(shift=2.0 * k, swapped=k in exchanged) for k in range(14)]
     poses = to_sequence(followed([*frames]), 240, 240, 12)
     straight = to_sequence(followed([body(shift=2.0 * k) for k in range(14)]), 240, 240, 12)
     assert poses.joints[:, INDEX["right_wrist"]] == pytest.approx(straight.joints[:, INDEX["right_wrist"]], abs=0.5)
@@ -92,6 +93,23 @@ def test_a_lost_person_is_interpolated_a_hidden_limb_only_briefly() -> None:
     assert (poses.confidence[:, neck] > 0.3).all()
     assert (poses.confidence[:21, left] >= 0.3).all()
     assert (poses.confidence[21:, left] == 0).all()
+
+
+def test_a_hidden_limb_is_filled_for_so_many_seconds_not_frames() -> None:
+    seen: list[Body | None] = [body(hidden=(bodies.LEFT_WRIST,) if 5 <= k < 9 else ()) for k in range(20)]
+    slow, fast = (
+        to_sequence(followed(seen), 240, 240, fps).confidence[5:9, INDEX["left_wrist"]] >= 0.3 for fps in (6, 12)
+    )
+    assert fast.all()
+    assert not slow.any()
+
+
+def test_a_limb_that_does_not_come_back_is_not_drawn_while_the_person_is_lost() -> None:
+    seen: list[Body | None] = [body(hidden=(bodies.LEFT_WRIST,) if k >= 16 else ()) for k in range(30)]
+    seen[8:16] = [None] * 8
+    left = to_sequence(followed(seen), 240, 240, 12).confidence[:, INDEX["left_wrist"]]
+    assert (left[:8] >= 0.3).all()
+    assert (left[8:] == 0).all()
 
 
 def test_a_joint_never_seen_lies_by_the_body_where_the_body_is_lost() -> None:

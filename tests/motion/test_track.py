@@ -1,15 +1,20 @@
 """Following one person through real clips."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
 from dreamactor.errors import InputError
 from dreamactor.motion.assets import media_file
 from dreamactor.motion.clip import decode_clip
-from dreamactor.motion.landmarks import Landmarker
+from dreamactor.motion.landmarks import Landmarker, Seen
+from dreamactor.motion.look import appearance
 from dreamactor.motion.pose import INDEX
 from dreamactor.motion.sequence import to_sequence
-from dreamactor.motion.track import follow
+from dreamactor.motion.track import _Trail, follow
+from tests.motion.test_sequence import body
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,20 @@ def test_following_can_be_watched_and_stopped(landmarker: Landmarker) -> None:
     with pytest.raises(KeyboardInterrupt):
         follow(landmarker, frames_of("single_face.mp4", max_frames=8), 12, on_frame=stop)
     assert seen == [2, 3, 4]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_who_was_lost_for_long_comes_back_anywhere_only_where_nobody_else_is(alone: bool) -> None:
+    """All look alike: the picture is black."""
+    picture, first, far = np.zeros((240, 600, 3), np.uint8), Seen(body()), Seen(body(shift=300))
+    eyes = SimpleNamespace(
+        observe=lambda *values: far,
+        search_near=lambda *values: [],
+        search=lambda picture, smallest: [far.candidate],
+    )
+    trail = _Trail(cast(Landmarker, eyes), first, appearance(picture, first), 12, alone)
+    assert {trail.next(picture, None, thorough=False) for _ in range(12)} == {None}
+    assert (trail.next(picture, None, thorough=True) is far) is alone
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from dreamactor.production.plan import available_memory
 
 WEIGHTS = 2.5e9  # bytes in FP32, about
 PROGRAM = """
-import dataclasses, json, sys, threading, time
+import json, os, sys, threading
 from pathlib import Path
 
 def own(pid):  # files that are mapped are not counted: the system takes their memory back when it needs it
@@ -29,7 +29,7 @@ def own(pid):  # files that are mapped are not counted: the system takes their m
 
 def watch():
     while not done.wait(0.02):
-        peaks[stage[0]] = max(peaks.get(stage[0], 0), own("self"))
+        peaks[stage[0]] = max(peaks.get(stage[0], 0), own(os.getpid()))
 
 def hear(what, step, steps):
     stage[0] = what
@@ -94,7 +94,7 @@ def build_large(folder: Path, checkpoint: Path, *builds: str) -> float:
     print({name: f"{found[name] / 1e9:.2f} GB" for name in ("weights", "needed", "peak")}, found["at"])
     assert found["weights"] > max(2**31, 0.95 * WEIGHTS)
     assert found["passed"] == [True] * (len(builds) // 2)
-    assert found["peak"] < found["needed"]
+    assert 0.2 * found["weights"] < found["peak"] < found["needed"]
     assert found["peak"] < 2.5 * found["weights"]
     return float(found["weights"])
 

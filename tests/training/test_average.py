@@ -1,14 +1,19 @@
-"""What a step leaves behind: how far the moving average goes, and the learning rate of the next."""
+"""What a step does: its gradients and rates, how far the moving average goes, the learning rate of the next."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 
 from dreamactor.networks import build
 from dreamactor.presets import preset
-from dreamactor.training.optimizer import WARMUP, schedule
+from dreamactor.training import parallel
+from dreamactor.training.optimizer import CLIP_NORM, FACE_RATE, WARMUP, StageOptimizer, schedule
+from dreamactor.training.recipe import Recipe
 from dreamactor.training.state import MovingAverage
+from tests.training.helpers import named
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.9), (8, 0.5), (10_000, 0.01)])
@@ -30,3 +35,21 @@ def test_the_learning_rate_rises_stays_and_falls_to_a_tenth() -> None:
     assert schedule(WARMUP, 0.6, 0.4) == schedule(WARMUP, 1.0, 0.0) == 1
     assert schedule(WARMUP, 0.8, 0.4) == pytest.approx(0.55)
     assert schedule(WARMUP, 1.0, 0.4) == pytest.approx(0.1)
+
+
+def test_large_gradients_are_cut_and_face_attention_learns_at_a_rate_of_its_own(quick: Recipe) -> None:
+    stage = named(quick, "all")
+    optimizer = StageOptimizer(build(preset("tiny"), 0), stage, parallel.start())
+    for parameter in optimizer.parameters.values():
+        parameter.grad = torch.full_like(parameter, 1e3)
+    norms: list[float] = []
+
+    def measure(*given: Any) -> None:
+        gradients = [value.grad.flatten() for value in optimizer.parameters.values() if value.grad is not None]
+        norms.append(float(torch.cat(gradients).norm()))
+
+    optimizer.optimizer.register_step_pre_hook(measure)
+    optimizer.step(WARMUP, 0.0)
+    assert norms == [pytest.approx(CLIP_NORM, rel=1e-3)]
+    rates = [group["lr"] / stage.learning_rate for group in optimizer.optimizer.param_groups]
+    assert rates == pytest.approx([1.0, FACE_RATE, 1.0])

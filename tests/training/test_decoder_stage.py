@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dreamactor.networks import build, load
+from dreamactor.networks import Networks, build, load
 from dreamactor.presets import preset
-from dreamactor.training import parallel
+from dreamactor.training import parallel, vae_stage
 from dreamactor.training.decoder_stage import sample_clips, sampled_batch, sampled_loss
 from dreamactor.training.device_clips import Shelf
 from dreamactor.training.train import CHECKPOINT
-from dreamactor.training.vae_stage import to_video, vae_batch, vae_loss
+from dreamactor.training.vae_stage import KL_WEIGHT, to_video, vae_batch, vae_loss
 from tests.training.helpers import CPU, encoded, train_clips
 
 NewRun = Callable[[str], Path]
@@ -63,6 +63,53 @@ def test_noise_on_latents_is_what_the_decoder_is_asked_to_undo(clips: Path) -> N
     assert loss(0.0) == loss(0.0) != loss(0.5)
 
 
+def test_noise_is_as_large_as_latents_are(clips: Path) -> None:
+    drawn, networks = train_clips(clips), build(preset("tiny"), 0)
+    video, weight = vae_batch(drawn, np.random.default_rng(0), 2, 2)
+    seen: list[torch.Tensor] = []
+    networks.vae.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    for scale in (1.0, 10.0):
+        networks.vae.set_statistics(torch.zeros(16), torch.full((16,), scale))
+        for noise in (0.0, 0.5):
+            vae_loss(networks, video, weight, np.random.default_rng(0), torch.Generator().manual_seed(0), noise)
+    torch.testing.assert_close(seen[3] - seen[2], 10 * (seen[1] - seen[0]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def numbered() -> tuple[Networks, torch.Tensor]:
+    """Frames [1,3,13,16,16] that hold their number, and networks whose VAE encodes them to latents that hold theirs,
+    and decodes a latent to the frames that it stands for."""
+    networks = build(preset("tiny"), 0)
+
+    def encode(video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = torch.arange(4.0)[None, None, :, None, None].expand(1, 16, -1, 2, 2)
+        return mean, torch.full_like(mean, -60.0)
+
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        first, *others = latent[0, 0, :, 0, 0].round()
+        frames = torch.cat([4 * first[None], *(4 * number + torch.arange(-3, 1) for number in others)])
+        return frames[None, None, :, None, None].expand(1, 3, -1, 16, 16) / 100
+
+    networks.vae.encode, networks.vae.decoder.forward = encode, decode
+    return networks, torch.arange(13)[None, None, :, None, None].expand(1, 3, -1, 16, 16) / 100
+
+
+def test_a_window_that_begins_within_a_clip_has_its_own_frames(
+    numbered: tuple[Networks, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vae_stage, "CARRIED", 1.0)
+    networks, video = numbered
+    loss, logged = vae_loss(networks, video, torch.ones_like(video[:, :1]), np.random.default_rng(0), torch.Generator())
+    assert logged["psnr"] > 100
+    assert float(loss) == pytest.approx(KL_WEIGHT * float(logged["kl"]))
+
+
+def test_a_window_of_samples_meets_its_own_frames(numbered: tuple[Networks, torch.Tensor]) -> None:
+    networks, video = numbered
+    latent = torch.arange(1.0, 4.0)[None, None, :, None, None].expand(1, 16, -1, 2, 2)
+    assert float(sampled_loss(networks, latent, video[:, :, 5:], torch.ones_like(video[:, :1, 5:]))[0]) == 0
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_sampled_latents_stand_beside_their_own_frames(new_run: NewRun, frames: int) -> None:
     clips = train_clips(new_run("windows"))
@@ -84,7 +131,8 @@ def test_sampled_latents_stand_beside_their_own_frames(new_run: NewRun, frames: 
         assert torch.isfinite(sampled_loss(build(preset("tiny")), latent, video, weight)[0])
 
 
-def test_clips_are_sampled_anew_where_the_transformer_is_another(new_run: NewRun) -> None:
+@pytest.mark.parametrize("part", ["transformer.final", "pose_encoder", "face_encoder"])
+def test_clips_are_sampled_anew_where_what_samples_them_is_another(new_run: NewRun, part: str) -> None:
     clips, networks = encoded(new_run("sampled"))
 
     def made() -> np.ndarray:
@@ -99,7 +147,8 @@ def test_clips_are_sampled_anew_where_the_transformer_is_another(new_run: NewRun
     assert clips.sampled is not None
     clips.sampled.arrays["video"][0] = 5  # stays only where nothing is made again
     assert (made()[0] == 5).all()
-    torch.nn.init.normal_(networks.transformer.final.bias)
+    for parameter in networks.get_submodule(part).parameters():
+        torch.nn.init.normal_(parameter)
     again = made()
     assert not (again[0] == 5).all()
     assert not np.array_equal(again[1], first[1])

@@ -15,13 +15,13 @@ from dreamactor.networks import build
 from dreamactor.presets import preset
 from dreamactor.training import flow_stage, parallel
 from dreamactor.training.clip_store import EXPRESSIONS
-from dreamactor.training.expression_stage import expression_batch, expression_loss
+from dreamactor.training.expression_stage import ABSOLUTE, CONSTANT, expression_batch, expression_loss
 from dreamactor.training.flow_stage import CARRIED_NOISE, Guidance, conditions, flow_batch, flow_loss, latent_weight
 from dreamactor.training.latents import SINGLES
 from dreamactor.training.muon import Muon
 from dreamactor.training.recipe import Recipe
 from dreamactor.training.sampling import sample
-from dreamactor.training.vae_stage import face_mask, vae_batch, vae_loss
+from dreamactor.training.vae_stage import MOTION_WEIGHT, face_mask, reconstruction_loss, vae_batch, vae_loss
 from tests.training.helpers import encoded, named, train_clips
 
 
@@ -63,6 +63,22 @@ def test_a_carried_frame_is_clean_and_not_judged(encoded_clips: Path, quick: Rec
     assert seen["timestep"][:, 1].all()
     off = (seen["noisy"] - batch.latent)[:, :, 0]
     assert float(off.std()) == pytest.approx(CARRIED_NOISE, rel=0.2)
+
+
+def test_noise_is_drawn_where_conditions_decide(encoded_clips: Path, quick: Recipe) -> None:
+    clips, networks = encoded(encoded_clips)
+    batch = flow_batch(clips, np.random.default_rng(0), replace(named(quick, "all"), carried=0.0), 1, 3)
+    seen: list[torch.Tensor] = []
+
+    def transformer(noisy: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+        seen.append(timestep)
+        return torch.zeros_like(noisy)
+
+    networks.transformer.forward = transformer
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        flow_loss(networks, batch, generator)
+    assert float(torch.cat(seen).median()) == pytest.approx(0.77, abs=0.06)  # a logit of 1.2
 
 
 @pytest.mark.parametrize("carried", [0.0, 1.0])
@@ -159,6 +175,25 @@ def test_a_face_turned_away_teaches_no_expression(clips: Path) -> None:
     loss, _ = expression_loss(networks, faces, expressions)
     alone, _ = expression_loss(networks, faces[:, :2], expressions[:, :2])
     torch.testing.assert_close(loss, alone)
+
+
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_a_token_is_the_expression_itself(off: float) -> None:
+    """An error that stays through the clip costs as much as its share says."""
+    networks = build(preset("tiny"), 0)
+    tokens, expressions = torch.zeros(1, 4, networks.preset.face_encoder.out_channels), torch.randn(1, 4, EXPRESSIONS)
+    tokens[..., :EXPRESSIONS], tokens[..., EXPRESSIONS] = expressions, CONSTANT
+    networks.face_encoder.forward = lambda faces: tokens + off
+    loss, _ = expression_loss(networks, torch.zeros(1), expressions)
+    assert float(loss) == pytest.approx(ABSOLUTE * off * tokens.shape[-1] / EXPRESSIONS, abs=1e-6)
+
+
+def test_flicker_costs_more_than_a_difference_that_stays() -> None:
+    video, weight = torch.zeros(1, 3, 9, 8, 8), torch.ones(1, 1, 9, 8, 8)
+    off = torch.full_like(video, 0.1)
+    flashing = off * (1 - 2 * (torch.arange(9) % 2))[:, None, None]
+    still, flicker = (float(reconstruction_loss(made, video, weight)[0]) for made in (off, flashing))
+    assert flicker - still == pytest.approx(MOTION_WEIGHT * 0.2)
 
 
 def test_mouth_and_head_weigh_more() -> None:
