@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def tiny_engines() -> Path:
     from dreamactor.build import build_set
 
     return build_set("tiny", output=ROOT / "build" / "tests" / "tiny-fp32-cpu", log=lambda line: None)
+
+
+@pytest.fixture
+def copied(tiny_engines: Path, tmp_path: Path) -> Path:
+    """A copy of that set, to change."""
+    return Path(shutil.copytree(tiny_engines, tmp_path / "set"))
 
 
 @pytest.fixture(scope="session")

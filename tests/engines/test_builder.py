@@ -21,7 +21,7 @@ from dreamactor.engines.shapes import Ranges, profile_shapes, profiles
 from dreamactor.engines.target import Target, parse_target
 from dreamactor.errors import EngineError, InputError, MissingDependency
 from dreamactor.interfaces import Size, interface
-from dreamactor.presets import DECODER_CONTEXT, preset
+from dreamactor.presets import DECODER_CONTEXT, POSE_CONTEXT, preset
 from dreamactor.production.request import make_request
 
 TINY = preset("tiny")
@@ -205,6 +205,21 @@ def test_profiles_hold_everything_the_pipeline_sends(network: str) -> None:
                     assert all(a <= size <= b for a, size, b in zip(low[name], shape, high[name], strict=True)), name
 
 
+@pytest.mark.parametrize(
+    ("network", "latents"),
+    [
+        ("vae_decoder", [TINY.latent_frames, TINY.latent_frames + DECODER_CONTEXT - 1]),
+        ("pose_encoder", [TINY.latent_frames, TINY.latent_frames + POSE_CONTEXT, 1]),
+        ("vae_encoder", [1]),
+        ("face_motion_encoder", [TINY.latent_frames]),
+    ],
+)
+def test_profiles_are_tuned_for_what_the_pipeline_sends(network: str, latents: list[int]) -> None:
+    *fixed, span = profiles(TINY, network)
+    assert [profile.optimum.latents for profile in fixed] == latents
+    assert span.maximum.latents >= max(latents)
+
+
 @pytest.mark.parametrize(("guidance", "rows"), [(2.5, 2), (1.0, 1)])
 def test_a_step_is_tuned_for_the_preset_s_guidance(guidance: float, rows: int) -> None:
     first, second, span = profiles(replace(TINY, guidance_scale=guidance), "denoiser")
@@ -289,21 +304,22 @@ def test_a_gpu_that_runs_no_engine_is_none_for_auto_and_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("target", "level", "expected"),
+    ("target", "level", "architecture", "model"),
     [
-        ("tensorrt", "", "NVIDIA Nothing 1"),
-        ("tensorrt", "same-compute-capability", ""),
-        ("tensorrt", "ampere-plus", ""),
-        ("rtx", "", ""),
-        ("cpu", "", ""),
+        ("tensorrt", "", "sm89", "NVIDIA Nothing 1"),
+        ("tensorrt", "same-compute-capability", "sm89", ""),
+        ("tensorrt", "ampere-plus", "sm80+", ""),
+        ("rtx", "", "sm89", ""),
+        ("cpu", "", "any", ""),
     ],
 )
 def test_only_tensorrt_s_engines_are_for_one_model_of_card(
-    monkeypatch: pytest.MonkeyPatch, target: str, level: str, expected: str
+    monkeypatch: pytest.MonkeyPatch, target: str, level: str, architecture: str, model: str
 ) -> None:
     card = Gpu("NVIDIA Nothing 1", "sm89", 2**34, "13.0")
     monkeypatch.setattr("dreamactor.engines.target.local_gpu", lambda: card)
-    assert BuildOptions(hardware_compatibility=level).card(parse_target(target)) == expected
+    options, found = BuildOptions(hardware_compatibility=level), parse_target(target)
+    assert (options.architecture(found), options.card(found)) == (architecture, model)
 
 
 def test_targets() -> None:

@@ -155,3 +155,12 @@ def test_a_folder_that_is_no_set_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="not an engine set"):
         write_set(tmp_path / "mine", preset("tiny"), "fp32", "cpu", [EngineFiles(record("denoiser"), (path,))])
     assert (tmp_path / "mine/thesis.txt").read_text() == "years"
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = []
+    for name in ("denoiser", "vae_decoder"):
+        (tmp_path / name).mkdir()
+        files.append(EngineFiles(record(name), (linear_model(tmp_path / name / "model.onnx"),)))
+    with pytest.raises(EngineError, match=r"Two files of the set are called model\.onnx"):
+        write_set(tmp_path / "set", preset("tiny"), "fp32", "cpu", files)

@@ -25,6 +25,7 @@ from dreamactor.engines import (
     trust,
 )
 from dreamactor.engines.gpu import Gpu
+from dreamactor.engines.manifest import FileRecord
 from dreamactor.engines.onnxruntime import CUDA, OnnxRuntimeSession
 from dreamactor.errors import EngineError, InputError
 from dreamactor.pipeline import Animator
@@ -66,6 +67,20 @@ def test_only_the_networks_asked_for_are_opened(make_set: MakeSet) -> None:
             engines.session("vae_decoder")
     with pytest.raises(EngineError, match="no 'pose_encoder'; it holds denoiser, vae_decoder"):
         open_engines(folder, networks=["pose_encoder"])
+
+
+def test_what_was_opened_is_closed_when_the_next_cannot_be(make_set: MakeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, closed, close = make_set("denoiser", "vae_decoder"), list[str](), OnnxRuntimeSession.close
+    (folder / "vae_decoder.onnx").write_bytes(b"junk")
+
+    def noted(session: OnnxRuntimeSession) -> None:
+        closed.append(session.name)
+        close(session)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "close", noted)
+    with pytest.raises(EngineError, match=r"vae_decoder\.onnx"):
+        open_engines(folder)
+    assert closed == ["denoiser"]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +142,13 @@ def test_paths_that_leave_the_folder_are_refused(make_set: MakeSet, path: str) -
         open_engines(folder)
 
 
-def test_symbolic_link_out_of_the_folder_is_refused(make_set: MakeSet) -> None:
+@pytest.mark.parametrize("name", ["outside.onnx", "set-of-another/denoiser.onnx"])
+def test_symbolic_link_out_of_the_folder_is_refused(make_set: MakeSet, name: str) -> None:
+    """A folder whose name begins with the set's is another one, too."""
     folder = make_set()
-    outside = (folder / "denoiser.onnx").rename(folder.parent / "outside.onnx")
+    outside = folder.parent / name
+    outside.parent.mkdir(exist_ok=True)
+    (folder / "denoiser.onnx").rename(outside)
     (folder / "denoiser.onnx").symlink_to(outside)
     with pytest.raises(EngineError, match="leaves the folder"):
         open_engines(folder)
@@ -156,6 +175,13 @@ def test_pickles_are_refused_whatever_they_are_called(make_set: MakeSet) -> None
         relist(folder, name, content)
         with pytest.raises(EngineError, match="never loaded"):
             open_engines(folder)
+
+
+def test_weights_beside_a_model_are_no_pickle_either(tmp_path: Path) -> None:
+    path = tmp_path / "denoiser.onnx.data"
+    path.write_bytes(pickle.dumps({}))
+    with pytest.raises(EngineError, match="never loaded"):
+        trust.check_file(tmp_path, FileRecord(path.name, trust.sha256(path), path.stat().st_size))
 
 
 def test_a_file_that_begins_as_a_pickle_cannot_is_none(make_set: MakeSet) -> None:
@@ -241,13 +267,17 @@ def test_an_engine_for_later_cards_says_so() -> None:
         trust.check_runtime(later, "11.4", card("sm75"))
 
 
-def test_cuda_is_never_replaced_by_the_cpu(tmp_path: Path) -> None:
+def test_cuda_is_never_replaced_by_the_cpu(make_set: MakeSet, tmp_path: Path) -> None:
     import onnxruntime
 
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(EngineError, match="asks for CUDAExecutionProvider; this onnxruntime has"):
         OnnxRuntimeSession(linear_model(tmp_path / "m.onnx"), "denoiser", 1, CUDA)
+    folder = make_set()
+    edit(folder, lambda m: m.update(target="cuda"))
+    with pytest.raises(EngineError, match="asks for CUDAExecutionProvider"):
+        open_engines(folder)
 
 
 def test_signature_is_wanted_when_a_key_is_given(make_set: MakeSet) -> None:

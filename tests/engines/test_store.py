@@ -183,6 +183,25 @@ def test_prune_keeps_the_most_recently_used(tmp_path: Path) -> None:
     assert [entry.key["weights"] for entry in store.entries()] == ["0"]
 
 
+def test_prune_leaves_what_was_used_lately(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for days in (1, 10):
+        entry, _ = store.get("engine", {**KEY, "weights": str(days)}, writer())
+        used = time.time() - days * 86400
+        os.utime(entry.folder / "entry.json", (used, used))
+    assert [entry.key["weights"] for entry in store.prune(older_than_days=5)] == ["10"]
+    assert [entry.key["weights"] for entry in store.entries()] == ["1"]
+
+
+def test_what_is_found_counts_as_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for age in range(2):
+        entry, _ = store.get("engine", {**KEY, "weights": str(age)}, writer())
+        os.utime(entry.folder / "entry.json", (1000 - age, 1000 - age))
+    store.get("engine", {**KEY, "weights": "1"}, never)
+    assert [entry.key["weights"] for entry in store.prune(keep=1)] == ["0"]
+
+
 def test_hit_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     Store(tmp_path).get("engine", KEY, writer())
     code = (

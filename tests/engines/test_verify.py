@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from dreamactor.engines import read_manifest, trust
-from dreamactor.engines.verify import Example, verify_engine
+from dreamactor.engines import read_manifest, trust, verify
+from dreamactor.engines.verify import Example, compare, verify_engine
 from dreamactor.errors import EngineError
 
 from .conftest import linear_model
@@ -79,3 +80,20 @@ def test_an_example_is_a_file_of_the_set_that_no_session_reads(make_set: MakeSet
     read = Example.from_bytes(trust.read_file(folder, found.example))
     np.testing.assert_array_equal(read.inputs["x"], X)
     np.testing.assert_array_equal(read.outputs["y"], example.outputs["y"])
+
+
+def test_the_worst_output_counts_and_times_are_each_session_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(verify, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def session(seconds: float) -> SimpleNamespace:
+        def run(inputs: object) -> dict[str, np.ndarray]:
+            clock[0] += seconds
+            return {"good": np.ones(4), "bad": np.zeros(4)}
+
+        return SimpleNamespace(run=run)
+
+    example = Example({}, {"good": np.ones(4), "bad": np.ones(4)})
+    found = compare("denoiser", session(0.002), example, session(0.003))
+    assert [found.latency_ms, found.reference_ms] == pytest.approx([2, 3])
+    assert found.snr_db == pytest.approx(0)

@@ -62,3 +62,20 @@ def test_a_weight_that_is_turned_alike_for_two_products_is_one_weight_still() ->
     assert found.keys() == {"a", "w"}
     np.testing.assert_array_equal(found["a"], weight.T)
     np.testing.assert_array_equal(found["w"], weight)
+
+
+def test_sizes_of_zero_and_axes_are_read_as_onnx_has_them() -> None:
+    weight = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3)
+    nodes = [
+        helper.make_node("Squeeze", ["w", "axes"], ["s"]),
+        helper.make_node("Reshape", ["s", "shape"], ["r"]),  # 0 is the size that is there
+        helper.make_node("Mul", ["x", "r"], ["y"]),
+    ]
+    sizes = [numpy_helper.from_array(np.array(value), name) for name, value in (("axes", [0]), ("shape", [0, 0, 3]))]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w"), *sizes])
+    model = ir.serde.deserialize_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    assert fold_weights(model) == 2
+    (folded,) = (value.const_value for value in model.graph.initializers.values())
+    assert folded is not None
+    np.testing.assert_array_equal(folded.numpy(), weight[0])

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dreamactor.export.attention import expand_attention, has_mask, inline
 from dreamactor.export.onnxgraph import ATTENTION, PRODUCTS, module_of
-from dreamactor.export.precision import lower
+from dreamactor.export.precision import high_nodes, lower
 from dreamactor.export.quality import apply, expand_wide_attention, keep_high, run_model, sensitivities, worst
 from dreamactor.export.quantize import prepare
 from dreamactor.export.recipes import recipe
@@ -43,6 +43,15 @@ def test_weights_are_stored_in_half_the_bytes(tiny_model: Model) -> None:
     model = tiny_model("denoiser")
     low = lower(model, "fp16", ())
     assert weight_bytes(low) == weight_bytes(model) / 2
+
+
+def test_every_pattern_of_modules_that_are_kept_stays_fp32(tiny_model: Model) -> None:
+    model, kept = tiny_model("denoiser"), ("transformer.blocks.0.ffn.0", "transformer.blocks.1.ffn.2")
+    high = high_nodes(model, kept)
+    for module in kept:
+        nodes = {node.output[0] for node in model.graph.node if module_of(node) == module}
+        assert nodes
+        assert nodes <= high
 
 
 def test_sines_of_the_timestep_and_the_solver_stay_fp32(tiny_model: Model) -> None:
@@ -83,6 +92,18 @@ def test_norms_do_not_overflow(tiny_model: Model, tiny_feed: Feed) -> None:
     low = lower(model, "fp16")
     assert worst(run_model(model, feed), run_model(low, feed)) > 55
     assert not run_model(low, zeros)["y"].any()  # 1e-12 is 0 in FP16, and 0/0 would be NaN
+
+
+def test_weights_beyond_fp16_are_its_largest_and_not_infinite() -> None:
+    large = np.array([1e6, -1e6], np.float32)
+    nodes = [helper.make_node("Mul", ["x", "large"], ["h"]), helper.make_node("MatMul", ["h", "eye"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in "xy")
+    values = {"large": large, "eye": np.eye(2, dtype=np.float32)}
+    weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    low = lower(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), "fp16")
+    found = run_model(low, {"x": np.ones((1, 2), np.float32)})["y"]
+    np.testing.assert_array_equal(found, [[65504, -65504]])
 
 
 @pytest.mark.parametrize(("chosen", "left"), [(lambda node: True, 0), (lambda node: not has_mask(node), 2)])

@@ -84,12 +84,18 @@ def test_edges_stay_high(tiny_model: Model) -> None:
         assert not modules & {"transformer.patchify", "transformer.time_out", "transformer.final"}
 
 
-def test_a_layer_without_a_range_is_left_as_it_is(tiny_model: Model, tiny_feed: Feed) -> None:
-    chosen, feed = recipe("int8"), tiny_feed("vae_decoder")
-    prepared = prepare(tiny_model("vae_decoder"), chosen)
+@pytest.mark.parametrize(("name", "network", "attention"), [("int8", "vae_decoder", False), ("fp8", "denoiser", True)])
+def test_a_layer_without_one_of_its_ranges_is_left_as_it_is(
+    tiny_model: Model, tiny_feed: Feed, name: str, network: str, attention: bool
+) -> None:
+    chosen, feed = recipe(name), tiny_feed(network)
+    prepared = prepare(tiny_model(network), chosen)
     ranges = observed_ranges(prepared, chosen, feed)
-    ranges.pop(next(iter(ranges)))
-    assert 0 < len(layers(prepared, chosen, ranges)) < len(layers(prepared, chosen))
+    missing = next(layer for layer in layers(prepared, chosen) if (layer.weight is None) == attention)
+    ranges.pop(missing.activations[0])
+    left = {layer.node for layer in layers(prepared, chosen, ranges)}
+    assert left
+    assert missing.node not in left
     onnx.checker.check_model(quantize(prepared, chosen, ranges))
 
 
@@ -116,6 +122,21 @@ def test_weights_are_unsigned_or_signed_as_the_recipe_says(tiny_model: Model, un
     kinds = {stored[node.input[1]].dtype.name for node in low.graph.node if node.op_type == "MatMulInteger"}
     assert kinds == {expected}
     assert recipe("int8", "cpu").unsigned  # right everywhere, unless a build knows better
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_a_column_of_small_weights_is_as_exact_as_one_of_large(unsigned: bool) -> None:
+    draw = np.random.default_rng(0)
+    weight = (draw.standard_normal((32, 32)) * np.logspace(-4, 0, 32)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 32]) for name in "xy"]
+    graph = helper.make_graph([node], "g", edges[:1], edges[1:], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    x = draw.standard_normal((64, 32)).astype(np.float32)
+    low = quantize_dynamic(model, replace(recipe("int8", "cpu"), unsigned=unsigned))
+    expected, found = x @ weight, run_model(low, {"x": x})["y"]
+    error = np.linalg.norm(found - expected, axis=0) / np.linalg.norm(expected, axis=0)
+    assert error.max() < 0.03
 
 
 def test_products_that_follow_one_another_are_each_quantised() -> None:

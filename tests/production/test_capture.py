@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 
 from dreamactor.engines.session import Array, Session
+from dreamactor.export.quantize import prepare
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.pipeline.options import Options
 from dreamactor.presets import preset
 from dreamactor.production.capture import record
 from dreamactor.production.request import make_request
 from dreamactor.production.sources import clips
-from dreamactor.production.stages import Stages, open_onnx
+from dreamactor.production.stages import CALIBRATED, JUDGED, Stages, open_onnx
 
 TINY, COUNT = preset("tiny"), 5
 OPTIONS = Options(seed=7, steps=COUNT)  # so that the first clip alone has enough for the denoiser
@@ -102,3 +104,22 @@ def test_what_calibrates_has_several_photos_lengths_timesteps_and_guidances(
     assert {float(feed["guidance_scale"][0]) for feed in feeds} == {TINY.guidance_scale, 2.0, 1.0}
     assert len({float(feed["timestep"][0]) for feed in feeds}) >= 4
     assert any(feed["known"].any() for feed in feeds)  # of a segment that goes on from another
+
+
+def test_the_judged_clip_is_none_that_was_calibrated_on() -> None:
+    assert JUDGED not in range(len(CALIBRATED))
+
+
+def test_what_is_lowered_is_the_rewritten_graph_and_compared_on_what_no_range_saw(
+    tmp_path: Path, tiny_store: Path
+) -> None:
+    request = make_request("tiny", "int8", "cpu", output=tmp_path / "set", store=tiny_store)
+    stages = Stages(request, lambda what, done, total: None)
+    prepared, _, feed = stages.ingredients("denoiser")
+    rewritten = prepare(onnx.load(stages.source("denoiser").paths[0]), stages.keys.recipe)
+    assert [node.op_type for node in prepared.graph.node] == [node.op_type for node in rewritten.graph.node]
+    samples = stages.feeds("denoiser")
+    seen = list(samples.calibration.feeds())
+    assert len(seen) == len(samples.paths) - 1
+    assert is_among(feed, [dict(samples.held_out)])
+    assert not is_among(feed, [dict(each) for each in seen])

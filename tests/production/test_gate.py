@@ -30,11 +30,12 @@ class Drawn:
     """Stages whose video is grey, and further from the true grey by what each lowered network costs."""
 
     psnr_gate: float
+    checkpoint: Path | None = Path()
     asked: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     @property
     def request(self) -> SimpleNamespace:
-        return SimpleNamespace(networks=tuple(MODULES), checkpoint=Path())
+        return SimpleNamespace(networks=tuple(MODULES), checkpoint=self.checkpoint)
 
     @property
     def keys(self) -> SimpleNamespace:
@@ -82,10 +83,18 @@ def test_a_video_that_cannot_pass_has_everything_put_back_and_that_is_said() -> 
     assert lines[-1] == "No network has a module left to put back, and the video still misses its gate."
 
 
-def test_a_video_that_passes_is_left_as_it_is() -> None:
+def test_a_video_that_passes_is_left_as_it_is_and_each_network_judged_with_the_others_in_fp32() -> None:
     lowered, verdict = lower_all(Drawn(psnr_gate=20.0), lambda line: None)  # type: ignore[arg-type]
     assert verdict is not None
     assert verdict.before is None
+    assert not any(put_back(lowered).values())
+    assert verdict.alone == pytest.approx({name: 20 * np.log10(255 / cost) for name, cost in COST.items()})
+
+
+def test_random_weights_promise_nothing() -> None:
+    lowered, verdict = lower_all(Drawn(psnr_gate=60.0, checkpoint=None), lambda line: None)  # type: ignore[arg-type]
+    assert verdict is not None
+    assert (verdict.gate, verdict.passed) == (None, True)
     assert not any(put_back(lowered).values())
 
 

@@ -22,6 +22,16 @@ from dreamactor.production.make import _set_key, make_engines
 from dreamactor.production.request import Request, make_request
 
 
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """One whose weights are a word: keys read no more of them than their hash."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(preset("tiny").to_dict()))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("path", "group"),
     [
@@ -63,16 +73,15 @@ def test_engines_that_were_timed_on_one_gpu_are_not_another_ones(
 
 @pytest.mark.parametrize(
     "change",
-    ["weights", "preset", "precision", "put_back", "options", "shapes", "runtime", "samples", "torch", "modelopt"],
+    [
+        *("weights", "preset", "precision", "put_back", "options", "shapes", "runtime", "samples"),
+        *("torch", "modelopt", "onnxruntime"),
+    ],
 )
 def test_all_that_an_engine_is_made_from_is_in_its_key(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is not would be found in the store though it was made from something else."""
-    checkpoint = tmp_path / "checkpoint"
-    checkpoint.mkdir()
-    (checkpoint / "config.json").write_text(json.dumps(preset("tiny").to_dict()))
-    (checkpoint / "model.safetensors").write_bytes(b"weights")
     request = make_request("tiny", "int8", "sm89", checkpoint, output=tmp_path / "set", store=tmp_path / "store")
 
     def key(request: Request, put_back: tuple[str, ...] = (), runtime: str = "11.4") -> object:
@@ -83,9 +92,9 @@ def test_all_that_an_engine_is_made_from_is_in_its_key(
     assert before == key(request)
     if change == "weights":
         (checkpoint / "model.safetensors").write_bytes(b"other weights")
-    elif change in ("torch", "modelopt"):
+    elif change in ("torch", "modelopt", "onnxruntime"):
         installed = keys_module.version
-        other = {"torch": "torch", "modelopt": "nvidia-modelopt"}[change]
+        other = {"modelopt": "nvidia-modelopt"}.get(change, change)
         monkeypatch.setattr(keys_module, "version", lambda name: "0" if name == other else installed(name))
     wider = replace(request.preset.transformer, face_window=2)  # the same weights in another graph
     others = {
@@ -99,6 +108,59 @@ def test_all_that_an_engine_is_made_from_is_in_its_key(
         others.get(change, request), ("a",) if change == "put_back" else (), "11.5" if change == "runtime" else "11.4"
     )
     assert after != before
+
+
+@pytest.mark.parametrize(
+    ("group", "changed"),
+    [
+        ("export", {"onnx", "source", "samples", "ranges", "precision", "sensitivity", "video", "engine", "set"}),
+        ("lower", {"ranges", "precision", "sensitivity", "video", "engine", "set"}),
+        ("rewrite", {"source", "precision", "sensitivity", "video", "engine", "set"}),
+        ("capture", {"samples", "ranges", "precision", "sensitivity", "video", "engine", "set"}),
+        ("build", {"engine", "set"}),
+        ("plugin", set()),  # the CPU has none
+        ("judge", {"set"}),
+    ],
+)
+def test_code_is_in_the_keys_of_all_that_it_makes_and_no_other(
+    group: str, changed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = make_request("tiny", "int8", "cpu", output=tmp_path / "set", store=tmp_path / "store")
+
+    def found() -> dict[str, object]:
+        keys = Keys(request)
+        lowered = keys.precision("denoiser")
+        return {
+            "onnx": keys.onnx("denoiser"), "source": keys.source("denoiser"), "samples": keys.samples(),
+            "ranges": keys.ranges("denoiser"), "precision": lowered, "sensitivity": keys.sensitivity("denoiser"),
+            "video": keys.video({"denoiser": lowered}), "engine": keys.engine("denoiser", lowered, "1.7"),
+            "set": _set_key(keys),
+        }  # fmt: skip
+
+    before, own = found(), keys_module._source_hash
+    patterns = getattr(keys_module, f"_{group.upper()}")
+    monkeypatch.setattr(keys_module, "_source_hash", lambda asked: "other" if asked == patterns else own(asked))
+    after = found()
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_inputs_are_recorded_for_each_checkpoint_and_videos_for_each_source(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = make_request("tiny", "int8", "sm89", checkpoint, output=tmp_path / "set", store=tmp_path / "store")
+    samples, video = Keys(request).samples(), Keys(request).video({})
+    (checkpoint / "model.safetensors").write_bytes(b"other weights")
+    assert Keys(request).samples() != samples
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    assert Keys(request).video({}) == video
+    monkeypatch.setattr(keys_module, "origin", lambda: "elsewhere")
+    assert Keys(request).video({}) != video
+
+
+def test_a_set_for_another_target_is_another(tmp_path: Path) -> None:
+    request = make_request("tiny", "fp16", "cpu", output=tmp_path / "set", store=tmp_path / "store")
+    other = replace(request, target=Target("cuda", "onnxruntime", "any"))
+    assert _set_key(Keys(request)) != _set_key(Keys(other))
 
 
 def test_hashes_are_remembered_where_they_can_be(tmp_path: Path) -> None:
@@ -120,11 +182,18 @@ def test_hashes_are_remembered_where_they_can_be(tmp_path: Path) -> None:
     assert _file_hash(weights, Path("/dev/null/store")) == expected  # nothing can be kept there
 
 
-def test_weights_that_change_during_a_build_are_not_those_of_the_set(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    checkpoint.mkdir()
-    (checkpoint / "config.json").write_text(json.dumps(preset("tiny").to_dict()))
-    (checkpoint / "model.safetensors").write_bytes(b"weights")
+def test_files_of_equal_name_size_and_time_are_told_apart(tmp_path: Path) -> None:
+    found = set()
+    for folder in ("a", "b"):
+        path = tmp_path / folder / "model.safetensors"
+        path.parent.mkdir()
+        path.write_text(folder)
+        os.utime(path, (1, 1))
+        found.add(_file_hash(path, tmp_path / "store"))
+    assert len(found) == 2
+
+
+def test_weights_that_change_during_a_build_are_not_those_of_the_set(checkpoint: Path, tmp_path: Path) -> None:
     request = make_request("tiny", "fp32", "cpu", checkpoint, output=tmp_path / "set", store=tmp_path / "store")
     keys = Keys(request)
     before = _set_key(keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
+from dreamactor.engines.session import Array
 from dreamactor.export import weights
 from dreamactor.export.graphs import example_inputs
 from dreamactor.export.precision import lower
 from dreamactor.export.quality import keep_high, run_model
 from dreamactor.export.quantize import prepare
+from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
 from dreamactor.presets import preset
 from dreamactor.production.keys import Keys
@@ -45,16 +48,21 @@ def test_fused_attention_has_the_type_that_a_repair_leaves(
     assert fused_type(prepare(onnx.load(tiny_onnx["vae_decoder"]), chosen), repaired) == ""
 
 
+def ingredients(denoiser: Path, chosen: Recipe) -> tuple[onnx.ModelProto, dict[str, float], dict[str, Array]]:
+    """Of a recipe without ranges, with noise to compare on."""
+    feed = {name: value.numpy() for name, value in example_inputs(preset("tiny"), "denoiser").items()}
+    return prepare(onnx.load(denoiser), chosen), {}, feed
+
+
 @pytest.fixture
 def lowered(tmp_path: Path, tiny_onnx: dict[str, Path]) -> Callable[..., Path]:
     """The denoiser in FP16 for a target, with modules put back, as the stages have it made; compared on noise."""
 
     def make(target: str, put_back: tuple[str, ...]) -> Path:
         keys = Keys(make_request("tiny", "fp16", target, output=tmp_path / "set", store=tmp_path / "store"))
-        feed = {name: value.numpy() for name, value in example_inputs(preset("tiny"), "denoiser").items()}
         before = SimpleNamespace(facts={"snr_before_repair_db": 0.0, "bytes_before_repair": 0})
         stages = SimpleNamespace(
-            keys=keys, ingredients=lambda name: (prepare(onnx.load(tiny_onnx[name]), keys.recipe), {}, feed),
+            keys=keys, ingredients=lambda name: ingredients(tiny_onnx[name], keys.recipe),
             precision=lambda name: before,
         )  # fmt: skip
         folder = tmp_path / f"{target}-{len(put_back)}"
@@ -96,3 +104,20 @@ def test_bf16_weights_beside_the_model_are_run_where_they_lie(
     for name, value in session.run(feed).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-3)
     assert before == ["denoiser.onnx", "denoiser.onnx.data"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gate", "put_back", "passed", "fused"), [(20.0, [], True, "fp16"), (1000.0, [*SELF, *FACES], False, "")]
+)
+def test_a_network_that_cannot_pass_has_everything_put_back_most_harmful_first_and_fails(
+    tmp_path: Path, tiny_onnx: dict[str, Path], gate: float, put_back: list[str], passed: bool, fused: str
+) -> None:
+    chosen = replace(recipe("fp16"), snr_gate=gate)
+    stages = SimpleNamespace(
+        keys=SimpleNamespace(recipe=chosen, attention_types=("fp32", "fp16", "bf16")),
+        ingredients=lambda name: ingredients(tiny_onnx[name], chosen),
+        sensitivity=lambda name: [*SELF, *FACES],
+    )
+    facts = lower_network(stages, "denoiser", (), tmp_path)  # type: ignore[arg-type]
+    assert (facts["put_back"], facts["passed"], facts["fused_type"]) == (put_back, passed, fused)
+    assert facts["snr_before_repair_db"] <= facts["snr_db"]

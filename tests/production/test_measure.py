@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from dreamactor.engines import open_engines
+from dreamactor.engines import open_engines, read_manifest
 from dreamactor.engines.onnxruntime import CUDA
 from dreamactor.engines.target import Target
+from dreamactor.engines.verify import Comparison
+from dreamactor.export.recipe import Recipe
 from dreamactor.production import lowering
+from dreamactor.production import measure as measuring
+from dreamactor.production.gate import Verdict
 from dreamactor.production.make import make_engines, up_to_date
+from dreamactor.production.report import Row
 from dreamactor.production.request import make_request
 from dreamactor.production.stages import Stages
+from dreamactor.production.video_quality import VideoQuality
 
 
 def test_engines_that_do_not_run_on_the_machine_they_are_for_fail(tmp_path: Path, tiny_store: Path) -> None:
@@ -67,3 +75,45 @@ def test_a_damaged_set_is_built_again(tiny_engines: Path, tmp_path: Path, name: 
     assert again.passed
     open_engines(folder, threads=1).close()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.fixture
+def row(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Row]:
+    """That of a denoiser in FP16, whose gate is 30 dB, for what its engine was found to be."""
+    manifest = read_manifest(tiny_engines)
+    half = replace(manifest.network("denoiser"), precision="fp16")
+    manifest = replace(manifest, networks={"denoiser": half})
+    verdict = Verdict(VideoQuality(35.0, (35.0,), (0.9,)), {"denoiser": 41.0}, None)
+
+    def entry(size: int, **facts: object) -> SimpleNamespace:
+        return SimpleNamespace(bytes=size, facts={"put_back": [], "snr_db": 50.0, **facts}, paths=[None], seconds=1.0)
+
+    def measured(found: Comparison, **facts: object) -> Row:
+        keys = SimpleNamespace(recipe=Recipe("fp16", high="fp16", snr_gate=30.0))
+        stages = SimpleNamespace(onnx=lambda name: entry(100), on_progress=lambda *values: None, keys=keys)
+        monkeypatch.setattr(measuring, "verify_engine", lambda *values: found)
+        lowered, engines = {"denoiser": entry(60, **facts)}, {"denoiser": entry(40, **facts)}
+        (made,) = measuring.measure(stages, tiny_engines, manifest, lowered, engines, verdict)  # type: ignore[arg-type]
+        return made
+
+    return measured
+
+
+def test_a_row_is_what_was_measured(row: Callable[..., Row]) -> None:
+    found = row(Comparison("denoiser", 2.0, 3.0, 31.0))
+    assert (found.latency_ms, found.reference_ms, found.snr_db, found.video_psnr_db) == (2.0, 3.0, 31.0, 41.0)
+    assert (found.bytes, found.onnx_bytes, found.source_bytes) == (40, 60, 100)
+    assert (found.passed, found.ran) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("found", "facts"),
+    [
+        (Comparison("denoiser", 2.0, 3.0, 29.0), {}),
+        (Comparison("denoiser", 2.0, 3.0, 31.0), {"passed": False}),
+        (Comparison("denoiser", None, None, None, "denoiser was built elsewhere"), {}),
+    ],
+    ids=["it misses its gate", "lowering missed it", "it did not run"],
+)
+def test_an_engine_fails(row: Callable[..., Row], found: Comparison, facts: dict[str, object]) -> None:
+    assert not row(found, **facts).passed

@@ -15,15 +15,12 @@ from onnx import numpy_helper
 from dreamactor.cli import main
 from dreamactor.engines.gpu import local_gpu
 from dreamactor.engines.trust import sha256
+from dreamactor.engines.verify import Comparison
 from dreamactor.errors import EngineError
+from dreamactor.production import verify
 from dreamactor.production.make import make_engines, up_to_date
 from dreamactor.production.request import make_request
 from dreamactor.production.verify import verify_set
-
-
-@pytest.fixture
-def copied(tiny_engines: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_engines, tmp_path / "set"))
 
 
 def edit(path: Path, name: str = "denoiser", **values: object) -> None:
@@ -140,6 +137,18 @@ def test_the_report_cannot_leave_a_network_out(copied: Path) -> None:
     (copied / "report.json").write_text(json.dumps(report))
     with pytest.raises(EngineError, match="name different networks"):
         verify_set(copied)
+
+
+def test_the_report_cannot_lower_a_gate(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody signs it: the precision is the manifest's, and what was found here counts, not what the build found."""
+    found = {"denoiser": 39.0}  # FP32's gate is 40 dB
+    monkeypatch.setattr(
+        verify, "verify_engine", lambda folder, name, public_key: Comparison(name, 1.0, None, found.get(name, 60.0))
+    )
+    edit(copied / "report.json", precision="fp16")
+    rows = verify_set(copied).rows
+    assert {row.precision for row in rows} == {"fp32"}
+    assert [row.network for row in rows if not row.passed] == ["denoiser"]
 
 
 def test_a_build_in_fp32_was_run_beside_the_exported_graph(tiny_engines: Path) -> None:

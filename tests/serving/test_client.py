@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from dreamactor.engines import read_manifest
 from dreamactor.errors import DreamActorError, InputError
+from dreamactor.serving import client
 from dreamactor.serving.client import Connection, Late, animate
 from dreamactor.serving.probe import probe
 from dreamactor.serving.wire import ENSEMBLE, REQUEST, RESPONSE
@@ -35,12 +36,14 @@ class OtherServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 class StuckServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Has our model and answers no request until it is `over`."""
+    """Has our model and answers no request until it is `over`; a silent one does not even say what it has."""
 
-    def __init__(self) -> None:
-        self.over = threading.Event()
+    def __init__(self, silent: bool = False) -> None:
+        self.over, self.silent = threading.Event(), silent
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:
+        if self.silent:
+            self.over.wait()
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
         inputs, outputs = (
             [tensor(name=port.name, datatype=port.dtype.upper()) for port in ports] for ports in (REQUEST, RESPONSE)
@@ -56,12 +59,24 @@ class StuckServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return iter(())
 
 
+class EmptyServer(StuckServer):
+    """Ends every request without a word."""
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
+        for _ in requests:
+            last = service_pb2.ModelInferResponse()
+            last.parameters["triton_final_response"].bool_param = True
+            yield service_pb2.ModelStreamInferResponse(infer_response=last)
+
+
 @contextmanager
-def stuck() -> Iterator[str]:
-    servicer = StuckServer()
+def stuck(silent: bool = False) -> Iterator[str]:
+    servicer = StuckServer(silent)
     with listening(servicer) as address:
-        yield address
-        servicer.over.set()
+        try:
+            yield address
+        finally:
+            servicer.over.set()
 
 
 def serving(tensors: tuple[str, ...] | None) -> AbstractContextManager[str]:
@@ -113,6 +128,24 @@ def test_server_without_our_model_is_another_server() -> None:
 def test_a_stream_that_is_stuck_is_left_in_time() -> None:
     with stuck() as address, Connection(address) as connection, pytest.raises(Late, match=f"{address} did not answer"):
         list(connection.stream(ENSEMBLE, {}, timeout=0.2))
+
+
+@pytest.mark.timeout(30)
+def test_one_answer_is_waited_for_no_longer_than_was_said() -> None:
+    with stuck() as address, Connection(address) as connection, pytest.raises(Late):
+        connection.infer("finish", {}, 0.2)
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_CONNECT_SECONDS", 0.2)
+    with stuck(silent=True) as address, pytest.raises(Late, match=f"{address} did not answer in time"):
+        animate(address, [b"photo"], b"clip")
+
+
+def test_an_end_without_a_video_is_said() -> None:
+    with listening(EmptyServer()) as address, pytest.raises(DreamActorError, match="ended without a video"):
+        animate(address, [b"photo"], b"clip")
 
 
 def test_a_server_that_is_stuck_is_said_to_need_longer(tiny_engines: Path) -> None:

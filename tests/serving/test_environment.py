@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamactor.errors import InputError, MissingDependency
+from dreamactor.errors import DreamActorError, InputError, MissingDependency
 from dreamactor.serving import environment
 from dreamactor.serving.environment import ServerEnvironment
 
@@ -28,6 +28,23 @@ def test_environment_of_another_version_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "stamp").write_text("of last year")
     with pytest.raises(MissingDependency, match="another version"):
         made.require()
+
+
+def test_an_environment_depends_on_its_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = environment.fingerprint()
+    monkeypatch.setattr(environment, "requirements", lambda gpu: ["numpy==1.0"])
+    assert environment.fingerprint() != before
+
+
+def test_an_environment_that_was_not_finished_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(command: list[str]) -> None:
+        Path(command[-1], "bin").mkdir()
+        raise DreamActorError("pip failed")
+
+    monkeypatch.setattr(environment, "_call", fail)
+    for _ in range(2):
+        with pytest.raises(DreamActorError, match="pip failed"):
+            environment.make(tmp_path / "environment")
 
 
 def test_python_without_its_library_is_told_what_to_install() -> None:

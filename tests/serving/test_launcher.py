@@ -154,6 +154,13 @@ def test_folder_of_a_killed_server_is_removed_and_of_a_live_one_kept(temporary: 
     assert not any(temporary.iterdir())
 
 
+def test_a_young_folder_may_be_one_that_is_not_locked_yet(temporary: Path) -> None:
+    young = temporary / f"{folders.PREFIX}young"
+    young.mkdir()
+    folders.sweep()
+    assert young.exists()
+
+
 @pytest.mark.server
 def test_what_is_no_engine_set_is_refused(temporary: Path, tmp_path: Path, server_environment: Path) -> None:
     with pytest.raises(EngineError, match=r"manifest\.json"):
@@ -305,8 +312,10 @@ def test_request_that_finds_no_shared_memory_is_answered_and_does_not_stay_in_fl
 
 
 def test_scarce_shared_memory_is_said() -> None:
+    """Scarce is what holds a clip and not the copies of it that stages hand on at once."""
     assert folders.scarce_shared_memory(1) == ""
     assert "--shm-size" in folders.scarce_shared_memory(1 << 50)
+    assert "--shm-size" in folders.scarce_shared_memory(shutil.disk_usage(folders.SHARED_MEMORY).free // 2)
 
 
 @pytest.mark.server

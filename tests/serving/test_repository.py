@@ -7,18 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from google.protobuf import text_format
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from dreamactor.engines import NETWORKS, read_manifest
+from dreamactor.engines import NETWORKS, read_manifest, trust
 from dreamactor.engines.shapes import profiles
 from dreamactor.errors import EngineError
 from dreamactor.motion.limits import Limits
 from dreamactor.presets import preset
 from dreamactor.serving import repository as module
 from dreamactor.serving.repository import write_repository
+from tests.engines.conftest import edit
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,53 @@ def test_folder_without_a_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"manifest\.json"):
         write_repository(tmp_path, tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
+
+
+def test_every_model_opens_what_was_signed_and_nothing_else(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the repository, read by the models as Triton hands it to them."""
+    final = SimpleNamespace(TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)  # there is no such module outside the server
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", final)
+    from dreamactor.serving.backend import Settings
+
+    del sys.modules["dreamactor.serving.backend"]
+    key = Ed25519PrivateKey.generate()
+    trust.sign(copied, key.private_bytes_raw())
+    monkeypatch.chdir(tmp_path)
+    public, limits = key.public_key().public_bytes_raw(), Limits(references=3)
+    made = write_repository(Path(copied.name), Path("repository"), limits, public)
+    models = {}
+    for name in ("prepare", "denoise", "finish", *NETWORKS):
+        told = json_format.MessageToJson(config(made / name / "config.pbtxt"), preserving_proto_field_name=True)
+        models[name] = Settings.from_args({"model_name": name, "model_config": told})
+        assert (models[name].engines, models[name].public_key) == (copied, public)  # the server runs elsewhere
+        assert models[name].manifest() == read_manifest(copied)
+    assert models["prepare"].limits == limits
+    trust.sign(copied, Ed25519PrivateKey.generate().private_bytes_raw())
+    for model in models.values():
+        with pytest.raises(EngineError, match="does not match the public key"):
+            model.manifest()
+
+
+def test_engines_of_two_references_take_no_more(copied: Path, tmp_path: Path) -> None:
+    edit(copied, lambda manifest: manifest.update(references=2))
+    made = write_repository(copied, tmp_path / "repository", Limits(references=3))
+    assert '"references": 2' in config(made / "prepare" / "config.pbtxt").parameters["limits"].string_value
+
+
+def test_a_set_with_a_network_missing_is_not_served(copied: Path, tmp_path: Path) -> None:
+    edit(copied, lambda manifest: manifest["networks"].pop("vae_encoder"))
+    with pytest.raises(EngineError, match="no 'vae_encoder'"):
+        write_repository(copied, tmp_path / "repository")
+
+
+def test_a_changed_engine_is_not_served(copied: Path, tmp_path: Path) -> None:
+    content = bytearray((copied / "denoiser.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / "denoiser.onnx").write_bytes(content)
+    with pytest.raises(EngineError, match=r"denoiser\.onnx has SHA-256"):
+        write_repository(copied, tmp_path / "repository")
 
 
 def test_command_writes_a_new_folder_only(tiny_engines: Path, tmp_path: Path) -> None:

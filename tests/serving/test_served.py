@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import av
 import numpy as np
@@ -52,10 +55,14 @@ def idle(server: Server) -> bool:
     return not any(server.process.jobs_folder.iterdir())
 
 
-def steps_run(server: Server) -> int:
-    """How often the denoiser has run since the server started, as the server counts."""
+def runs(server: Server, network: str) -> int:
+    """How often a network has run since the server started, as the server counts."""
     with grpc.InferenceServerClient(server.address) as client:
-        return int(client.get_inference_statistics("denoiser").model_stats[0].execution_count)
+        return int(client.get_inference_statistics(network).model_stats[0].execution_count)
+
+
+def steps_run(server: Server) -> int:
+    return runs(server, "denoiser")
 
 
 def test_a_proxy_is_not_asked_for_what_is_here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +139,17 @@ def test_cancelled_request_stops_within_two_steps(
     assert animate(server.address, [portrait], clip, OPTIONS) == expected
 
 
+def test_nothing_is_prepared_for_a_caller_who_left_meanwhile(server: Server, portrait: bytes, clip: bytes) -> None:
+    def stop(event: Event) -> None:
+        raise Cancelled("enough")
+
+    before = runs(server, "pose_encoder")
+    with pytest.raises(Cancelled):
+        animate(server.address, [portrait] * 4, clip, Options(steps=1), stop)  # long enough to hear of it
+    wait_until(lambda: idle(server))
+    assert runs(server, "pose_encoder") == before
+
+
 def test_client_asked_to_cancel_stops_the_server(server: Server, portrait: bytes, clip: bytes) -> None:
     events: list[Event] = []
     with pytest.raises(Cancelled):
@@ -191,17 +209,19 @@ def test_who_waits_hears_of_it_and_may_leave_the_line(
     assert animate(server.address, [portrait], clip, OPTIONS) == expected
 
 
-def test_line_that_is_too_long_is_not_joined(server: Server, portrait: bytes, clip: bytes) -> None:
+def test_line_that_is_too_long_is_not_joined(server: Server, portrait: bytes, clip: bytes, expected: bytes) -> None:
     jobs = Jobs(server.process.jobs_folder)
     with ExitStack() as line:
-        for _ in range(WAITING + 1):
+        for _ in range(WAITING):
             line.enter_context(jobs.open())
+        assert animate(server.address, [portrait], clip, OPTIONS) == expected
+        line.enter_context(jobs.open())
         with pytest.raises(DreamActorError, match=f"busy: {WAITING} clips are waiting"):
             animate(server.address, [portrait], clip, OPTIONS)
 
 
 def test_stranger_at_the_last_stage_does_not_disturb(server: Server, portrait: bytes, clip: bytes) -> None:
-    options = Options(steps=10, seed=5, max_frames=10)  # long enough not to be over before the stranger is heard
+    options = Options(steps=40, seed=5, max_frames=10)  # long enough not to be over before the stranger is heard
     framing = Framing(12.0, 4, (0, 0, 64, 64))
     refused: list[bool] = []
 
@@ -228,6 +248,18 @@ def test_what_a_stranger_must_not_do_is_refused(server: Server) -> None:
         ):
             with pytest.raises(InferenceServerException, match="restricted"):
                 forbidden()
+    direct = build_opener(ProxyHandler({}))
+    for path in ("repository/index", "systemsharedmemory/region/region/register", "logging", "trace/setting"):
+        with pytest.raises(HTTPError) as refused:
+            direct.open(f"http://127.0.0.1:{server.listen.http_port}/v2/{path}", b"{}")
+        assert b"restricted" in refused.value.read(), path
+
+
+def test_every_door_is_on_the_host_alone(server: Server) -> None:
+    for port in (server.listen.grpc_port, server.listen.http_port, server.listen.metrics_port):
+        socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port)).close()
 
 
 def malformed(name: str) -> grpc.InferInput:
