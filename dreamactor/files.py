@@ -75,16 +75,14 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Holds a folder's lock, where the system has such; it lets go when its holder dies, in whatever container. Yields
-    whether it is held: without `wait` it is not where somebody else holds it."""
+    whether it is held; without `wait` it is not where somebody else holds it, or where there are no locks to tell."""
     with contextlib.ExitStack() as opened:
-        held = True
+        held = wait
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
             file = os.open(folder, os.O_RDONLY)
             opened.callback(os.close, file)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                held = False
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
         yield held

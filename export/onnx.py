@@ -57,8 +57,7 @@ def export_network(preset: Preset, weights: Mapping[str, Tensor], name: str, pat
             optimize=False,
         )
         assert program is not None
-    with _quiet():
-        _give_values(program.model, weights)
+    with _quiet(), _values(program.model, weights):
         fold_weights(program.model)  # before what follows, which would keep in memory what it folds
         simplify(program.model)
         attach_functions(program)
@@ -70,15 +69,22 @@ def export_network(preset: Preset, weights: Mapping[str, Tensor], name: str, pat
     return path
 
 
-def _give_values(model: ir.Model, weights: Mapping[str, Tensor]) -> None:
-    """Every parameter's values, to be read when they are written."""
+@contextlib.contextmanager
+def _values(model: ir.Model, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Every parameter has its values, to be read when they are written, within the block and not after it: the
+    simplifier's rules remember what they saw last for as long as the process lives."""
+    given = [weights]
     for name, value in model.graph.initializers.items():
         if name in weights and value.shape is not None:
 
             def read(name: str = name) -> ir.Tensor[Any]:
-                return ir.Tensor(weights[name].detach().numpy(), name=name)
+                return ir.Tensor(given[0][name].detach().numpy(), name=name)
 
             value.const_value = ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=value.shape, name=name)
+    try:
+        yield
+    finally:
+        given.clear()
 
 
 def _make_folder(folder: Path) -> None:

@@ -40,6 +40,7 @@ def lower_all(stages: Stages, log: Log) -> tuple[dict[str, Entry], Verdict | Non
     networks = stages.request.networks
     for name in networks:
         stages.onnx(name)
+    stages.release()
     if stages.keys.records:
         stages.samples()
     lowered = {name: stages.precision(name) for name in networks}

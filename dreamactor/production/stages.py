@@ -64,7 +64,7 @@ class Stages:
         def make(folder: Path) -> Mapping[str, Any]:
             from dreamactor.export.onnx import export_network
 
-            export_network(self.request.preset, self._weights(), network, folder / f"{network}.onnx")
+            export_network(self.request.preset, self._weights, network, folder / f"{network}.onnx")
             return {}
 
         return self._get("onnx", self.keys.onnx(network), f"exporting {network}", make)
@@ -223,6 +223,11 @@ class Stages:
         (clip,) = clips(self.rehearsal, [JUDGED], 2 * self.rehearsal.segment_frames - 1)
         return clip
 
+    def release(self) -> None:
+        """Lets go of the weights: random ones are in memory."""
+        self.__dict__.pop("_weights", None)
+
+    @cached_property
     def _weights(self) -> Mapping[str, Tensor]:
         """Those of the checkpoint, which stay on disk, or random ones."""
         from dreamactor.networks import StoredWeights, build

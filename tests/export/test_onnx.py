@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import onnx
@@ -44,6 +46,10 @@ def test_weights_that_stay_on_disk_make_the_same_file(tmp_path: Path) -> None:
     first = export_network(TINY, stored, "face_motion_encoder", tmp_path / "stored.onnx")
     second = export_network(TINY, loaded, "face_motion_encoder", tmp_path / "loaded.onnx")
     assert first.read_bytes() == second.read_bytes()
+    alive = weakref.ref(stored)
+    del stored
+    gc.collect()
+    assert alive() is None  # nothing holds on to what may be large
 
 
 @pytest.mark.parametrize("name", ["pose_encoder", "denoiser"])

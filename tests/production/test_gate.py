@@ -41,6 +41,9 @@ class Drawn:
     def keys(self) -> SimpleNamespace:
         return SimpleNamespace(records=False, recipe=Recipe("int8", psnr_gate=self.psnr_gate))
 
+    def release(self) -> None:
+        pass
+
     def onnx(self, network: str) -> SimpleNamespace:
         return SimpleNamespace(levels=0)
 
