@@ -61,7 +61,6 @@ def export_network(preset: Preset, weights: Mapping[str, Tensor], name: str, pat
         fold_weights(program.model)  # before what follows, which would keep in memory what it folds
         simplify(program.model)
         attach_functions(program)
-        fold_weights(program.model)
         strip_metadata(program.model)
         size = sum(p.numel() * p.element_size() for p in item.module.parameters())
         program.save(str(path), external_data=size > LARGE)

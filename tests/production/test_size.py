@@ -19,17 +19,20 @@ PROGRAM = """
 import json, os, sys, threading
 from pathlib import Path
 
-def own(pid):  # files that are mapped are not counted: the system takes their memory back when it needs it
+def size(pid, kind):  # of a process and its children
     try:
         lines = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
         children = open(f"/proc/{pid}/task/{pid}/children").read().split()
-        return 1024 * int(lines["RssAnon"].split()[0]) + sum(map(own, children))
+        return 1024 * int(lines[kind].split()[0]) + sum(size(child, kind) for child in children)
     except (OSError, KeyError, ValueError):  # it has just ended
         return 0
 
 def watch():
+    global resident
     while not done.wait(0.02):
-        peaks[stage[0]] = max(peaks.get(stage[0], 0), own(os.getpid()))
+        # of its own: what is mapped is not counted, whose memory the system takes back when it needs it
+        peaks[stage[0]] = max(peaks.get(stage[0], 0), size(os.getpid(), "RssAnon"))
+        resident = max(resident, size(os.getpid(), "VmRSS"))
 
 def hear(what, step, steps):
     stage[0] = what
@@ -54,10 +57,11 @@ def main(folder, checkpoint, *builds):
     done.set()
     weights = 4 * sum(parameter_counts(stages).values())
     worst = max(peaks, key=peaks.get)
-    print(json.dumps({"weights": weights, "needed": needed, "peak": peaks[worst], "at": worst, "passed": passed}))
+    found = {"weights": weights, "needed": needed, "peak": peaks[worst], "resident": resident}
+    print(json.dumps({**found, "at": worst, "passed": passed}))
 
 if __name__ == "__main__":
-    done, stage, peaks = threading.Event(), ["start"], {}
+    done, stage, peaks, resident = threading.Event(), ["start"], {}, 0
     threading.Thread(target=watch, daemon=True).start()
     main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
 """
@@ -91,11 +95,11 @@ def build_large(folder: Path, checkpoint: Path, *builds: str) -> float:
     )
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
-    print({name: f"{found[name] / 1e9:.2f} GB" for name in ("weights", "needed", "peak")}, found["at"])
+    print({name: f"{found[name] / 1e9:.2f} GB" for name in ("weights", "needed", "peak", "resident")}, found["at"])
     assert found["weights"] > max(2**31, 0.95 * WEIGHTS)
     assert found["passed"] == [True] * (len(builds) // 2)
     assert 0.2 * found["weights"] < found["peak"] < found["needed"]
-    assert found["peak"] < 2.5 * found["weights"]
+    assert found["resident"] < 2.5 * found["weights"]
     return float(found["weights"])
 
 
@@ -123,13 +127,13 @@ def test_as_much_is_built_into_an_engine_within_the_same_memory(
     assert least * weights < engine["bytes"] < most * weights
 
 
-@pytest.mark.skipif((available_memory() or 2**60) > 30 * 2**30, reason="this machine might have room for m1")
+@pytest.mark.skipif((available_memory() or 2**60) > 39 * 2**30, reason="this machine might have room for m1")
 def test_m1_is_refused_with_the_figure_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["build", "--preset", "m1", "--target", "cpu", "--precision", "int8"]) != 0
     said = capsys.readouterr().err
-    assert "31.05 GB of FP32 weights: up to " in said
+    assert "31.05 GB of FP32 weights: up to 39.6 GiB of memory are needed, and" in said
     assert "GiB are available here" in said
     assert list(tmp_path.rglob("*.onnx")) == []

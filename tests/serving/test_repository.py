@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -169,9 +168,8 @@ def test_command_writes_a_new_folder_only(tiny_engines: Path, tmp_path: Path) ->
     assert not (tmp_path / "other").exists()
 
 
-def test_command_leaves_nothing_of_a_set_that_is_damaged(tiny_engines: Path, tmp_path: Path) -> None:
-    copied, repository = tmp_path / "set", tmp_path / "repository"
-    shutil.copytree(tiny_engines, copied)
+def test_command_leaves_nothing_of_a_set_that_is_damaged(copied: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
     whole = (copied / "vae_decoder.onnx").read_bytes()
     (copied / "vae_decoder.onnx").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(EngineError, match=r"vae_decoder\.onnx"):
