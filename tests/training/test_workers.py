@@ -63,7 +63,7 @@ def test_no_worker_outlives_its_parent(new_run: Callable[[str], Path], tmp_path:
             os.killpg(parent.pid, sign)  # as a terminal does
         else:
             parent.send_signal(sign)
-        ended = [bool(select.select([worker], [], [], 20)[0]) for worker in workers]
+        ended = [bool(select.select([worker], [], [], 60)[0]) for worker in workers]  # a busy disk holds them
         for worker, gone in zip(workers, ended, strict=True):
             if not gone:
                 signal.pidfd_send_signal(worker, signal.SIGKILL)
