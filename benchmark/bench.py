@@ -33,10 +33,10 @@ class Bench:
     def main_folder(self) -> Path:
         return next(iter(self.sets.folders.values()))
 
-    def add(self, timing: Timing) -> None:
+    def add(self, name: str, timing: Timing) -> None:
         """Keeps a timing, joined with earlier samples of the same thing."""
-        before = self.timings.get(timing.name)
-        self.timings[timing.name] = before.merged(timing) if before else timing
+        before = self.timings.get(name)
+        self.timings[name] = before.merged(timing) if before else timing
 
     def wants(self, section: str) -> bool:
         return self.settings.sections is None or section in self.settings.sections

@@ -61,15 +61,15 @@ def read_report(path: Path) -> dict[str, Any]:
             f"{path} has schema {found!r}; this version compares {SCHEMA!r}: run 'dreamactor bench' again."
         )
     broken = [key for key in ("environment", "settings", "timings", "failed") if not isinstance(report.get(key), dict)]
-    broken += [name for name, timing in report["timings"].items() if not _is_whole(name, timing)] if not broken else []
+    broken += [name for name, timing in report["timings"].items() if not _is_whole(timing)] if not broken else []
     if broken:
         raise InputError(f"{path} is not whole: {', '.join(broken)} cannot be read; run 'dreamactor bench' again.")
     return report
 
 
-def _is_whole(name: str, timing: Any) -> bool:
+def _is_whole(timing: Any) -> bool:
     try:
-        samples = Timing.from_dict(name, timing).samples
+        samples = Timing.from_dict(timing).samples
         return bool(samples) and all(sample.seconds > 0 and sample.yardstick > 0 for sample in samples)
     except (KeyError, TypeError, ValueError):
         return False
@@ -163,7 +163,7 @@ def _apart(before: Mapping[str, Any], after: Mapping[str, Any], level: float) ->
     squares, degrees = 0.0, 0
     for report in (before, after):
         timings = [
-            Timing.from_dict(*row) for row in report["timings"].items() if row[0].startswith(("engine/", "step/"))
+            Timing.from_dict(row) for name, row in report["timings"].items() if name.startswith(("engine/", "step/"))
         ]
         blocks = [timing.blocks() for timing in timings]
         moments = min(map(len, blocks), default=1)
@@ -187,7 +187,7 @@ def _of_a_network(name: str) -> bool:
 def _difference(
     name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float, apart: float
 ) -> Difference:
-    old, new = Timing.from_dict(name, before), Timing.from_dict(name, after)
+    old, new = Timing.from_dict(before), Timing.from_dict(after)
     moments = [len(timing.blocks()) for timing in (old, new)]
     margin = math.exp(min(apart * math.sqrt((1 / moments[0] + 1 / moments[1]) / 2), 700.0))  # the largest that there is
     raw = ratio(new.blocks(), old.blocks(), level=level)

@@ -47,10 +47,10 @@ class DeviceClock:
 
         return run
 
-    def timing(self, name: str, whole: Timing) -> Timing:
+    def timing(self, whole: Timing) -> Timing:
         """The runs of `whole`, which were the last ones, by the seconds between the events."""
         taken = zip(whole.samples, self._taken[-len(whole.samples) :], strict=True)
-        return Timing(name, tuple(replace(sample, seconds=seconds) for sample, seconds in taken))
+        return Timing(tuple(replace(sample, seconds=seconds) for sample, seconds in taken))
 
     def close(self) -> None:
         """Gives the session its own context back."""

@@ -31,18 +31,10 @@ def _importable() -> None:
 
     if importlib.util.find_spec("dreamactor") is None:
         sys.path.insert(0, str(ROOT))
-    for room in ("kernels", "benchmark"):
-        name = f"dreamactor.{room}"
-        if importlib.util.find_spec(name) is None:
-            folder = ROOT / room
-            spec = importlib.util.spec_from_file_location(
-                name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-            )
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
+    if importlib.util.find_spec("dreamactor.kernels") is None:
+        import dreamactor
+
+        dreamactor.__path__.append(str(ROOT))
 
 
 _importable()
@@ -64,19 +56,19 @@ from dreamactor.kernels import dispatch  # noqa: E402
 
 COMPILING, PEAKS, GRAPHS, SANITIZER = 0.16, 0.06, 0.08, 0.18  # of the time, kept for each
 GRACE = 30.0  # seconds beyond its share before a process is ended: what it has begun may be finished
-SPREAD = 4  # a timed case takes about as long as so many checks
+TIMED_COST = 4  # a timed case takes about as long as so many checks
 
 
 def worker(options: argparse.Namespace) -> int:
     """One part, in this process; its results are in the report as soon as they are there."""
     until = time.monotonic() + options.seconds
-    part, _, kernel = options.part.partition(":")
+    part, _, which = options.part.partition(":")
     if part == "compile":
         chosen = [name for name in gpu_plan.CHECKED if options.only in name]
-        gpu_warm.compile_share(int(kernel), gpu_warm.PROCESSES, chosen, until)
+        gpu_warm.compile_share(int(which), gpu_warm.PROCESSES, chosen, until)
         return 0
     if part == "sanitize":
-        return gpu_sanitize.check(kernel, until)
+        return gpu_sanitize.check(which, until)
     report = Report(options.report)
     if part == "peaks":
         report.data["peaks"] = gpu_timing.peaks()
@@ -84,7 +76,7 @@ def worker(options: argparse.Namespace) -> int:
     elif part == "graphs":
         gpu_graphs.check_all(report, options.run, options.only, until)
     else:
-        gpu_measure.measure_kernel(kernel, report, options.run, until, not options.check)
+        gpu_measure.measure_kernel(which, report, options.run, until, not options.check)
     return 0
 
 
@@ -166,7 +158,7 @@ def judged(options: argparse.Namespace) -> Report:
 
 
 def _length(kernel: str) -> int:
-    return len(gpu_plan.CHECKED[kernel]) + SPREAD * len(gpu_plan.TIMED[kernel])
+    return len(gpu_plan.CHECKED[kernel]) + TIMED_COST * len(gpu_plan.TIMED[kernel])
 
 
 def begin(options: argparse.Namespace) -> None:

@@ -68,7 +68,8 @@ GOALS = (
 
 
 def goals(report: Entry) -> list[Entry]:
-    """Each goal at each timed case of head size 128, and what was measured; `met` None where there is no figure."""
+    """Each goal at each timed case (in TFLOP/s: of head size 128), and what was measured; `met` None where there is no
+    figure."""
     found = []
     for goal in GOALS:
         entries = [entry for entry in report["kernels"] if entry["kernel"] == goal.kernel and "fastest" in entry]

@@ -169,5 +169,5 @@ def _networks_alone(bench: Bench, group: Group) -> None:
 
 def _keep(bench: Bench, group: str, timings: Mapping[str, Timing]) -> Mapping[str, Timing]:
     for name, timing in timings.items():
-        bench.add(Timing(f"{group}/{name}", timing.samples))
+        bench.add(f"{group}/{name}", timing)
     return timings

@@ -48,7 +48,6 @@ class NodeTime:
 class Profile:
     """Seconds of each node in a run; `session_seconds` is the run as its runtime saw it, nodes and scheduling."""
 
-    network: str
     nodes: tuple[NodeTime, ...]
     session_seconds: float
 
@@ -73,9 +72,7 @@ class Profile:
         }
 
 
-def profile(
-    model: Path, network: str, options: Callable[[], Any], inputs: Mapping[str, Array], runs: int = 9
-) -> Profile:
+def profile(model: Path, options: Callable[[], Any], inputs: Mapping[str, Array], runs: int = 9) -> Profile:
     """The median of `runs` runs of `model` with ONNX Runtime's profiler on. `options` makes fresh SessionOptions as
     the engine uses them."""
     import onnxruntime
@@ -88,10 +85,10 @@ def profile(
         for _ in range(runs + 1):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text())
-    return fold(network, events, {name: scope for name, (_, scope) in graph_nodes(model).items()}, runs)
+    return fold(events, {name: scope for name, (_, scope) in graph_nodes(model).items()}, runs)
 
 
-def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs: int) -> Profile:
+def fold(events: Sequence[Mapping[str, Any]], scopes: Scopes, runs: int) -> Profile:
     """The median of the last `runs` runs in ONNX Runtime's trace events (microseconds): a mean would spread one slow
     run's time over the parts."""
     last = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: event["ts"])[-runs:]
@@ -107,7 +104,7 @@ def fold(network: str, events: Sequence[Mapping[str, Any]], scopes: Scopes, runs
         NodeTime(name, operator, part_of(operator, _scope(name, scopes)), seconds)
         for (name, operator), seconds in sums.items()
     )
-    return Profile(network, nodes, chosen["dur"] / 1e6)
+    return Profile(nodes, chosen["dur"] / 1e6)
 
 
 def graph_nodes(model: Path) -> dict[str, tuple[str, str]]:

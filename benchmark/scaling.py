@@ -11,9 +11,8 @@ from typing import Any
 
 from dreamactor.benchmark import memory
 from dreamactor.benchmark.statistics import Growth, Interval, exponent, exponent_of_rounds, growth
-from dreamactor.benchmark.timing import interleave
-from dreamactor.engines import Engines, Session
-from dreamactor.engines.session import Array
+from dreamactor.benchmark.timing import Case, interleave
+from dreamactor.engines import Engines
 from dreamactor.errors import DreamActorError, EngineError, InputError
 from dreamactor.interfaces import Size, random_inputs
 from dreamactor.motion.limits import Limits
@@ -78,16 +77,14 @@ def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curv
             except (InputError, EngineError) as error:
                 refused[f"time of {network} at {number:g} {axis}"] = str(error)
         if len(taken) > 1:
-            curves.append(_curve(engines.session(network), axis, taken, rounds))
+            run = engines.session(network).run
+            curves.append(_curve(network, axis, {size: partial(run, given) for size, given in taken.items()}, rounds))
     return curves, refused
 
 
 def steps_curve(run: Callable[[int], object], steps: Sequence[int], rounds: int) -> Curve:
     """Seconds of a whole clip against denoising steps."""
-    cases = {str(count): (lambda count=count: run(count)) for count in steps}
-    timings = interleave(cases, rounds)
-    samples = tuple(tuple(timings[str(count)].seconds) for count in steps)
-    return Curve("pipeline", "steps", tuple(map(float, steps)), samples)
+    return _curve("pipeline", "steps", {float(count): partial(run, count) for count in steps}, rounds)
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,8 @@ def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -
     size is missing: TensorRT's engines take only sizes they were built for, and memory is limited."""
     counts, percents = ((1, 4), (50, 100)) if quick else ((1, 2, 4), (50, 100, 150))
     frames, found, refused = preset.segment_frames, dict[str, Any](), dict[str, str]()
-    usual = memory.probe(engines, frames, steps=1)
+    clip = {"steps": 1, "references": 1, "percent": 100}
+    usual = memory.probe(engines, frames, **clip)
 
     def pixels(percent: int) -> int:
         return memory.resized(preset.height, percent) * memory.resized(preset.width, percent)
@@ -168,10 +166,9 @@ def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -
     for axis, sizes in plan:
         peaks = {}
         for size, change in sizes.items():
-            given = {"steps": 1, "references": 1, "percent": 100, **change}
+            given = {**clip, **change}
             try:
-                is_usual = given == {"steps": 1, "references": 1, "percent": 100}
-                peaks[size] = usual if is_usual else memory.probe(engines, frames, **given)
+                peaks[size] = usual if given == clip else memory.probe(engines, frames, **given)
             except DreamActorError as error:
                 refused[f"memory at {size} {axis}"] = str(error)
         if len(peaks) > 1:
@@ -188,8 +185,6 @@ def _square(size: Size, side: int) -> Size:
     return replace(size, height=aligned, width=aligned)
 
 
-def _curve(session: Session, axis: str, inputs: Mapping[float, Mapping[str, Array]], rounds: int) -> Curve:
-    cases = {str(number): partial(session.run, given) for number, given in inputs.items()}
-    timings = interleave(cases, rounds)
-    samples = tuple(tuple(timings[str(number)].seconds) for number in inputs)
-    return Curve(session.name, axis, tuple(inputs), samples)
+def _curve(name: str, axis: str, cases: Mapping[float, Case], rounds: int) -> Curve:
+    timings = interleave({str(size): case for size, case in cases.items()}, rounds)
+    return Curve(name, axis, tuple(cases), tuple(tuple(timings[str(size)].seconds) for size in cases))

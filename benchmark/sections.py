@@ -59,9 +59,9 @@ def engines(bench: Bench, block: int) -> None:
                     cases[case] = clocks[case].around(cases[case])
         timings = interleave(cases, bench.settings.each_moment, block=block, fresh=fresh)
     for case, timing in timings.items():
-        bench.add(Timing(f"engine/{case}", timing.samples))
+        bench.add(f"engine/{case}", timing)
     for case, clock in clocks.items():
-        bench.add(clock.timing(f"device/{case}", timings[case]))
+        bench.add(f"device/{case}", clock.timing(timings[case]))
 
 
 def limits(bench: Bench) -> None:
@@ -100,7 +100,7 @@ def _profiles(bench: Bench, sources: Mapping[str, Path | None]) -> None:
         if on_gpu(manifest):
             found = profile_engine(folder, record, given, sources[network])
         else:
-            found = profile(folder / record.files[0].path, network, session_options, given)
+            found = profile(folder / record.files[0].path, session_options, given)
         bench.report["profiles"][network] = found.to_dict()
 
 
@@ -137,9 +137,9 @@ def stages(bench: Bench, block: int) -> None:
             Sample(trace.stage_seconds()[stage], trace.stage_seconds("processor")[stage], beside, block)
             for beside, trace in kept
         ]
-        bench.add(Timing(f"stage/{stage}", tuple(samples)))
+        bench.add(f"stage/{stage}", Timing(tuple(samples)))
     steps = [Sample(step.seconds, step.processor, beside, block) for beside, trace in kept for step in trace.steps]
-    bench.add(Timing("step/denoiser", tuple(steps)))
+    bench.add("step/denoiser", Timing(tuple(steps)))
     if not bench.report["trace"]:
         bench.report["trace"] = clip(2 * preset.segment_frames - 1, 0).to_dict()
 

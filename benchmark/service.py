@@ -14,7 +14,7 @@ from dreamactor.benchmark.plain_server import PlainServer
 from dreamactor.benchmark.scaling import Curve
 from dreamactor.benchmark.server_statistics import Look, settled, shares
 from dreamactor.benchmark.statistics import Interval, exponent, paired_ratio
-from dreamactor.benchmark.timing import Case, Timing, interleave
+from dreamactor.benchmark.timing import Case, interleave
 from dreamactor.errors import DreamActorError
 from dreamactor.pipeline import Animator, Options
 
@@ -106,7 +106,7 @@ def _whole_clips(bench: Bench, cases: dict[str, Case], look: Look) -> None:
     timings = interleave(cases, bench.settings.clips)
     server = shares(before, settled(look))
     for name, timing in timings.items():
-        bench.add(Timing(f"service/{name}", timing.samples))
+        bench.add(f"service/{name}", timing)
     served = paired_ratio(timings["triton"].seconds, timings["in process"].seconds)
     plain = paired_ratio(timings["plain gRPC"].seconds, timings["in process"].seconds)
     bench.report["service"] |= {

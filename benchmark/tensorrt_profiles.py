@@ -35,13 +35,12 @@ _TYPES = {
     "norm": "norm and modulation", "reduce": "norm and modulation", "softmax": "attention", "element": "element-wise",
     "pointwise": "element-wise", "unary": "element-wise", "activation": "element-wise", "kgen": "element-wise",
 }  # fmt: skip
+RUNS = 5
 _NODE = re.compile(r"\[ONNX Layer: ([^\]|]*?)(?: \| ([^\]|]*?) \((\w+)\))?\]")
 
 
-def profile_engine(
-    folder: Path, record: NetworkRecord, inputs: Mapping[str, Array], model: Path | None, runs: int = 5
-) -> Profile:
-    """The mean of `runs` runs of a set's TensorRT engine, by part; `model` is the ONNX it was built from, if known.
+def profile_engine(folder: Path, record: NetworkRecord, inputs: Mapping[str, Array], model: Path | None) -> Profile:
+    """The mean of a few runs of a set's TensorRT engine, by part; `model` is the ONNX it was built from, if known.
 
     Without it the nodes' modules are unknown, and products count as embedding. Needs the GPU the engine is for.
     """
@@ -52,9 +51,9 @@ def profile_engine(
         for _ in range(2):
             session.run(inputs)
         session.seconds.clear()
-        for _ in range(runs):
+        for _ in range(RUNS):
             session.run(inputs)
-        return fold_layers(record.name, session.layers(), session.seconds, runs, graph_nodes(model) if model else {})
+        return fold_layers(session.layers(), session.seconds, RUNS, graph_nodes(model) if model else {})
     finally:
         session.close()
 
@@ -76,7 +75,7 @@ def _onnx_hash(path: Path) -> str:
 
 
 def fold_layers(
-    network: str, information: str, seconds: Mapping[str, float], runs: int, nodes: Mapping[str, tuple[str, str]]
+    information: str, seconds: Mapping[str, float], runs: int, nodes: Mapping[str, tuple[str, str]]
 ) -> Profile:
     """Layer times, summed over `runs`, in parts of the network.
 
@@ -91,7 +90,7 @@ def fold_layers(
         kind = str(layer.get("LayerType", "unknown"))
         part = _heaviest(_parts(str(layer.get("Metadata", "")), nodes, scopes)) or _by_type(kind)
         times.append(NodeTime(name, kind, part, total / runs))
-    return Profile(network, tuple(times), sum(time.seconds for time in times))
+    return Profile(tuple(times), sum(time.seconds for time in times))
 
 
 def _parts(metadata: str, nodes: Mapping[str, tuple[str, str]], scopes: Scopes) -> Iterator[str]:

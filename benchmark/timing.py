@@ -35,7 +35,6 @@ class Sample:
 class Timing:
     """All samples of one thing, in the order they were taken."""
 
-    name: str
     samples: tuple[Sample, ...]
 
     @property
@@ -54,7 +53,7 @@ class Timing:
 
     def merged(self, other: Timing) -> Timing:
         """This and samples of the same thing taken later."""
-        return Timing(self.name, self.samples + other.samples)
+        return Timing(self.samples + other.samples)
 
     def to_dict(self) -> dict[str, Any]:
         """Percentiles with intervals, and the raw samples; seconds."""
@@ -70,9 +69,9 @@ class Timing:
         }
 
     @classmethod
-    def from_dict(cls, name: str, values: Mapping[str, Any]) -> Timing:
+    def from_dict(cls, values: Mapping[str, Any]) -> Timing:
         columns = (values["samples"], values["processor"], values["yardstick"], values["block"])
-        return cls(name, tuple(Sample(*row) for row in zip(*columns, strict=True)))
+        return cls(tuple(Sample(*row) for row in zip(*columns, strict=True)))
 
 
 @dataclass
@@ -123,7 +122,7 @@ def interleave(
             for place in np.random.default_rng([block, index]).permutation(len(names)):
                 name = names[place]
                 samples[name].append(_sample(cases[name], yardstick, block))
-    return {name: Timing(name, tuple(taken)) for name, taken in samples.items()}
+    return {name: Timing(tuple(taken)) for name, taken in samples.items()}
 
 
 @contextmanager

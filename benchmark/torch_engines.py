@@ -25,6 +25,7 @@ from dreamactor.engines.onnxruntime import available_threads
 from dreamactor.engines.session import Array
 from dreamactor.errors import InputError, MissingDependency
 from dreamactor.export.recipes import recipe
+from dreamactor.fidelity import relative_error
 from dreamactor.interfaces import Size, random_inputs
 from dreamactor.presets import Preset, latent_frames
 
@@ -224,12 +225,10 @@ def compare_outputs(name: str, ours: Mapping[str, Array], theirs: Mapping[str, A
     for key, value in ours.items():
         if key not in theirs or theirs[key].shape != value.shape:
             return Agreement(name, float("inf"), False)
-        expected, found = value.astype(np.float64), theirs[key].astype(np.float64)
         if value.dtype == np.uint8:
-            difference, bound = float(np.abs(found - expected).mean()), PIXEL_BOUND
+            difference, bound = float(np.abs(theirs[key] - value.astype(np.float64)).mean()), PIXEL_BOUND
         else:
-            scale = max(float(np.linalg.norm(expected)), 1e-12)
-            difference, bound = float(np.linalg.norm(found - expected)) / scale, RELATIVE_BOUND
+            difference, bound = relative_error(value, theirs[key]), RELATIVE_BOUND
         worst, passed = max(worst, difference), passed and difference <= bound
     return Agreement(name, worst, passed)
 

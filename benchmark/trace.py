@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from dreamactor.engines import Engines, Session, TensorSpec
+from dreamactor.engines import Engines, Session
 from dreamactor.engines.session import Array
 from dreamactor.motion.draw import DrawnControls
 from dreamactor.motion.landmarks import Landmarker
@@ -71,18 +71,7 @@ class TracedSession:
 
     def __init__(self, inner: Session, recorder: Recorder) -> None:
         self._inner, self._recorder = inner, recorder
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inner.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._inner.outputs
+        self.name, self.inputs, self.outputs = inner.name, inner.inputs, inner.outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with self._recorder.span(self.name, "engine") as moved:

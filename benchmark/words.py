@@ -55,8 +55,8 @@ def longest(scaling: Mapping[str, Any]) -> str:
 def memory_fit(fit: Mapping[str, Any]) -> str:
     """The fit of `scaling.ClipScaling.memory` in words."""
     idle, constant, each = (fit[key] / 1e6 for key in ("idle", "constant", "factor"))
-    power = f"frames^{fit['exponent']['value']:.2f}"
-    return f"{idle:.0f} MB idle + {constant:.0f} MB + {each:.3g} MB x {power}, from {fit['from']} frames on"
+    growth = f"frames^{fit['exponent']['value']:.2f}"
+    return f"{idle:.0f} MB idle + {constant:.0f} MB + {each:.3g} MB x {growth}, from {fit['from']} frames on"
 
 
 def interval(found: Mapping[str, Any], form: str = "{:.3f}") -> str:

@@ -20,6 +20,12 @@ def signal_to_noise(reference: NDArray[Any], found: NDArray[Any]) -> float:
     return PERFECT if noise == 0 else min(PERFECT, 10 * float(np.log10(max(signal, 1e-30) / noise)))
 
 
+def relative_error(reference: NDArray[Any], found: NDArray[Any]) -> float:
+    """L2 norm of the difference over that of the reference; NaN where either has one."""
+    exact = reference.astype(np.float64)
+    return float(np.linalg.norm(found.astype(np.float64) - exact)) / max(float(np.linalg.norm(exact)), 1e-12)
+
+
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise in dB of one frame, or over all pixels of a video."""
     error = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))

@@ -11,6 +11,7 @@ import torch
 
 from dreamactor.export.graphs import example_inputs, example_size, graph
 from dreamactor.export.quality import run_model
+from dreamactor.fidelity import relative_error
 from dreamactor.networks import Networks
 
 RELATIVE_BOUND = 1e-3
@@ -48,9 +49,8 @@ def check_parity(networks: Networks, name: str, path: Path, **changes: int) -> l
 def _compare(network: str, output: str, expected: np.ndarray, found: np.ndarray) -> Parity:
     if expected.shape != found.shape:
         return Parity(network, output, found.shape, float("inf"), float("inf"))
-    difference = found.astype(np.float64) - expected.astype(np.float64)
-    relative = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected.astype(np.float64))), 1e-12)
-    return Parity(network, output, found.shape, relative, float(np.abs(difference).max()))
+    maximum = float(np.abs(found.astype(np.float64) - expected).max())
+    return Parity(network, output, found.shape, relative_error(expected, found), maximum)
 
 
 def format_parity(rows: list[Parity]) -> str:

@@ -1,13 +1,14 @@
 """Muon for the matrices, AdamW for the rest, in one optimiser.
 
 Muon (K. Jordan 2024, with the update's size of arXiv 2502.16982) replaces the momentum of a weight matrix by the
-nearest orthogonal one; it needs about half the steps of AdamW here, and steps are what a small machine lacks. Several
-processes share the matrices out among them.
+nearest orthogonal one; it needs about half the steps of AdamW here, and steps are what a small machine lacks. The
+update is that of torch.optim.Muon, which takes matrices alone, one at a time and always in bfloat16: this one takes
+convolutions too, stacks matrices of one shape, shares them out among processes, and uses float32 where bfloat16 is only
+emulated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         self.processes = processes
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One update from the gradients."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -103,16 +104,14 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U V^T of the singular value decomposition of matrices [...,a,b], by Newton-Schulz iterations in the type of
-    the matrices; bfloat16 is fine enough."""
+    """About U V^T of the singular value decomposition of matrices [...,a,b], a <= b, by Newton-Schulz iterations in the
+    type of the matrices; bfloat16 is fine enough."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.mT
+    return x
 
 
 def _working_type(device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""`dreamactor engines`: what the engine store holds, and making room."""
+"""`dreamactor engines`: what the engine store holds, making room, and signing a set."""
 
 from __future__ import annotations
 

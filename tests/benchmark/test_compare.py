@@ -39,7 +39,7 @@ def report(seed: int, factor: float = 1.0, machine: float = 1.0, drift: float = 
             )
             for index, (noise, other) in enumerate(generator.lognormal(0, 0.02, (3 * MOMENTS, 2)))
         )
-        found["timings"][name] = Timing(name, samples).to_dict()
+        found["timings"][name] = Timing(samples).to_dict()
     return found
 
 

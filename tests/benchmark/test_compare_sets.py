@@ -28,7 +28,7 @@ def pair(seed: int, factor: float = 1.0, openings: int = OPENINGS, apart: float 
     def timing(times: float) -> Timing:
         opened = np.repeat(generator.lognormal(0, apart, openings), ROUNDS)
         seconds = times * opened * drift * generator.lognormal(0, 0.04, len(drift))
-        return Timing("x", tuple(Sample(float(each), 0.0, 1.0, place // ROUNDS) for place, each in enumerate(seconds)))
+        return Timing(tuple(Sample(float(each), 0.0, 1.0, place // ROUNDS) for place, each in enumerate(seconds)))
 
     return timing(1.0), timing(factor)
 

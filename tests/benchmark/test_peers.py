@@ -186,7 +186,7 @@ def test_a_speedup_is_the_peers_time_over_ours(tiny_engines: Path) -> None:
     def took(**seconds: float) -> dict[str, Timing]:
         """Seven rounds on a machine that slows down."""
         return {
-            name: Timing(name, tuple(Sample(each * (1 + turn), 0.0, 1.0) for turn in range(7)))
+            name: Timing(tuple(Sample(each * (1 + turn), 0.0, 1.0) for turn in range(7)))
             for name, each in seconds.items()
         }
 

@@ -76,13 +76,13 @@ def test_an_interrupted_run_leaves_the_sections_done_so_far(
     tiny_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first(bench: Bench) -> None:
-        bench.add(interleave({"first": lambda: None}, 3)["first"])
+        bench.add("first", interleave({"first": lambda: None}, 3)["first"])
 
     def second(bench: Bench) -> None:
         kept = json.loads((tmp_path / "report.json").read_text())  # what is left where the process is killed now
         assert kept["timings"]["first"]["runs"] == 3
         assert kept["not_run"] == dict.fromkeys(("the second", "the third"), UNFINISHED)
-        bench.add(interleave({"second": lambda: None}, 2)["second"])
+        bench.add("second", interleave({"second": lambda: None}, 2)["second"])
         raise KeyboardInterrupt
 
     (tmp_path / "report.html").write_text("of an earlier run")

@@ -17,7 +17,7 @@ TINY = preset("tiny")
 
 def test_a_denoiser_spends_its_time_in_its_parts(tiny_engines: Path) -> None:
     inputs = random_inputs(TINY, "denoiser", Size.of(TINY), 0)
-    found = profile(tiny_engines / "denoiser.onnx", "denoiser", partial(session_options, 1), inputs, runs=2)
+    found = profile(tiny_engines / "denoiser.onnx", partial(session_options, 1), inputs, runs=2)
 
     parts = found.by_part()
     assert {"attention", "feed-forward", "projections", "norm and modulation"} <= set(parts)
@@ -49,7 +49,7 @@ def test_the_median_run_is_folded_and_no_other() -> None:
         return [{"cat": "Session", "name": "model_run", "ts": at, "dur": took, "args": {}}, node]
 
     events = [*run(0, 120), *run(10_000, 100), *run(20_000, 5000), *run(30_000, 140)]  # the first is the warm-up
-    found = fold("x", events, {"n": ".layers.0"}, runs=3)
+    found = fold(events, {"n": ".layers.0"}, runs=3)
 
     assert found.session_seconds == pytest.approx(140e-6)
     assert found.by_part() == pytest.approx({"convolution": 120e-6, "scheduling": 20e-6})

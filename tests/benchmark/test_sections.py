@@ -207,11 +207,10 @@ def test_a_slower_machine_slows_the_stages_and_not_the_build(bench: Bench) -> No
     def scaled(factor: float) -> dict[str, Any]:
         taken = {
             name: Timing(
-                name,
                 tuple(
                     dataclasses.replace(sample, seconds=factor * sample.seconds, yardstick=factor * sample.yardstick)
                     for sample in timing.samples
-                ),
+                )
             )
             for name, timing in bench.timings.items()
         }

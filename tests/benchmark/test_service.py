@@ -72,7 +72,7 @@ def test_every_load_has_the_servers_statistics_of_it_alone() -> None:
 
 def test_an_overhead_is_what_serving_adds_to_the_time_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     took = {"in process": 2.0, "triton": 2.1, "plain gRPC": 1.9}
-    timings = {name: Timing(name, 7 * (Sample(each, 0.0, 1.0),)) for name, each in took.items()}
+    timings = {name: Timing(7 * (Sample(each, 0.0, 1.0),)) for name, each in took.items()}
     monkeypatch.setattr(service, "interleave", lambda cases, rounds: timings)
     bench = Bench(Settings(quick=True), Sets({}, {}))
 

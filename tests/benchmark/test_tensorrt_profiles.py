@@ -45,7 +45,7 @@ def test_the_parsers_own_metadata_leads_to_the_parts(trt: ModuleType, tiny_onnx:
     layers = parsed_layers(trt, tiny_onnx["denoiser"])
     seconds = {layer["Name"]: 2e-3 for layer in layers}
 
-    found = fold_layers("denoiser", json.dumps({"Layers": layers}), seconds, 2, graph_nodes(tiny_onnx["denoiser"]))
+    found = fold_layers(json.dumps({"Layers": layers}), seconds, 2, graph_nodes(tiny_onnx["denoiser"]))
 
     parts = found.by_part()
     assert {"attention", "face attention", "feed-forward", "projections", "norm and modulation"} <= set(parts)
@@ -55,9 +55,7 @@ def test_the_parsers_own_metadata_leads_to_the_parts(trt: ModuleType, tiny_onnx:
     assert products <= {"attention", "face attention", "feed-forward", "projections", "embedding"}
     convolutions = parsed_layers(trt, tiny_onnx["vae_decoder"])
     times = {layer["Name"]: 1e-3 for layer in convolutions if layer["LayerType"] == "CONVOLUTION"}
-    decoder = fold_layers(
-        "vae_decoder", json.dumps({"Layers": convolutions}), times, 1, graph_nodes(tiny_onnx["vae_decoder"])
-    )
+    decoder = fold_layers(json.dumps({"Layers": convolutions}), times, 1, graph_nodes(tiny_onnx["vae_decoder"]))
     assert set(decoder.by_part()) == {"convolution"}
 
 
@@ -89,7 +87,7 @@ def test_a_fused_layer_counts_for_what_it_is_made_for() -> None:
     ]
     seconds = {"fused_1": 0.004, "mha_2": 0.003, "mha_3": 0.002, "conv_4": 0.001, "copy_5": 0.0005, "unheard": 0.0005}
 
-    parts = fold_layers("denoiser", json.dumps({"Layers": layers}), seconds, 1, nodes).by_part()
+    parts = fold_layers(json.dumps({"Layers": layers}), seconds, 1, nodes).by_part()
 
     assert parts == pytest.approx(
         {"feed-forward": 0.004, "attention": 0.003, "face attention": 0.002, "convolution": 0.001, "layout": 0.001}

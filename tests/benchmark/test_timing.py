@@ -73,7 +73,7 @@ def test_json_round_trip_keeps_every_sample_and_block() -> None:
 
     values = whole.to_dict()
 
-    assert Timing.from_dict("x", values) == whole
+    assert Timing.from_dict(values) == whole
     assert [len(block) for block in whole.blocks()] == [3, 2]
     assert values["runs"] == 5
     assert values["p50"]["low"] <= values["p50"]["value"] <= values["p50"]["high"] <= values["p99"]["high"]

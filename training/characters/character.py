@@ -102,7 +102,7 @@ def make_character(seed: int) -> Character:
         mouth_height=around(34, 0.04), lip_thickness=around(1.0, 0.25),
     )  # fmt: skip
     skin = _jitter(rng, SKINS[rng.integers(len(SKINS))], 8)
-    lips = _mix(_mix(skin, (190, 60, 70), float(rng.uniform(0.35, 0.65))), (60, 20, 25), 0.12)
+    lips = mix(mix(skin, (190, 60, 70), float(rng.uniform(0.35, 0.65))), (60, 20, 25), 0.12)
     style = HAIR_STYLES[rng.integers(len(HAIR_STYLES))]
     shirt, second = _cloth(rng), _cloth(rng)
     return Character(
@@ -121,9 +121,10 @@ def _jitter(rng: np.random.Generator, color: Color, amount: float) -> Color:
     return float(r), float(g), float(b)
 
 
-def _mix(a: Color, b: Color, weight: float) -> Color:
-    r, g, c = (np.array(a) * (1 - weight) + np.array(b) * weight).tolist()
-    return r, g, c
+def mix(a: Color, b: Color, weight: float) -> Color:
+    """The colour `weight` of the way from a to b."""
+    k = 1 - weight
+    return a[0] * k + b[0] * weight, a[1] * k + b[1] * weight, a[2] * k + b[2] * weight
 
 
 def _cloth(rng: np.random.Generator, dark: bool = False) -> Color:

@@ -41,10 +41,11 @@ def tint(color: Color, factor: float) -> tuple[float, float, float]:
     return min(255.0, color[0] * factor), min(255.0, color[1] * factor), min(255.0, color[2] * factor)
 
 
-def mix(a: Color, b: Color, weight: float) -> Color:
-    """The colour `weight` of the way from a to b."""
-    k = 1 - weight
-    return a[0] * k + b[0] * weight, a[1] * k + b[1] * weight, a[2] * k + b[2] * weight
+def halved(image: Image, times: int) -> Image:
+    """The picture at half its size, so many times over."""
+    for _ in range(times):
+        image = np.asarray(cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
+    return image
 
 
 def polygon(canvas: Image, points: Points, color: Color, convex: bool = False) -> None:
@@ -80,7 +81,13 @@ def ellipse(canvas: Image, x: float, y: float, rx: float, ry: float, color: Colo
     polygon(canvas, ellipse_points(x, y, rx, ry), color, convex=True)
 
 
-_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 20, False)), np.sin(np.linspace(0, 2 * np.pi, 20, False))], 1)
+def circle(count: int) -> Points:
+    """So many points [count, 2] of the circle of radius 1 around 0."""
+    angle = np.linspace(0, 2 * np.pi, count, False)
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+_CIRCLE = circle(20)
 
 
 def ellipse_points(x: float, y: float, rx: float, ry: float) -> Points:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamactor.motion.pose import INDEX
 from dreamactor.training.characters.character import Character, Color
-from dreamactor.training.characters.paint import Image, Points, View, capsule, disk, polygon, stroke, tint
+from dreamactor.training.characters.paint import Image, Points, View, capsule, circle, disk, polygon, stroke, tint
 from dreamactor.training.characters.paint_hair import draw_back_hair
 from dreamactor.training.characters.paint_head import draw_head
 from dreamactor.training.characters.performance import Performance
@@ -156,9 +156,9 @@ def _skirt(canvas: Image, view: View, character: Character, flat: Points) -> Non
     knees = [flat[INDEX[f"{s}_hip"]] * 0.3 + flat[INDEX[f"{s}_knee"]] * 0.7 for s in ("right", "left")]
     for share, brightness in ((1.0, 0.74), (0.75, 0.9), (0.4, 1.02)):
         circles = [(hips, 0.13 * unit * share)] + [(k, 0.11 * unit * share) for k in knees]
-        angle = np.linspace(0, 2 * np.pi, 14, False)
-        ring = np.stack([np.cos(angle), np.sin(angle)], 1)
-        cloud = np.concatenate([c + ring * r for c, r in circles]) + np.array(view.light) * 0.05 * unit * (1 - share)
+        cloud = np.concatenate([c + circle(14) * r for c, r in circles]) + np.array(view.light) * 0.05 * unit * (
+            1 - share
+        )
         hull = cv2.convexHull(cloud.astype(np.float32))[:, 0].astype(np.float64)
         polygon(canvas, hull, tint(character.legs, brightness), True)
 
@@ -172,7 +172,7 @@ def _torso(canvas: Image, view: View, character: Character, performance: Perform
     down = low - top
     length = float(np.hypot(down[0], down[1]))
     down = down / max(length, 1e-6)
-    across = np.array([-down[1], down[0]]) * -1.0  # to the right of the picture when upright
+    across = np.array([down[1], -down[0]])  # to the right of the picture when upright
     girth = body.girth * view.scale
     wide = body.shoulder * view.scale
     rings = (  # place along the spine, half-width, half-depth
@@ -218,4 +218,4 @@ def _torso(canvas: Image, view: View, character: Character, performance: Perform
     cv2.copyTo(warped, mask[y0:y1, x0:x1], canvas[y0:y1, x0:x1])
 
 
-_RING = np.stack([np.cos(np.linspace(0, 2 * np.pi, 16, False)), np.sin(np.linspace(0, 2 * np.pi, 16, False))], 1)
+_RING = circle(16)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from dreamactor.training.characters.character import Character
-from dreamactor.training.characters.paint import Image, Points, View, capsule, disk, polygon, tint
+from dreamactor.training.characters.paint import Image, Points, View, capsule, disk, halved, polygon, tint
 
 DEGREE = 1.5  # texture pixels a degree at level 0
 HAIR_SHELL = {
@@ -50,9 +50,7 @@ def hair_texture(character: Character, level: int) -> Image:
     texture[..., 3] = np.clip((edge[None] - lat) * 40 + 128, 0, 255)
     if character.hair_style == "bald":
         texture[..., 3] = 0
-    for _ in range(level):
-        texture = np.asarray(cv2.resize(texture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(texture, np.uint8)
+    return halved(texture, level)
 
 
 def draw_brim(

@@ -12,7 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from dreamactor.training.characters.character import Character, Color
+from dreamactor.training.characters.character import Character, Color, mix
 from dreamactor.training.characters.paint import (
     Image,
     Points,
@@ -20,7 +20,7 @@ from dreamactor.training.characters.paint import (
     disk,
     ellipse,
     ellipse_points,
-    mix,
+    halved,
     polygon,
     stroke,
     tint,
@@ -68,9 +68,7 @@ def _skin_texture(character: Character, level: int) -> Image:
     for side in (-1, 1):  # the sockets of the eyes
         face.oval(side * character.face.eye_distance, character.face.eye_height - 1, 15, 10, tint(character.skin, 0.9))
     base = np.asarray(cv2.GaussianBlur(base, (0, 0), 5), np.uint8)
-    for _ in range(level):
-        base = np.asarray(cv2.resize(base, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(base, np.uint8)
+    return halved(base, level)
 
 
 def face_texture(character: Character, expression: dict[str, float], level: int) -> Image:
@@ -175,24 +173,16 @@ def draw_head(
     x, y = (float(v) for v in view.project(centre))
     level = 0 if radius > 48 else 1 if radius > 20 else 2
     shape = character.face
-    ears = [np.array([side * shape.width * 1.0, 0.06, 0.06]) for side in (-1, 1)]
+    ears = [np.array([side * shape.width, 0.06, 0.06]) for side in (-1, 1)]
 
     def draw_ears(front: bool) -> None:
         for ear in ears:
             place = rotation @ ear
             if (place[2] < 0.02) == front and character.hair_style not in ("long", "bob"):
                 size = radius * np.array([0.09 + 0.07 * abs(place[2]), 0.17])
-                ellipse(
-                    canvas, x + place[0] * radius, y + place[1] * radius, size[0], size[1], tint(character.skin, 0.84)
-                )
-                ellipse(
-                    canvas,
-                    x + place[0] * radius,
-                    y + place[1] * radius,
-                    size[0] * 0.55,
-                    size[1] * 0.6,
-                    tint(character.skin, 0.74),
-                )
+                at = x + place[0] * radius, y + place[1] * radius
+                ellipse(canvas, *at, size[0], size[1], tint(character.skin, 0.84))
+                ellipse(canvas, *at, size[0] * 0.55, size[1] * 0.6, tint(character.skin, 0.74))
 
     draw_ears(front=False)
     texture = face_texture(character, expression, level)

@@ -55,7 +55,7 @@ class Score:
     motion: Motion
     yaw: Array
     tilt: Array
-    head: Array  # [T, 3, 3] relative to the chest, in camera axes
+    head: Array  # [T, 3, 3] relative to the neck (the chest, turned half as far as the neck is), in camera axes
     gestures: tuple[Array, Array] | None  # right and left wrist from its shoulder [T, 3]
     fingers: Array  # [T, 2, 5]: curl, spread, roll, bend, thumb
     expression: Expression
@@ -164,16 +164,16 @@ def perform(body: Body, score: Score) -> Performance:
         joints[f"{side}_toe"] = ankle + _along(foot, body.foot, -0.05, sign * 0.02)
         joints |= _arm(body, score, side, sign, chest, shoulders_at, local)
     joints["neck"] = (joints["right_shoulder"] + joints["left_shoulder"]) / 2
-    to_camera = TO_CAMERA
-    chest_camera = to_camera @ chest @ to_camera.T
-    neck_camera = to_camera @ (chest @ _half(local["neck"])) @ to_camera.T
+    chest_camera = TO_CAMERA @ chest @ TO_CAMERA.T
+    neck_camera = TO_CAMERA @ (chest @ _half(local["neck"])) @ TO_CAMERA.T
     head = neck_camera @ score.head
-    centre = joints["neck"] @ to_camera.T + np.einsum("tij,j->ti", chest_camera, np.array([0.0, -body.neck, 0.0]))
+    centre = joints["neck"] @ TO_CAMERA.T + np.einsum("tij,j->ti", chest_camera, np.array([0.0, -body.neck, 0.0]))
     centre = centre + np.einsum("tij,j->ti", head, np.array([0.0, -0.93 * body.head, -0.2 * body.head]))
-    joints_camera = np.stack([joints.get(n, centre) @ to_camera.T if n != "nose" else centre for n in JOINTS], axis=1)
-    joints_camera[:, INDEX["nose"]] = centre - head[:, :, 2] * body.head
+    turned = {name: place @ TO_CAMERA.T for name, place in joints.items()}
+    turned["nose"] = centre - head[:, :, 2] * body.head
+    joints_camera = np.stack([turned[name] for name in JOINTS], axis=1)
     hands = np.stack([_hand(body, score, joints_camera, chest_camera, side) for side in range(2)], axis=1)
-    root_camera = to_camera @ root @ to_camera.T
+    root_camera = TO_CAMERA @ root @ TO_CAMERA.T
     return Performance(joints_camera, hands, centre, head, chest_camera, root_camera, score.expression)
 
 
@@ -247,7 +247,7 @@ def _hand(body: Body, score: Score, joints: Array, chest: Array, side: int) -> A
     fold = np.clip(0.35 + 0.45 * curl, 0.0, 1.25)
     fan = 1 + 0.25 * np.clip(spread, -1, 1.5)
     for finger in range(5):
-        base, out = _FINGER_BASE[finger] * np.array([1.0, 1.0])
+        base, out = _FINGER_BASE[finger]
         at = wrist + size * (forward * base + across * (out * (0.9 if finger == 0 else 1.0) * fan)[:, None])
         points[:, 4 * finger + 1] = at
         aim = _unit(forward + across * (out * 0.55 * fan * (1.8 if finger == 0 else 1.0))[:, None])
