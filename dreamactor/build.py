@@ -30,12 +30,12 @@ def build_set(
     ships with the preset is used, and random weights where none does, which is said.
     Raises EngineError when a quality gate is missed, after the report is written.
     """
-    from dreamactor.production.console import BuildProgress
+    from dreamactor.production.console import build_progress
     from dreamactor.production.make import make_engines
     from dreamactor.production.request import make_request
 
     request = make_request(preset, precision, target, checkpoint, output, store, ranges, options)
-    with BuildProgress() as progress:
+    with build_progress() as progress:
         found = make_engines(request, log, progress)
     if not found.passed:
         raise EngineError(f"{request.output} did not pass: see the table and {request.output}/report.html.")

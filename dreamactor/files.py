@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes the file whole or not at all; to a device or a pipe, straight."""
     straight = _is_special(path)
     path = path if straight else path.resolve()
-    temporary = path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as names get
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.part")  # short: the name itself may be as long as names get
     try:
         if straight:
             path.write_bytes(content)
@@ -81,7 +82,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            file = os.open(folder, os.O_RDONLY)
+            file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a pipe would not open
             opened.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = True

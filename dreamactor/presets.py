@@ -148,11 +148,11 @@ def _check_values(part: Any) -> None:
     """Raises InputError for a field that is of another type than its own, negative or endless."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if field.type in _FITS and not (_FITS[field.type](value) and (value or field.name in _MAY_BE_NONE)):
+        if field.type in _FITS and not (_FITS[field.type](value) and (value or field.name in _MAY_BE_ZERO)):
             raise InputError(f"Preset description has {field.name} {value!r}, which is no {field.type} of any use.")
 
 
-_MAY_BE_NONE = ("blocks", "face_window", "guidance_scale")
+_MAY_BE_ZERO = ("blocks", "face_window", "guidance_scale")
 _FITS: dict[Any, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
     "int": lambda value: type(value) is int and value >= 0,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import uuid
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,8 @@ from typing import Any
 
 from dreamactor.engines.onnxfile import external_files
 from dreamactor.engines.runtimes import collecting_logger, load_tensorrt, start
-from dreamactor.errors import EngineError
+from dreamactor.errors import EngineError, InputError
+from dreamactor.files import make_folder, write_whole
 
 _NOISE = "already exists, the output tensors of this new instance"  # of every function body that is inlined twice
 
@@ -184,15 +184,11 @@ def _keep_timing_cache(config: Any, path: Path) -> list[str]:
     cache = config.get_timing_cache()
     if cache is None:
         return []
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # others may be building at the same time
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(memoryview(cache.serialize()))
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        return [f"The timing cache {path} cannot be written ({error.strerror or error}): the next build times again."]
+        make_folder(path.parent)
+        write_whole(path, bytes(memoryview(cache.serialize())))
+    except InputError as error:
+        return [f"The timing cache is not kept, so the next build times again: {error}"]
     return []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx.inliner
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from dreamactor.export.onnxgraph import module_of, name_nodes
+from dreamactor.export.onnxgraph import module_of, name_nodes, replace_nodes
 
 SCORES, CONTEXT, SOFTMAX = "scores", "context", "softmax"
 
@@ -50,9 +50,7 @@ def expand_attention(model: ModelProto, chosen: Callable[[NodeProto], bool] = la
         nodes.extend(new)
         model.graph.initializer.extend(initializers)
         count += 1
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    replace_nodes(model, nodes)
     return model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dreamactor.export.onnxgraph import constants, prune
+from dreamactor.export.onnxgraph import constants, prune, replace_nodes
 from dreamactor.export.quantize import FORMATS, Layer, layers
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.weights import array
@@ -39,9 +39,8 @@ def quantize_dynamic(prepared: ModelProto, recipe: Recipe) -> ModelProto:
             outputs = [f"{x}.q8", f"{x}.scale", f"{x}.zero"]
             nodes.append(helper.make_node("DynamicQuantizeLinear", [x], outputs, name=f"{x}.Q"))
         nodes += _product(node, x, weight)
-    del model.graph.node[:]
     del model.graph.value_info[:]  # they know the weights' old types
-    model.graph.node.extend(nodes)
+    replace_nodes(model, nodes)
     prune(model)
     return model
 

@@ -64,6 +64,13 @@ def name_nodes(model: ModelProto) -> None:
         used.add(node.name)
 
 
+def replace_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    """Puts `nodes`, of the model's own or new, in place of its nodes, in this order."""
+    kept = list(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
 def prune(model: ModelProto) -> None:
     """Drops nodes and initializers that no output needs, in place."""
     made = producers(model)

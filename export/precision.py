@@ -13,7 +13,16 @@ import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dreamactor.export.onnxgraph import HEAVY, PRODUCTS, constants, consumers, module_of, producers, reachable
+from dreamactor.export.onnxgraph import (
+    HEAVY,
+    PRODUCTS,
+    constants,
+    consumers,
+    module_of,
+    producers,
+    reachable,
+    replace_nodes,
+)
 from dreamactor.export.weights import array
 
 FLOAT = int(TensorProto.FLOAT)
@@ -71,9 +80,7 @@ def simulated(model: ModelProto) -> ModelProto:
                 node.output[index] = f"{name}.exact"
                 nodes.append(helper.make_node("Cast", [f"{name}.exact"], [f"{name}.rounded"], to=low))
                 nodes.append(helper.make_node("Cast", [f"{name}.rounded"], [name], to=FLOAT))
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(result, nodes)
     return result
 
 

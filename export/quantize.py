@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dreamactor.export.attention import CONTEXT, SCORES, SOFTMAX, expand_attention, has_mask
-from dreamactor.export.onnxgraph import constants, module_of, name_nodes, prune
+from dreamactor.export.onnxgraph import constants, module_of, name_nodes, prune, replace_nodes
 from dreamactor.export.precision import lower_in_place
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.weights import array
@@ -127,9 +127,7 @@ class _Writer:
         ordered = []
         for node in self.model.graph.node:
             ordered += [*self.before.get(node.name, ()), node]
-        copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(copies)
+        replace_nodes(self.model, ordered)
         prune(self.model)
 
     def _activation(self, node: str, name: str) -> str:

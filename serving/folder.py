@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
+from dreamactor.files import locked
 from dreamactor.motion.limits import megabytes
 
 PREFIX = "dreamactor-serve-"
@@ -22,28 +21,24 @@ class PrivateFolder:
     """A new folder under the system's temporary one, locked for as long as this process lives."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = os.open(self.path, os.O_RDONLY)  # of the folder itself: systemd-tmpfiles leaves it alone, too
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path, self._held = Path(tempfile.mkdtemp(prefix=PREFIX)), contextlib.ExitStack()
+        self._held.enter_context(locked(self.path))  # systemd-tmpfiles leaves a locked folder alone, too
 
     def remove(self) -> None:
         """The folder, and the shared memory that carries its name."""
-        os.close(self._lock)
+        self._held.close()
         _remove(self.path)
 
 
 def sweep() -> None:
     """Removes folders whose owner is gone, with their shared memory."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # BlockingIOError: its owner lives
-            if time.time() - path.stat().st_mtime < _SETTLED_SECONDS:
+        with contextlib.suppress(OSError):
+            if path.is_symlink() or time.time() - path.stat().st_mtime < _SETTLED_SECONDS:
                 continue
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would not open
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
-            finally:
-                os.close(lock)
+            with locked(path, wait=False) as left:
+                if left:
+                    _remove(path)
 
 
 def scarce_shared_memory(clip_bytes: int) -> str:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "networks": {"kernels"},
     "motion": set(),
-    "export": {"networks", "motion", "kernels"},
+    "export": {"networks", "kernels"},
     "engines": {"kernels"},
     "pipeline": {"engines", "motion"},
     "serving": {"pipeline", "engines", "motion"},

@@ -26,7 +26,7 @@ from dreamactor.contact_sheet import save_png
 from dreamactor.errors import InputError
 from dreamactor.fidelity import psnr, ssim
 from dreamactor.files import make_folder, sha256, write_whole
-from dreamactor.motion.retarget import SCALES
+from dreamactor.motion.retarget import SCALES, Scale
 from dreamactor.networks import Networks, load
 from dreamactor.pipeline.segments import Segment, plan
 from dreamactor.presets import Preset, video_frames
@@ -77,7 +77,7 @@ class Evaluation:
         self.guidance = self.preset.guidance_scale if settings.guidance is None else settings.guidance
 
     @torch.no_grad()
-    def case(self, seed: int, framing: str, frames: int) -> Case:
+    def case(self, seed: int, framing: Scale, frames: int) -> Case:
         """Renders the clip of a seed and encodes its conditions."""
         scene = self.scenes.scene(seed, frames, framing)
         clip = make_clip(self.scenes, seed, frames, framing, self.settings.limited)
@@ -156,7 +156,7 @@ class Evaluation:
             figures[f"mouth_correlation_no_{name}"] = mouth(ablated)
         return figures, made
 
-    def drift(self, seed: int, framing: str) -> float:
+    def drift(self, seed: int, framing: Scale) -> float:
         """PSNR of the first segment minus that of the last, in dB."""
         size = self.preset.latent_frames
         latents = 1 + DRIFT_SEGMENTS * (size - 1)

@@ -53,10 +53,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _lacking(sizes: Preset) -> str:
     """What FP32 weights of this size take and what there is, where that is less; "" where it is not."""
-    from dreamactor.networks import build_meta
-    from dreamactor.production.plan import available_memory
+    from dreamactor.production.plan import available_memory, weight_bytes
 
-    needed, there = 4 * sum(build_meta(sizes).parameter_counts().values()), available_memory()
+    needed, there = weight_bytes(sizes), available_memory()
     if there is None or needed < there:
         return ""
     return f"they take {needed / 2**30:.1f} GiB, and {there / 2**30:.1f} GiB are available"

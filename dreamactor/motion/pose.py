@@ -129,6 +129,15 @@ class PoseSequence:
 FIELDS = tuple(PoseSequence.__dataclass_fields__)
 
 
+def extreme_yaws(yaw: Float) -> list[int]:
+    """Frames of the largest, the smallest and the median head yaw [T].
+
+    The paper trains with references at these three (arXiv 2504.01724, section 3.3).
+    """
+    order = np.argsort(yaw, kind="stable")
+    return [int(order[-1]), int(order[0]), int(order[len(order) // 2])]
+
+
 def nose_of(center: Float, radius: Float, rotation: Float, center_z: Float | float = 0.0) -> Float:
     """The point [..., 3] of the head that looks forward, of center [..., 2], radius [...], rotation [..., 3, 3]."""
     forward = -np.asarray(rotation)[..., 2]

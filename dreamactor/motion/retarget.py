@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.errors import InputError
 from dreamactor.motion.pose import INDEX, JOINTS, LEFT, RIGHT, VISIBLE, Float, PoseSequence, nose_of
 from dreamactor.motion.smooth import fill
 
@@ -41,13 +40,8 @@ ROOM = 0.2  # share of the picture the neck may wander from its place for long
 CLEAR = 0.5  # confidence from which a joint of the reference decides the scale
 
 
-def choose_scale(reference: PoseSequence, scale: str | None = None) -> Scale:
-    """What of the body is driven: what the reference shows, or `scale`; raises InputError for an unknown one."""
-    for known in SCALES:
-        if scale == known:
-            return known
-    if scale is not None:
-        raise InputError(f"There is no scale '{scale}'; choose one of {', '.join(SCALES)}.")
+def choose_scale(reference: PoseSequence) -> Scale:
+    """What of the body is driven: what the reference shows."""
     seen = {name for name, sure in zip(JOINTS, reference.confidence[0], strict=True) if sure >= CLEAR}
     if seen & {"right_knee", "left_knee", "right_ankle", "left_ankle"}:
         return "full"

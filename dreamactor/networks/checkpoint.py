@@ -37,10 +37,6 @@ class Networks(nn.Module):
             preset.transformer, preset.face_encoder.out_channels, preset.pose_encoder.out_channels
         )
 
-    def parameter_counts(self) -> dict[str, int]:
-        """Parameters of each network, by name."""
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
-
 
 def build(preset: Preset, seed: int = 0) -> Networks:
     """Networks with random weights, the same for the same seed."""
@@ -91,24 +87,28 @@ def load(folder: Path | str, preset: Preset | None = None) -> Networks:
     """
     weights = StoredWeights(folder, preset)
     weights.require_finite()
-    networks = build_meta(weights.preset)
-    networks.load_state_dict(dict(weights), assign=True)
-    return networks.eval()
+    weights.networks.load_state_dict(dict(weights), assign=True)
+    return weights.networks
 
 
 class StoredWeights(Mapping[str, Tensor]):
     """A checkpoint's weights in float32 by the names of `Networks.state_dict()`, each read when it is asked for and not
     kept: they need not fit into memory.
 
-    `preset` has the sizes that the checkpoint describes. Raises InputError as `check` does.
+    `networks` are those that the checkpoint describes, without memory. No value is read before it is asked for. Raises
+    InputError as `load` does where names, shapes or kinds of number are not theirs.
     """
 
     def __init__(self, folder: Path | str, preset: Preset | None = None) -> None:
         self._folder = Path(folder)
-        self.preset = check(self._folder, preset).preset
+        self.networks = _described(self._folder, preset)
+        self.preset = self.networks.preset
         with _readable(self._folder):
             file: Any = safe_open(self._folder / WEIGHTS, "pt")
-        self._file, self._names = file, tuple(file.keys())
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        self._file, self._names = file, tuple(slices)
+        found = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+        _check_keys(self._folder, self.networks, found)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
@@ -135,19 +135,13 @@ class StoredWeights(Mapping[str, Tensor]):
             )
 
 
-def check(folder: Path | str, preset: Preset | None = None) -> Networks:
-    """Networks without memory, of the sizes that a checkpoint folder describes, once its weights are found to be theirs
-    by name, shape and kind of number. Reads no values; raises InputError as `load` does."""
-    folder = Path(folder)
+def _described(folder: Path, preset: Preset | None) -> Networks:
+    """Networks without memory, of the sizes that a checkpoint's description gives."""
     found = read_preset(folder, preset.name if preset else None)
     try:
-        networks = build_meta(found)
+        return build_meta(found)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG} describes networks that cannot be made: {error}.") from error
-    with _readable(folder), safe_open(folder / WEIGHTS, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        _check_keys(folder, networks, {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()})
-    return networks
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dreamactor.engines.session import Session
-from dreamactor.errors import Cancelled
 from dreamactor.pipeline.events import Event, denoise_fraction
 from dreamactor.pipeline.options import Options
 from dreamactor.pipeline.prepare import Float, PreparedClip
@@ -45,14 +44,13 @@ def denoise(
     preset: Preset,
     clip: PreparedClip,
     options: Options,
-    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Denoised]:
-    """Yields once a step; the same seed gives the same latents. Raises Cancelled before a step that is not wanted.
+    """Yields once a step, so that who does not take the next one has stopped it; the same seed gives the same latents.
 
     Pseudo-references come first: single frames at the clip's most different head yaws, each then a reference like the
     photos (arXiv 2504.01724, section 3.4). Their steps count as those of further segments.
     """
-    loop = _Loop(denoiser, preset, options, cancelled)
+    loop = _Loop(denoiser, preset, options)
     segments, views = plan(clip.framing.frames, preset.latent_frames), len(clip.view_pose)
     loop.total = len(segments) + views
     grid = clip.pose_latent.shape[2:]
@@ -82,8 +80,8 @@ def denoise(
 class _Loop:
     """The denoising loop, counting over all shots of a job."""
 
-    def __init__(self, denoiser: Session, preset: Preset, options: Options, cancelled: Callable[[], bool]) -> None:
-        self.denoiser, self.cancelled = denoiser, cancelled
+    def __init__(self, denoiser: Session, preset: Preset, options: Options) -> None:
+        self.denoiser = denoiser
         self.guidance = options.guidance_for(preset)
         self.steps = schedule(options.solver_for(preset), options.steps_for(preset), preset.timestep_shift)
         self.shot, self.total = 0, 0
@@ -94,8 +92,6 @@ class _Loop:
         latent, velocity = shot.latent, np.zeros_like(shot.latent)
         self.shot += 1
         for number, step in enumerate(self.steps, 1):
-            if self.cancelled():
-                raise Cancelled("Cancelled by the caller.")
             outputs = self.denoiser.run(
                 {
                     "latent": latent,

@@ -13,6 +13,7 @@ from dreamactor.errors import InputError
 from dreamactor.motion.draw import DrawnControls
 from dreamactor.motion.landmarks import Landmarker
 from dreamactor.motion.limits import Limits
+from dreamactor.motion.pose import extreme_yaws
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.motion.prepare import prepare as prepare_motion
 from dreamactor.pipeline.events import PREPARE_SHARE, Event, OnProgress, ignore
@@ -107,7 +108,7 @@ def encode(
         motions.append(tokens[1:] if segment.carried else tokens)
         report(0.7 + 0.3 * (segment.index + 1) / len(segments))
     motion = np.concatenate(motions)
-    chosen = distinct_views(inputs.yaw, views)
+    chosen = extreme_yaws(inputs.yaw)[:views]
     view_poses = [_encode_pose(sessions, inputs.controls[index : index + 1])[:, 0] for index in chosen]
     grid = reference_poses[0].shape
     return PreparedClip(
@@ -115,15 +116,6 @@ def encode(
         np.stack(view_poses) if view_poses else np.zeros((0, *grid), np.float32), motion[chosen],
         Framing(inputs.fps, frames, inputs.crop),
     )  # fmt: skip
-
-
-def distinct_views(yaw: Float, count: int) -> list[int]:
-    """Frames of the clip whose head yaw (radians) is the largest, the smallest and the median, the first `count`.
-
-    The paper trains with references at these three yaws (arXiv 2504.01724, section 3.3).
-    """
-    order = np.argsort(yaw, kind="stable")
-    return [int(index) for index in (order[-1], order[0], order[len(order) // 2])[:count]]
 
 
 def _encode_pose(sessions: Mapping[str, Session], control: Bytes) -> Float:

@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
-class BuildProgress:
-    """Use as a context manager and pass it as `on_progress`; writes to stderr."""
+@contextmanager
+def build_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What is given is to be passed as `on_progress`; writes to stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # else what is printed for a file or a pipe would go to stderr
+    )  # fmt: skip
+    task, now, started = bars.add_task("starting", total=None), "starting", time.monotonic()
 
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=self._console, transient=True, disable=not self._console.is_terminal,
-            redirect_stdout=sys.stdout.isatty(),  # else what is printed for a file or a pipe would go to stderr
-        )  # fmt: skip
-        self._task = self._progress.add_task("starting", total=None)
-        self._what, self._started = "starting", time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def hear(what: str, done: int, total: int) -> None:
+        nonlocal task, now
         stage = what.partition(":")[0]
-        if stage != self._what.partition(":")[0] and not self._console.is_terminal:
-            print(f"  {time.monotonic() - self._started:6.0f} s  {stage}", file=sys.stderr, flush=True)
-        if what != self._what:  # a new bar: a total that was known cannot become unknown again
-            self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(what, total=None)
-            self._what = what
-        self._progress.update(self._task, completed=done, total=total or None)
+        if stage != now.partition(":")[0] and not console.is_terminal:
+            print(f"  {time.monotonic() - started:6.0f} s  {stage}", file=sys.stderr, flush=True)
+        if what != now:  # a new bar: a total that was known cannot become unknown again
+            bars.remove_task(task)
+            task, now = bars.add_task(what, total=None), what
+        bars.update(task, completed=done, total=total or None)
 
-    def __enter__(self) -> BuildProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    with bars:
+        yield hear

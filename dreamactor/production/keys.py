@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -20,8 +19,10 @@ from dreamactor import paths
 from dreamactor.checkpoints import WEIGHTS
 from dreamactor.engines.processor import has_vnni
 from dreamactor.engines.trust import sha256
+from dreamactor.errors import InputError
 from dreamactor.export.recipe import Recipe
 from dreamactor.export.recipes import recipe
+from dreamactor.files import make_folder, write_whole
 from dreamactor.presets import Preset
 from dreamactor.production.request import Request
 from dreamactor.production.sources import origin
@@ -200,12 +201,7 @@ def _file_hash(path: Path, store: Path) -> str:
         known = {}
     if mark not in known:
         known[mark] = sha256(path)
-        with contextlib.suppress(OSError):  # a memory that cannot be kept costs a second, not the build
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            temporary = memory.with_name(f".{memory.name}.{uuid.uuid4().hex[:8]}")
-            try:
-                temporary.write_text(json.dumps(known))
-                temporary.replace(memory)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(InputError):  # a memory that cannot be kept costs a second, not the build
+            make_folder(memory.parent)
+            write_whole(memory, json.dumps(known).encode())
     return known[mark]

@@ -15,9 +15,10 @@ from dreamactor.engines.session import TensorSpec
 from dreamactor.engines.set_writing import EngineFiles, require_writable, write_set
 from dreamactor.engines.sets import read_manifest
 from dreamactor.engines.store import Entry
-from dreamactor.engines.trust import check_file, runs_here
+from dreamactor.engines.trust import check_file, runs_here, specs
 from dreamactor.errors import EngineError
 from dreamactor.interfaces import MAX_REFERENCES
+from dreamactor.presets import Preset
 from dreamactor.production import rehearsal
 from dreamactor.production.example import example
 from dreamactor.production.gate import Verdict, lower_all, repaired
@@ -145,7 +146,7 @@ def _write(stages: Stages, lowered: Mapping[str, Entry], engines: Mapping[str, E
     made meanwhile, stays."""
     request, files = stages.request, []
     for name, entry in engines.items():
-        inputs, outputs = _specs(name, entry)
+        inputs, outputs = _specs(request.preset, name, entry)
         record = NetworkRecord(
             name=name,
             precision=_precision(stages, lowered[name]),
@@ -176,17 +177,12 @@ def _write(stages: Stages, lowered: Mapping[str, Entry], engines: Mapping[str, E
     )  # fmt: skip
 
 
-def _specs(name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    if "inputs" in entry.facts:
-        inputs, outputs = ([TensorSpec.from_dict(spec) for spec in entry.facts[key]] for key in ("inputs", "outputs"))
-        return tuple(inputs), tuple(outputs)
-    from dreamactor.production.stages import open_onnx
-
-    session = open_onnx(entry.paths[0], name)
-    try:
-        return session.inputs, session.outputs
-    finally:
-        session.close()
+def _specs(preset: Preset, name: str, entry: Entry) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs: what TensorRT's builder told of the engine; an ONNX has the preset's."""
+    if "inputs" not in entry.facts:
+        return specs(preset, name)
+    inputs, outputs = ([TensorSpec.from_dict(spec) for spec in entry.facts[key]] for key in ("inputs", "outputs"))
+    return tuple(inputs), tuple(outputs)
 
 
 def _precision(stages: Stages, lowered: Entry) -> str:

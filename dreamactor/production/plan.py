@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +99,14 @@ def memory_needed(stages: Stages) -> int:
     """Bytes of memory that a build takes at its worst, files that it maps left out: weights stay on disk but for random
     ones, those that TensorRT's builder is given, and those of the sessions that a set for ONNX Runtime is verified in.
     """
-    request, weights = stages.request, 4 * sum(parameter_counts(stages).values())
+    request, weights = stages.request, weight_bytes(stages.request.preset)
     most = _SESSIONS * weights if request.target.is_onnx else _BUILDER * lowered_bytes(stages)
     return int(most if request.checkpoint else max(most, 1.1 * weights)) + _OTHERS
 
 
 def check_memory(stages: Stages) -> str:
     """A sentence with the memory the work needs; raises EngineError where the machine has less."""
-    weights, needed = 4 * sum(parameter_counts(stages).values()), memory_needed(stages)
+    weights, needed = weight_bytes(stages.request.preset), memory_needed(stages)
     there = available_memory()
     sentence = f"{weights / 1e9:.2f} GB of FP32 weights: up to {needed / 2**30:.1f} GiB of memory"
     if there is not None and needed > there:
@@ -121,7 +120,7 @@ def check_memory(stages: Stages) -> str:
 def check_disk(stages: Stages, steps: Sequence[Step]) -> str:
     """A sentence with the disk space that what is not in the store yet may take, and the set; raises EngineError where
     the store's disk has less."""
-    weights, store = 4 * sum(parameter_counts(stages).values()), stages.request.store.absolute()
+    weights, store = weight_bytes(stages.request.preset), stages.request.store.absolute()
     lowered = 1.1 * lowered_bytes(stages) / weights  # modules may be put back
     shares = {"onnx": 1.0, "source": 1.0, "precision": lowered, "engine": lowered}
     new = [step.stage for step in steps if step.network == "denoiser" and not step.cached]  # it has nearly all of them
@@ -154,12 +153,9 @@ def lowered_bytes(stages: Stages) -> int:
     return sum(math.prod(shape) * width(name, shape) for name, shape in shapes.items())
 
 
-def parameter_counts(stages: Stages) -> dict[str, int]:
-    """Parameters of each network at the preset's size, without memory for them."""
-    counts = Counter[str]()
-    for name, shape in _shapes(stages.request.preset).items():
-        counts[name.partition(".")[0]] += math.prod(shape)
-    return dict(counts)
+def weight_bytes(preset: Preset) -> int:
+    """Bytes of the preset's weights in FP32."""
+    return 4 * sum(map(math.prod, _shapes(preset).values()))
 
 
 @functools.lru_cache(maxsize=1)

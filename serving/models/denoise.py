@@ -60,15 +60,12 @@ class TritonPythonModel:
             message = f"waiting for {clips} other clip{'s' if clips > 1 else ''}" if clips != told else ""
             yield Passed(Event("wait", fraction=PREPARE_SHARE, message=message), job)
             told = clips
-
-        def called_off() -> bool:
-            self.jobs.require(job)
-            return False
-
+        self.jobs.require(job)
         first = True
-        for step in denoise(self.denoiser, self.preset, clip, prepared.options, called_off):
+        for step in denoise(self.denoiser, self.preset, clip, prepared.options):
             if step.latent is not None and first:
                 first = False
                 yield Passed(step.event, job, step.latent, clip.framing, prepared.driving)
             else:
                 yield Passed(step.event, job, step.latent)
+            self.jobs.require(job)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dreamactor.errors import InputError
 from dreamactor.motion.pose import INDEX, LEFT, RIGHT, PoseSequence, nose_of
 from dreamactor.motion.retarget import PARENTS, choose_scale, only, retarget
 from tests.motion.test_draw import standing, yaw
@@ -237,9 +236,6 @@ def test_scales() -> None:
     sure = sure.copy()
     sure[:, [INDEX[side + part] for side in ("left_", "right_") for part in ("elbow", "wrist", "hip")]] = 0
     assert choose_scale(dataclasses.replace(whole, confidence=sure)) == "face"
-    assert choose_scale(whole, "half") == "half"
-    with pytest.raises(InputError, match="There is no scale 'legs'; choose one of face, half, full"):
-        choose_scale(whole, "legs")
     drawn = only(whole, "face")
     assert {name for name, index in INDEX.items() if drawn.confidence[0, index]} == {
         "neck", "nose", "left_shoulder", "right_shoulder",

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from dreamactor.engines import Engines, open_engines
-from dreamactor.errors import Cancelled, InputError
+from dreamactor.errors import InputError
 from dreamactor.motion.limits import Limits
+from dreamactor.motion.pose import extreme_yaws
 from dreamactor.motion.prepare import MotionInputs
 from dreamactor.pipeline.denoise import Denoised, denoise
 from dreamactor.pipeline.finish import Finisher
 from dreamactor.pipeline.options import Options
-from dreamactor.pipeline.prepare import PreparedClip, distinct_views, encode, prepare
+from dreamactor.pipeline.prepare import PreparedClip, encode, prepare
 from dreamactor.pipeline.segments import plan
 from dreamactor.pipeline.solver import schedule
 from dreamactor.presets import Preset, preset
@@ -169,14 +170,6 @@ def test_guidance_of_one_is_the_conditional_velocity(engines: Engines, clip: Pre
     assert np.abs(plain[0] - far[0]).max() > 1e-2
 
 
-def test_cancelling_stops_before_the_next_step(engines: Engines, clip: PreparedClip) -> None:
-    seen: list[Denoised] = []
-    steps = denoise(engines.session("denoiser"), TINY, clip, OPTIONS, cancelled=lambda: len(seen) == 3)
-    with pytest.raises(Cancelled):
-        seen.extend(steps)  # takes them one by one
-    assert len(seen) == 3
-
-
 def test_pseudo_references_come_first_and_change_the_video(engines: Engines, clip: PreparedClip) -> None:
     options = Options(steps=2, seed=3, pseudo_references=2)
     with_views = encode(engines.sessions, TINY, motion_inputs(), views=2)
@@ -199,7 +192,7 @@ def test_views_are_made_from_their_own_controls_and_come_after_the_photos(engine
 
 def test_every_photo_and_view_is_encoded_with_its_own_controls(engines: Engines) -> None:
     inputs = motion_inputs(references=2)
-    clip, chosen = encode(engines.sessions, TINY, inputs, views=3), distinct_views(inputs.yaw, 3)
+    clip, chosen = encode(engines.sessions, TINY, inputs, views=3), extreme_yaws(inputs.yaw)
 
     def pose(control: np.ndarray) -> np.ndarray:
         control = np.ascontiguousarray(control.transpose(2, 0, 1)[None, :, None])
@@ -208,12 +201,6 @@ def test_every_photo_and_view_is_encoded_with_its_own_controls(engines: Engines)
     np.testing.assert_allclose(clip.reference_pose, [pose(one) for one in inputs.reference_controls], atol=1e-5)
     np.testing.assert_allclose(clip.view_pose, [pose(inputs.controls[at]) for at in chosen], atol=1e-5)
     np.testing.assert_array_equal(clip.view_motion, clip.motion[chosen])
-
-
-def test_distinct_views_are_the_extremes_and_the_median() -> None:
-    yaw = np.array([0.1, -0.7, 0.2, 0.9, 0.15], np.float32)
-    assert distinct_views(yaw, 3) == [3, 1, 4]
-    assert distinct_views(yaw, 0) == []
 
 
 def test_finisher_delivers_each_frame_once_and_cropped(engines: Engines, clip: PreparedClip) -> None:

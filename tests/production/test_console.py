@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 BUILD = """
-from dreamactor.production.console import BuildProgress
-with BuildProgress() as progress:
+from dreamactor.production.console import build_progress
+with build_progress() as progress:
     progress("building denoiser: tactics", 0, 18)
     progress("building denoiser: tactics", 18, 18)
     print("the plan and the table")

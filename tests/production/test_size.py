@@ -42,7 +42,7 @@ def main(folder, checkpoint, *builds):
     from dreamactor.checkpoints import read_preset
     from dreamactor.engines.target import parse_target
     from dreamactor.production.make import make_engines
-    from dreamactor.production.plan import memory_needed, parameter_counts
+    from dreamactor.production.plan import memory_needed, weight_bytes
     from dreamactor.production.request import Request
     from dreamactor.production.stages import Stages
 
@@ -55,7 +55,7 @@ def main(folder, checkpoint, *builds):
         stages = Stages(request, hear)
         needed = max(needed, memory_needed(stages))
     done.set()
-    weights = 4 * sum(parameter_counts(stages).values())
+    weights = weight_bytes(request.preset)
     worst = max(peaks, key=peaks.get)
     found = {"weights": weights, "needed": needed, "peak": peaks[worst], "resident": resident}
     print(json.dumps({**found, "at": worst, "passed": passed}))

@@ -140,7 +140,7 @@ def test_no_host_is_not_all_hosts(tiny_engines: Path) -> None:
 
 def test_folder_of_a_killed_server_is_removed_and_of_a_live_one_kept(temporary: Path) -> None:
     live, dead = folders.PrivateFolder(), folders.PrivateFolder()
-    os.close(dead._lock)
+    dead._held.close()
     region = folders.SHARED_MEMORY / f"{dead.path.name}region"
     region.touch()
     pipe = temporary / f"{folders.PREFIX}pipe"  # of somebody else, which opens for nobody

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.motion.draw import draw_controls
-from dreamactor.motion.pose import INDEX, PoseSequence
-from dreamactor.motion.retarget import choose_scale, only
+from dreamactor.motion.pose import INDEX, PoseSequence, extreme_yaws
+from dreamactor.motion.retarget import Scale, only
 from dreamactor.presets import FACE_SIZE
 from dreamactor.training.characters.performance import perform
 from dreamactor.training.characters.scene import (
@@ -57,7 +57,7 @@ class Clip:
 
 
 def make_clip(
-    scenes: Scenes, seed: int, frames: int = FRAMES, framing: str | None = None, limited: float = LIMITED
+    scenes: Scenes, seed: int, frames: int = FRAMES, framing: Scale | None = None, limited: float = LIMITED
 ) -> Clip:
     """Renders the clip of a seed; with the chance `limited` its controls have only the limbs of its framing."""
     rng = np.random.default_rng([seed, 21])
@@ -68,7 +68,7 @@ def make_clip(
     )
     faces = render_faces(scenes, scene, seed, rng)
     pictures = render(scene)
-    own, foreign = yaw_extremes(scene), yaw_extremes(other)
+    own, foreign = extremes(scene), extremes(other)
     references = np.concatenate([pictures[own], np.stack([render_frame(other, i) for i in foreign])])
     other_poses = pose_sequence(other)
     reference_poses = PoseSequence.concatenate(
@@ -101,9 +101,8 @@ def draw_clip_controls(
     `motion.retarget` leaves out at this framing."""
     height, width = scene.view.height, scene.view.width
     poses = as_detected(rng, poses, height, width, scene.framing)
-    scale = choose_scale(references, scene.framing)
     if np.random.default_rng([seed, 22]).random() < limited:
-        poses, references = only(poses, scale), only(references, scale)
+        poses, references = only(poses, scene.framing), only(references, scene.framing)
     return draw_controls(poses, height, width), draw_controls(references, height, width)
 
 
@@ -120,11 +119,11 @@ def render_faces(scenes: Scenes, scene: Scene, seed: int, rng: np.random.Generat
     return np.stack([face_crop(scene, i, STORED_FACE, shift, margin) for i in range(frames)])
 
 
-def yaw_extremes(scene: Scene) -> list[int]:
-    """Frames with the largest, the smallest and the median head yaw."""
+def extremes(scene: Scene) -> list[int]:
+    """Frames with the most different views of the head, by the yaw of where it looks (of the other sign than `yaw` in a
+    clip's motion: the same frames, the first two the other way round)."""
     forward = -scene.performance.head[:, :, 2]
-    order = np.argsort(np.arctan2(forward[:, 0], -forward[:, 2]), kind="stable")
-    return [int(order[-1]), int(order[0]), int(order[len(order) // 2])]
+    return extreme_yaws(np.arctan2(forward[:, 0], -forward[:, 2]))
 
 
 def as_detected(rng: np.random.Generator, poses: PoseSequence, height: int, width: int, framing: str) -> PoseSequence:

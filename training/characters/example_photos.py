@@ -16,7 +16,7 @@ import numpy as np
 
 from dreamactor.errors import guarded
 from dreamactor.motion.metadata import embed_pose
-from dreamactor.motion.retarget import choose_scale, only
+from dreamactor.motion.retarget import Scale, only
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.characters.backdrop import make_backdrop
 from dreamactor.training.characters.mocap import axis_rotation, resample
@@ -25,11 +25,15 @@ from dreamactor.training.characters.scene import SUPERSAMPLE, Scene, Scenes, fra
 from dreamactor.training.characters.signals import Expression
 
 SIZE = 384
-PHOTOS = {"puppet_face": (45, "face"), "puppet_half": (40, "half"), "puppet_full": (16, "full")}
+PHOTOS: dict[str, tuple[int, Scale]] = {
+    "puppet_face": (45, "face"),
+    "puppet_half": (40, "half"),
+    "puppet_full": (16, "full"),
+}
 """File name: character seed of the test split, framing."""
 
 
-def photo(scenes: Scenes, seed: int, framing: str) -> Scene:
+def photo(scenes: Scenes, seed: int, framing: Scale) -> Scene:
     """A still scene of one frame: the character of a test seed, looking at the camera."""
     rng = np.random.default_rng([seed, 31])
     character = scenes.character(seed)
@@ -66,7 +70,7 @@ def _write(folder: Path) -> None:
     scenes = Scenes("test", mocap_folder(), SIZE, SIZE, 12)
     for name, (seed, framing) in PHOTOS.items():
         scene = photo(scenes, seed, framing)
-        pose = only(pose_sequence(scene), choose_scale(pose_sequence(scene), framing))
+        pose = only(pose_sequence(scene), framing)
         (folder / f"{name}.png").write_bytes(embed_pose(render_frame(scene, 0), pose))
         print(folder / f"{name}.png")
 

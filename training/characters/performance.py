@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamactor.motion.pose import INDEX, JOINTS
+from dreamactor.motion.retarget import Scale
 from dreamactor.training.characters.character import Body
 from dreamactor.training.characters.mocap import (
     LYING,
@@ -66,7 +67,7 @@ def make_score(
     clips: dict[str, tuple[float, Motion]],
     frames: int,
     fps: float,
-    framing: str,
+    framing: Scale,
 ) -> Score:
     """Draws a motion at random: captured, gestured or both; body yaw, head turns and face go with it."""
     captured = rng.random() < {"face": 0.25, "half": 0.45, "full": 0.7}[framing]
@@ -124,7 +125,7 @@ def calm(motion: Motion, share: float) -> Motion:
     return Motion(np.array([0.0, 0.85, 0.0]) + share * 0.5 * (motion.root - middle), still)
 
 
-def _body_yaw(rng: np.random.Generator, frames: int, fps: float, framing: str) -> Array:
+def _body_yaw(rng: np.random.Generator, frames: int, fps: float, framing: Scale) -> Array:
     kind = rng.random()
     spread = 20 if framing == "face" else 28
     base = rng.normal(0, spread) if kind < 0.88 else rng.uniform(-180, 180)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dreamactor.errors import InputError
 from dreamactor.motion.faces import DOWN, FORWARD, SIDE
 from dreamactor.motion.pose import JOINTS, PoseSequence
-from dreamactor.motion.retarget import SCALES
+from dreamactor.motion.retarget import SCALES, Scale
 from dreamactor.presets import FACE_SIZE
 from dreamactor.training.characters.backdrop import make_backdrop
 from dreamactor.training.characters.character import Character, make_character
@@ -38,7 +38,7 @@ class Scene:
     performance: Performance
     view: View
     backdrop: Image
-    framing: str
+    framing: Scale
 
 
 class Scenes:
@@ -50,17 +50,17 @@ class Scenes:
         self.split, self.height, self.width, self.fps = split, height, width, fps
         self.clips: dict[str, tuple[float, Motion]] = load_clips(mocap, SPLITS[split])
 
-    def score(self, seed: int, frames: int, framing: str) -> Score:
+    def score(self, seed: int, frames: int, framing: Scale) -> Score:
         rng = np.random.default_rng([SPLIT_SEEDS[self.split], seed, 11])
         return make_score(rng, self.clips, frames, self.fps, framing)
 
     def character(self, seed: int) -> Character:
         return make_character(SPLIT_SEEDS[self.split] + seed)
 
-    def scene(self, seed: int, frames: int, framing: str | None = None) -> Scene:
+    def scene(self, seed: int, frames: int, framing: Scale | None = None) -> Scene:
         """The scene of a seed. Framing is drawn at random unless given: face, half or full."""
         rng = np.random.default_rng([SPLIT_SEEDS[self.split], seed, 12])
-        chosen = str(rng.choice(SCALES, p=(0.36, 0.36, 0.28)))
+        chosen = SCALES[int(rng.choice(len(SCALES), p=(0.36, 0.36, 0.28)))]
         framing = framing or chosen
         if framing not in SCALES:
             raise InputError(f"There is no framing '{framing}'; choose one of {', '.join(SCALES)}.")
@@ -78,7 +78,7 @@ class Scenes:
 
 
 def frame_camera(
-    rng: np.random.Generator, performance: Performance, character: Character, framing: str, height: int, width: int
+    rng: np.random.Generator, performance: Performance, character: Character, framing: Scale, height: int, width: int
 ) -> View:
     """Chooses scale and offset so that the framing's part of the body fills the picture."""
     head = np.median(performance.head_center, axis=0)

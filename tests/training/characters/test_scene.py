@@ -13,7 +13,7 @@ from dreamactor.motion.pose import INDEX
 from dreamactor.motion.retarget import SCALES
 from dreamactor.training.assets import mocap_folder
 from dreamactor.training.characters.character import make_character
-from dreamactor.training.characters.clip import REFERENCES, make_clip, yaw_extremes
+from dreamactor.training.characters.clip import REFERENCES, extremes, make_clip
 from dreamactor.training.characters.mocap import SPLITS
 from dreamactor.training.characters.paint_head import face_texture
 from dreamactor.training.characters.scene import SPLIT_SEEDS, Scenes, face_crop, pose_sequence, render_frame
@@ -55,7 +55,7 @@ def test_unknown_split_and_framing_are_named() -> None:
 def test_reference_controls_are_drawn_by_the_motion_code(scenes: Scenes) -> None:
     clip, scene = make_clip(scenes, 4, 5, "full"), scenes.scene(4, 5, "full")
     drawn = draw_controls(pose_sequence(scene), 128, 128)
-    for place, frame in enumerate(yaw_extremes(scene)):
+    for place, frame in enumerate(extremes(scene)):
         assert np.array_equal(clip.reference_controls[place], drawn[frame])
         assert np.array_equal(clip.references[place], render_frame(scene, frame))
     assert len(clip.references) == REFERENCES
