@@ -234,7 +234,7 @@ def short(value: float) -> str:
     """1200000 as 1.2M, 1200 as 1200, 0.02 as 0.02, 0.0002 as 0.2m."""
     if 0.01 <= abs(value) < 10_000 or not value:
         return f"{value:.4g}"
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1e-3, "m"), (1e-6, "µ")):
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1e-3, "m"), (1e-6, "u")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"

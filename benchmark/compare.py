@@ -1,11 +1,16 @@
 """Two reports of the harness compared: faster, slower, no difference, or cannot tell.
 
-A build is called slower only if it is so in raw time *and* against the yardstick that was timed beside every sample, so
-a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
-widened for the number of measurements judged (Bonferroni) and for how far a machine's moments lie apart, as the engines
-and steps show it: they are measured at several moments of a run, as the stages are; whole clips and calls at one. What
-is measured at one moment drifts together and counts as one there. PyTorch's rows are shown and not judged: they are not
-this build's.
+A build is called slower only if it is so in raw time *and* beside what ran next to it and is not of this build, so that
+a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and all of
+them hold together (Bonferroni). What is compared depends on how a thing was measured:
+
+- engines, steps and stages, at several moments of a run: their faster moments, and beside them the yardstick that was
+  timed before every sample;
+- whole clips, in turn with PyTorch at one moment: the samples as they are, and beside them PyTorch's of those rounds;
+- calls, at one moment: the samples with as much uncertainty as the engines' moments lie apart, and the yardstick.
+
+PyTorch's rows are shown and not judged: they are not this build's. Our networks in turn with PyTorch (`peer/`) are left
+out: the engines' rows are of the same, and PyTorch's threads do not stop at once.
 
 On an unsteady machine two runs tell little: measure two engine sets in turn instead (`compare_sets.py`).
 """
@@ -17,11 +22,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, variance
+from statistics import median
 from typing import Any
 
+from dreamactor.benchmark.moments import Run
 from dreamactor.benchmark.schema import SCHEMA, is_ours
-from dreamactor.benchmark.statistics import LEVEL, Interval, ratio, student
+from dreamactor.benchmark.statistics import LEVEL, Interval, ratio
 from dreamactor.benchmark.timing import Timing
 from dreamactor.engines.manifest import FILE_NAME
 from dreamactor.errors import InputError
@@ -77,13 +83,12 @@ def _is_whole(timing: Any) -> bool:
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Difference]:
     """Every timing of the same work that both reports hold, in the first one's order, judged by `verdict`."""
-    old, new = before["timings"], after["timings"]
-    alike = not _other_clips(before, after)
-    names = [name for name in old if name in new and (alike or _of_a_network(name))]
-    judged = [name for name in names if is_ours(name)]
-    level = level_of_each(len(judged))
-    apart = _apart(before, after, level_of_each(len({_together(name) for name in judged})))
-    return [_difference(name, old[name], new[name], threshold, level, apart) for name in names]
+    old, new = Run(before), Run(after)
+    wanted = _is_compared if not _other_clips(before, after) else _of_a_network
+    names = [name for name in old.timings if name in new.timings and wanted(name)]
+    level = level_of_each(len({_together(name) for name in names if is_ours(name)}))
+    torch = [report["environment"].get("packages", {}).get("torch") for report in (before, after)]
+    return [_difference(name, old, new, torch[0] == torch[1], threshold, level) for name in names]
 
 
 def level_of_each(count: int) -> float:
@@ -113,8 +118,6 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     found += [
         f"{key} differs: {a.get(key)} and {b.get(key)}." for key in _ENVIRONMENT if _name(a, key) != _name(b, key)
     ]
-    if before.get("settings", {}).get("preset") != after.get("settings", {}).get("preset"):
-        found.append("The presets differ: these are not the same networks.")
     found += _other_clips(before, after)
     for name, report in (("first", before), ("second", after)):
         share = _cores_used(report)
@@ -139,6 +142,14 @@ def _other_clips(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
     return [f"Only engines are compared: clips, stages and calls were made by {made[0]}, and by {made[1]}."]
 
 
+def _other_networks(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In what the networks and the sizes of two runs differ; by their preset alone where a report is an earlier one."""
+    if not all("networks" in settings for settings in (before, after)):
+        return ["preset"] if before.get("preset") != after.get("preset") else []
+    old, new = before["networks"], after["networks"]
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
+
+
 def _cores_used(report: Mapping[str, Any]) -> float | None:
     """Share of the cores that CPU engines had while they ran, at the median; far below 1 on a machine that is busy."""
     cores = report.get("settings", {}).get("threads") or report["environment"].get("cores") or 1
@@ -156,27 +167,14 @@ def _name(environment: Mapping[str, Any], key: str) -> Any:
     return value.get("name") if isinstance(value, dict) else value  # of a GPU the name, not its temperature
 
 
-def _apart(before: Mapping[str, Any], after: Mapping[str, Any], level: float) -> float:
-    """How far (natural logarithm) two moments of these machines may lie apart at `level`: from the medians of engines
-    and steps moment by moment. What is measured at one moment drifts together, so all of a run count as one; infinite
-    where there is no run of two moments."""
-    squares, degrees = 0.0, 0
-    for report in (before, after):
-        timings = [
-            Timing.from_dict(row) for name, row in report["timings"].items() if name.startswith(("engine/", "step/"))
-        ]
-        blocks = [timing.blocks() for timing in timings]
-        moments = min(map(len, blocks), default=1)
-        if moments > 1:
-            spread = [variance(math.log(median(block)) for block in found) for found in blocks]
-            squares, degrees = squares + (moments - 1) * fmean(spread), degrees + moments - 1
-    return student(degrees, level) * math.sqrt(2 * squares / degrees) if degrees else math.inf
-
-
 def _together(name: str) -> str:
     """A name for what is measured together, and drifts together: engines and stages at one run of moments."""
     kind = name.partition("/")[0]
     return "moments" if kind in ("engine", "device", "step", "stage") else kind
+
+
+def _is_compared(name: str) -> bool:
+    return not (name.startswith("peer/") and is_ours(name))
 
 
 def _of_a_network(name: str) -> bool:
@@ -184,19 +182,26 @@ def _of_a_network(name: str) -> bool:
     return name.startswith(("engine/", "device/"))
 
 
-def _difference(
-    name: str, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float, level: float, apart: float
-) -> Difference:
-    old, new = Timing.from_dict(before), Timing.from_dict(after)
-    moments = [len(timing.blocks()) for timing in (old, new)]
-    margin = math.exp(min(apart * math.sqrt((1 / moments[0] + 1 / moments[1]) / 2), 700.0))  # the largest that there is
-    raw = ratio(new.blocks(), old.blocks(), level=level)
-    raw = Interval(raw.value, min(raw.low, raw.value / margin), max(raw.high, raw.value * margin))
-    drift = median(sample.yardstick for sample in new.samples) / median(sample.yardstick for sample in old.samples)
-    views = [raw, Interval(raw.value / drift, raw.low / drift, raw.high / drift)]
-    seen = Interval(raw.value, min(view.low for view in views), max(view.high for view in views))
-    said = verdict(views, threshold)
-    return Difference(name, median(old.seconds), median(new.seconds), seen, said, min(moments) > 1)
+def _times(interval: Interval, scale: float) -> Interval:
+    return Interval(interval.value * scale, interval.low * scale, interval.high * scale)
+
+
+def _difference(name: str, old: Run, new: Run, same_torch: bool, threshold: float, level: float) -> Difference:
+    before, after = old.timings[name], new.timings[name]
+    others = sorted(old.in_turn_with(name) & new.in_turn_with(name)) if same_torch and is_ours(name) else []
+    if others:
+        views = [
+            ratio(new.within(name), old.within(name), level),
+            ratio(new.beside(name, others), old.beside(name, others), level),
+        ]
+    else:
+        raw = ratio(new.estimate(name), old.estimate(name), level)
+        yardsticks = [median(sample.yardstick for sample in timing.samples) for timing in (before, after)]
+        drift = yardsticks[1] / yardsticks[0]
+        views = [_times(raw, scale) for scale in (1.0, 1 / drift)]
+    seen = Interval(views[0].value, min(view.low for view in views), max(view.high for view in views))
+    often = min(len(timing.blocks()) for timing in (before, after)) > 1
+    return Difference(name, median(before.seconds), median(after.seconds), seen, verdict(views, threshold), often)
 
 
 def format_differences(rows: list[Difference], notes: list[str]) -> str:
@@ -231,6 +236,8 @@ def main(before: Path, after: Path, threshold: float = THRESHOLD) -> int:
         rows, notes, broke = compare_sets(before, after, threshold), other_clips(before, after), {}
     else:
         old, new = read_report(before), read_report(after)
+        if differing := _other_networks(old["settings"], new["settings"]):
+            raise InputError(f"{before} and {after} are of other networks: they differ in {', '.join(differing)}.")
         rows, notes, broke = compare(old, new, threshold), warnings(old, new), new["failed"]
         if any(row.ours and row.verdict == "cannot tell" for row in rows):
             notes.append(

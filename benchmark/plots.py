@@ -106,8 +106,9 @@ def waterfall(report: Report) -> Drawing:
 
 
 def _span_title(span: Mapping[str, Any]) -> str:
-    took, moved = f"{span['seconds'] * 1e3:.1f} ms", f"{span['bytes'] / 1e6:.2f} MB"
-    return f"{span['name']}, segment {span['segment'] or 1}: {took}, {moved}"
+    segment = f", segment {span['segment']}" if span["segment"] else ""  # motion and encode are of the whole clip
+    moved = f", {span['bytes'] / 1e6:.2f} MB" if span["bytes"] else ""
+    return f"{span['name']}{segment}: {span['seconds'] * 1e3:.1f} ms{moved}"
 
 
 def roofline(report: Report) -> Drawing:

@@ -25,6 +25,7 @@ from dreamactor.benchmark.settings import Settings
 from dreamactor.benchmark.torch_engines import checkpoint_of
 from dreamactor.errors import EngineError, InputError, MissingDependency
 from dreamactor.files import check_output, write_whole
+from dreamactor.presets import Preset
 from dreamactor.serving.launcher import stoppable
 
 JSON, PAGE, PLOTS = "report.json", "report.html", "plots"
@@ -105,7 +106,7 @@ def run(
         bench.report["settings"] = {
             **settings.to_dict(), "preset": bench.main.preset.name, "precisions": list(sets.opened),
             "targets": {name: engines.manifest.target for name, engines in sets.opened.items()},
-            "clips_by": _clips_by(bench),
+            "clips_by": _clips_by(bench), "networks": _networks(bench.main.preset),
         }  # fmt: skip
         bench.report["environment"] = environment()
         plan = {title: work for name, title, work in sections.PLAN if bench.wants(name)}
@@ -126,6 +127,12 @@ def _clips_by(bench: Bench) -> str:
     preset = bench.main.preset
     guided = f", guidance {preset.guidance_scale:g}" if preset.rows > 1 else ""
     return f"{label(bench.main.manifest)}, {preset.steps} steps of {preset.solver}{guided}"
+
+
+def _networks(preset: Preset) -> dict[str, Any]:
+    """The networks' sizes and those of what they were measured on: reports in which they differ are not comparable."""
+    of_clips = ("name", "steps", "timestep_shift", "solver", "guidance_scale")
+    return {**{key: value for key, value in preset.to_dict().items() if key not in of_clips}, "rows": preset.rows}
 
 
 def _section(bench: Bench, title: str, work: Callable[[Bench], None], say: Callable[[str], None]) -> None:

@@ -54,14 +54,14 @@ def engine_curves(engines: Engines, rounds: int, quick: bool) -> tuple[list[Curv
     """The denoiser's step against frames, resolution and references, and the decoder's against frames; and why a size
     is missing: TensorRT's engines take only sizes they were built for, and a GPU's memory is limited."""
     base = Size.of(engines.preset)
-    side = base.height
     frames = [5, 13, 25] if quick else [5, 13, 25, 49]
-    sides = [side // 2, side] if quick else [side // 2, side, side * 3 // 2]
+    percents = [50, 100] if quick else [50, 100, 150]
+    pictures = [[memory.resized(side, percent) for side in (base.height, base.width)] for percent in percents]
     counts = [1, 2] if quick else [1, 2, 4]
     lengths = {float(n): replace(base, latents=latent_frames(n)) for n in frames}
     plan: list[tuple[str, str, dict[float, Size]]] = [
         ("denoiser", "frames", lengths),
-        ("denoiser", "pixels", {float(s * s): _square(base, s) for s in sides}),
+        ("denoiser", "pixels", {float(h * w): replace(base, height=h, width=w) for h, w in pictures}),
         ("denoiser", "references", {float(n): replace(base, references=n) for n in counts}),
         ("vae_decoder", "frames", lengths),
     ]
@@ -178,11 +178,6 @@ def memory_curves(engines: Path, preset: Preset, references: int, quick: bool) -
                 "exponent": exponent(list(peaks), grown).to_dict(),
             }  # fmt: skip
     return found, refused
-
-
-def _square(size: Size, side: int) -> Size:
-    aligned = max(32, side // 32 * 32)
-    return replace(size, height=aligned, width=aligned)
 
 
 def _curve(name: str, axis: str, cases: Mapping[float, Case], rounds: int) -> Curve:

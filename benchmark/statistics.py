@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 DRAWS = 2000
 LEVEL = 0.95
+_LARGEST = 700.0  # a power of e that is still a number
 Blocks = Sequence[Sequence[float]]
 Floats = NDArray[np.float64]
 
@@ -54,12 +56,39 @@ def mean(blocks: Blocks) -> Interval:
     return _interval(float(samples.mean()), _draws(blocks, lambda rows: rows.mean(axis=1)))
 
 
-def ratio(numerator: Blocks, denominator: Blocks, level: float = LEVEL) -> Interval:
-    """Median over median of two independent sets of samples, with its interval at `level`."""
-    top = percentile(numerator, 50).value
-    bottom = percentile(denominator, 50).value
-    draws = _draws(numerator, _medians) / _draws(denominator, _medians, seed=1)
-    return _interval(top / bottom, draws, level)
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its standard error, and the degrees of freedom that the error was found with."""
+
+    value: float
+    error: float
+    degrees: int
+
+
+def mean_of(values: Sequence[float]) -> Estimate:
+    """The mean of independent values; of one its error is infinite."""
+    degrees = len(values) - 1
+    return Estimate(fmean(values), stdev(values) / math.sqrt(len(values)) if degrees else math.inf, degrees)
+
+
+def faster_half(values: Sequence[float]) -> Estimate:
+    """The mean of the smaller half of independent values, the middle one included: what others do on a machine makes
+    some of its moments slower and none faster. The error is that of a trimmed mean, by the values with the left out
+    ones at the largest that is in (Tukey and McLaughlin 1963)."""
+    count, kept = len(values), len(values) // 2 + 1
+    if count < 2:
+        return mean_of(values)
+    smallest = sorted(values)[:kept]
+    error = stdev([*smallest, *[smallest[-1]] * (count - kept)]) * math.sqrt(count) / kept
+    return Estimate(fmean(smallest), error, kept - 1)
+
+
+def ratio(numerator: Estimate, denominator: Estimate, level: float = LEVEL) -> Interval:
+    """The ratio of two times whose natural logarithms were estimated, with Student's interval at `level`."""
+    difference, degrees = numerator.value - denominator.value, numerator.degrees + denominator.degrees
+    margin = student(degrees, level) * math.hypot(numerator.error, denominator.error) if degrees else math.inf
+    ends = (math.exp(min(difference + side * margin, _LARGEST)) for side in (-1, 1))
+    return Interval(math.exp(difference), *ends)
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL) -> Interval:
@@ -177,14 +206,9 @@ def _quantile_interval(values: Floats, share: float, level: float = LEVEL) -> tu
     return float(values[few - 1]) if few else -math.inf, float(values[count - many]) if many else math.inf
 
 
-def _medians(rows: Floats) -> Floats:
-    found: Floats = np.median(rows, axis=1)
-    return found
-
-
-def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int = 0) -> Floats:
+def _draws(blocks: Blocks, statistic: Callable[[Floats], Any]) -> Floats:
     """`statistic` (of rows) of DRAWS resampled sets: as many blocks as there are, an average block's samples each."""
-    generator = np.random.Generator(np.random.PCG64(seed))
+    generator = np.random.Generator(np.random.PCG64(0))
     arrays = [np.asarray(block, np.float64) for block in blocks if len(block)]
     sizes = np.array([array.size for array in arrays])
     table = np.stack([np.resize(array, sizes.max()) for array in arrays])
@@ -195,7 +219,6 @@ def _draws(blocks: Blocks, statistic: Callable[[Floats], Any], seed: int = 0) ->
     return result
 
 
-def _interval(value: float, draws: Floats, level: float = LEVEL) -> Interval:
-    tail = 50 * (1 - level)
-    low, high = np.percentile(draws, [tail, 100 - tail])
+def _interval(value: float, draws: Floats) -> Interval:
+    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return Interval(value, min(float(low), value), max(float(high), value))

@@ -33,6 +33,7 @@ def check_output(path: Path) -> None:
     """Refuses an output that could not be written, before the minutes of work."""
     if _is_special(path):
         return
+    path = path.resolve()  # where a link leads is where it is written
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"The output {path} cannot be written: give a file name in a folder that exists.")
     if not os.access(path.parent, os.W_OK):

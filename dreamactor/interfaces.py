@@ -71,6 +71,8 @@ class Port:
 
 @dataclass(frozen=True)
 class Interface:
+    """A network's inputs and outputs by name, in the order of its graph."""
+
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
 

@@ -8,7 +8,6 @@ runtime and GPU are the ones the engine was built for.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -188,6 +187,8 @@ def check_machine(record: NetworkRecord, gpu: Gpu | None) -> None:
 def sign(directory: Path, private_key: bytes) -> Path:
     """Writes the Ed25519 signature of the manifest beside it; `private_key` is PEM or 32 raw bytes."""
     _, private, serialization = _ed25519()
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         key = (
             serialization.load_pem_private_key(private_key, None)
@@ -197,7 +198,7 @@ def sign(directory: Path, private_key: bytes) -> Path:
         if not isinstance(key, private):
             raise ValueError("it is a key of another kind")
         signature: bytes = key.sign((directory / FILE_NAME).read_bytes())
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
         raise EngineError(f"That is not an Ed25519 private key: {error}.") from error
     path = directory / SIGNATURE_NAME
     path.write_text(base64.b64encode(signature).decode() + "\n")
@@ -207,7 +208,7 @@ def sign(directory: Path, private_key: bytes) -> Path:
 def check_signature(directory: Path, manifest: bytes, public_key: bytes) -> None:
     """Raises EngineError unless `manifest` is signed by the owner of `public_key` (PEM or 32 raw bytes)."""
     public, _, serialization = _ed25519()
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     path = directory / SIGNATURE_NAME
     if not path.is_file():
@@ -225,7 +226,7 @@ def check_signature(directory: Path, manifest: bytes, public_key: bytes) -> None
         raise EngineError(
             f"The signature of {directory / FILE_NAME} does not match the public key: refused."
         ) from error
-    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+    except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
         raise EngineError(
             f"The signature or the public key of {directory} cannot be read ({error}): refused."
         ) from error

@@ -189,7 +189,7 @@ class Connection:
 
 def _is_address(server: str) -> bool:
     host, separator, port = server.rpartition(":")
-    return bool(host and "/" not in host and separator and port.isdigit() and 0 < int(port) < 65536)
+    return bool(host and "/" not in host and separator and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
 
 
 def _arrays(result: Any) -> dict[str, Array]:

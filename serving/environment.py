@@ -59,7 +59,8 @@ class ServerEnvironment:
 
     def require(self) -> ServerEnvironment:
         """Itself, made absolute; raises MissingDependency when it was not made for this Python and version, or when
-        there is no libpython."""
+        there is no libpython; InputError where it lies in a folder that the server's Python cannot read."""
+        _require_ascii(self.root)
         if not self.binary.is_file() or _read(self.root / "stamp") != fingerprint():
             raise MissingDependency(
                 f"The server's environment {self.root} is missing or made for another version; "
@@ -86,6 +87,7 @@ def make(root: Path = DEFAULT_DIR) -> ServerEnvironment:
     """Makes the environment in `root` unless it is there already, unchanged; raises InputError when `root` is a folder
     of something else, DreamActorError when pip fails."""
     environment = ServerEnvironment(root.resolve())
+    _require_ascii(root)
     _require_python(sys.version_info[:2])
     library_folder()  # what it says is said before anything is downloaded
     with contextlib.suppress(MissingDependency):
@@ -148,6 +150,13 @@ def requirements(gpu: bool) -> list[str]:
 def _pins(path: Path) -> list[str]:
     lines = [line.strip() for line in path.read_text().splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _require_ascii(root: Path) -> None:
+    """Triton starts its models' Python without a locale, in which it finds no module under another name."""
+    for path in (root.resolve(), source_root()):
+        if not str(path).isascii():
+            raise InputError(f"The server's Python reads ASCII names only, and {path} has others: use another folder.")
 
 
 def _require_python(version: tuple[int, ...]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
+from dreamactor.errors import InputError
 from dreamactor.files import locked
 from dreamactor.motion.limits import megabytes
 
@@ -21,13 +23,24 @@ class PrivateFolder:
     """A new folder under the system's temporary one, locked for as long as this process lives."""
 
     def __init__(self) -> None:
+        _require_plain(Path(tempfile.gettempdir()))
         self.path, self._held = Path(tempfile.mkdtemp(prefix=PREFIX)), contextlib.ExitStack()
         self._held.enter_context(locked(self.path))  # systemd-tmpfiles leaves a locked folder alone, too
 
     def remove(self) -> None:
         """The folder, and the shared memory that carries its name."""
         self._held.close()
-        _remove(self.path)
+        remove(self.path)
+
+
+def _require_plain(folder: Path) -> None:
+    """Raises InputError for a folder that the server's own start cannot name: it goes through a shell, unquoted, and
+    its Python reads ASCII names only."""
+    if not re.fullmatch(r"[\w./+,@%=:-]+", str(folder), re.ASCII):
+        raise InputError(
+            f"The server cannot keep its files in {folder}: that name has more than plain letters, digits and ._+-; "
+            "set TMPDIR to another folder."
+        )
 
 
 def sweep() -> None:
@@ -38,7 +51,7 @@ def sweep() -> None:
                 continue
             with locked(path, wait=False) as left:
                 if left:
-                    _remove(path)
+                    remove(path)
 
 
 def scarce_shared_memory(clip_bytes: int) -> str:
@@ -52,7 +65,8 @@ def scarce_shared_memory(clip_bytes: int) -> str:
     )
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A private folder, and the shared memory that carries its name."""
     shutil.rmtree(path, ignore_errors=True)
     for region in SHARED_MEMORY.glob(f"{path.name}*"):
         region.unlink(missing_ok=True)

@@ -41,6 +41,11 @@ class Jobs:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    def close(self) -> None:
+        """Removes the folder if no job is in it."""
+        with suppress(OSError):
+            self._folder.rmdir()
+
     @contextmanager
     def open(self) -> Iterator[str]:
         """The token of a new job, wanted until it is called off or the block ends."""

@@ -32,6 +32,7 @@ LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # what is 
 _POLL_SECONDS = 0.05
 _QUIET_POLLS = 4  # without a job, from which on none is thought to follow
 _WATCH_SECONDS = 1.0
+_AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class Server:
         self._manifest = read_manifest(options.engines, options.public_key)
         environment = ServerEnvironment(options.environment).require()
         _check_engines(environment, self._manifest)
-        place = folder.path / "repository"
-        repository = write_repository(options.engines, place, options.limits, options.public_key)
+        engines = folder.path / "engines"
+        engines.symlink_to(options.engines.resolve())  # a name that the server's Python can read, whatever the set's is
+        repository = write_repository(engines, folder.path / "repository", options.limits, options.public_key)
         self.process = TritonProcess(environment, repository, listen, folder.path)
         self._exit_seconds = options.exit_seconds
 
@@ -85,8 +87,13 @@ class Server:
         folder = PrivateFolder()
         try:
             server = cls(options, listen, folder)
-        except BaseException:
+        except BaseException as error:
             folder.remove()
+            if isinstance(error, OSError):  # which names a file that was read, where the disk was full
+                raise DreamActorError(
+                    f"The server's files cannot be written to {folder.path}: {error.strerror}. TMPDIR chooses another "
+                    "place."
+                ) from error
             raise
         try:
             server._wait(deadline)
@@ -101,10 +108,12 @@ class Server:
         return f"{self.listen.host}:{self.listen.grpc_port}"
 
     def broken(self) -> str:
-        """A sentence when the process, or one of its models' processes, has died; else empty."""
+        """A sentence when the process, or one of its models' processes, has died or takes no calls; else empty."""
         status = self.process.poll()
         if status is not None:
             return f"The server ended by itself with status {status}."
+        if not _listens(_reachable(self.listen.host), self.listen.grpc_port):
+            return "The server was told to stop, and takes no calls any more."
         parts = self.process.parts()
         return f"{self._whole - parts} of {self._whole} model processes died." if parts < self._whole else ""
 
@@ -181,7 +190,8 @@ def serve(options: ServeOptions, say: Callable[[str], None] = print) -> int:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, the first SIGTERM or SIGINT becomes KeyboardInterrupt; those that follow do not disturb the stopping."""
+    """Inside, the first SIGTERM, SIGINT or SIGHUP (the terminal was closed) becomes KeyboardInterrupt; those that
+    follow do not disturb the stopping. In a destructor or a hook Python drops an exception: it comes again then."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -190,10 +200,22 @@ def stoppable() -> Iterator[None]:
             asked = True
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    def dropped(found: sys.UnraisableHookArgs) -> None:
+        nonlocal asked
+        if issubclass(found.exc_type, KeyboardInterrupt):
+            asked = False
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            hook(found)
+
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGALRM]
+    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []  # as nohup has it
+    before = {number: signal.signal(number, handle) for number in numbers}
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -246,6 +268,15 @@ def _is_of_the_host(error: OSError) -> bool:
 
 def _reachable(host: str) -> str:
     return "127.0.0.1" if host == "0.0.0.0" else host
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether anybody does; yes, too, where that cannot be told."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError as error:
+        return error.errno != errno.ECONNREFUSED
+    return True
 
 
 def _answers(url: str) -> bool:

@@ -13,19 +13,17 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamactor.errors import DreamActorError
 from dreamactor.serving.environment import PYTHON, ServerEnvironment, library_folder
+from dreamactor.serving.guardian import EXIT_SECONDS, GRACE_SECONDS, Guardian, kill, processes
 from dreamactor.serving.jobs import folder_of
 
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 _TOLD = 20  # lines of the log
-_EXIT_SECONDS = 5  # for unloading the models; a request that is still in flight then is not waited for
-_GRACE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 # tables, information, and errors that say only that there is no GPU
 _NOISE = re.compile(r"^[+|]|^I\d{4} |CUDA driver version|pinned system memory|^Signal \(15\)")
@@ -64,19 +62,25 @@ class TritonProcess:
             *_command(environment, repository, listen),
             f"--backend-directory={_backends(environment, folder / 'backends')}",
             f"--backend-config=python,shm-region-prefix-name={folder.name}",
-            f"--exit-timeout-secs={_EXIT_SECONDS}",
+            f"--exit-timeout-secs={EXIT_SECONDS}",
         ]
         parent = os.getpid()
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                command,
-                env=_variables(environment, temporary, os.environ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us, and we stop the server
-                preexec_fn=lambda: _die_with(parent),
-            )
+        self._guardian = Guardian(folder)
+        try:
+            with self.log.open("w") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=_variables(environment, temporary, os.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us, and we stop the server
+                    preexec_fn=lambda: _die_with(parent),
+                )
+            self._guardian.watch(self.pid)
+        except BaseException:
+            self._guardian.dismiss()
+            raise
         self.jobs_folder = folder_of(temporary, self._process.pid)
 
     @property
@@ -89,11 +93,11 @@ class TritonProcess:
 
     def parts(self) -> int:
         """How many model processes (python backend stubs) are alive."""
-        return sum(1 for _, parent, _ in _processes() if parent == self.pid)
+        return sum(1 for _, parent, _ in processes() if parent == self.pid)
 
     def memory(self) -> int:
         """Bytes of main memory that its processes hold now; what they share counts once."""
-        return sum(_held(process) for process, _, group in _processes() if group == self.pid)
+        return sum(_held(process) for process, _, group in processes() if group == self.pid)
 
     def log_tail(self) -> str:
         """The end of what the log says of warnings and errors."""
@@ -107,17 +111,14 @@ class TritonProcess:
         if self.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_EXIT_SECONDS + _GRACE_SECONDS)
+                self._process.wait(EXIT_SECONDS + GRACE_SECONDS)
         self.kill()
 
     def kill(self) -> None:
         """Ends it and its model processes at once."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        kill(self.pid)
         self._process.wait()
-        deadline = time.monotonic() + _GRACE_SECONDS  # the kernel takes a moment to end what it has killed
-        while any(group == self.pid for _, _, group in _processes()) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        self._guardian.dismiss()
 
 
 def _command(environment: ServerEnvironment, repository: Path, listen: Listen) -> list[str]:
@@ -174,17 +175,6 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _processes() -> list[tuple[int, int, int]]:
-    """Number, parent and group of every process on the machine that has not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
-            if state != "Z":
-                found.append((int(path.parent.name), int(parent), int(group)))
-    return found
 
 
 def _held(process: int) -> int:

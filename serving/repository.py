@@ -38,7 +38,7 @@ def write_repository(
     """
     manifest = read_manifest(engines, public_key)
     manifest.require_whole()
-    parameters = {"engines": str(engines.resolve())}
+    parameters = {"engines": str(engines.absolute())}
     if public_key is not None:
         parameters["public_key"] = public_key.hex()
     caps = (limits or Limits()).for_references(manifest.references)

@@ -10,8 +10,9 @@ ensemble's request in flight for ever (Triton 2.51, tried), so only the last ste
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from dreamactor.presets import LATENT_CHANNELS as C
 from dreamactor.serving.pbtxt import Port
 from dreamactor.serving.problem import Problem
 
+T = TypeVar("T")
 ENSEMBLE = "dreamactor"
 REQUEST = (
     # all optional for Triton, which only counts inputs: with one missing that is not, an ensemble would wait for ever
@@ -54,7 +56,7 @@ DENOISED = (
     Port("latent", "float32", (C, -1, -1, -1)),
 )
 
-MAX_SIDE, MAX_FPS = 8192, 1000  # of a video that the last stage accepts
+MAX_SIDE, MAX_FPS, MAX_FRAMES = 8192, 1000, 1_000_000  # of a video that the last stages accept
 
 Arrays = dict[str, Array]
 
@@ -125,12 +127,12 @@ class Prepared:
                 arrays["view_pose"], arrays["view_motion"], framing,
             )  # fmt: skip
         return cls(
-            Event.from_json(unpack_bytes(arrays["prepare_event"])),
-            unpack_bytes(arrays["prepare_job"]).decode(),
+            _read(Event.from_json, arrays, "prepare_event"),
+            _read(bytes.decode, arrays, "prepare_job"),
             Options.from_json(unpack_bytes(arrays["prepare_options"])),
             unpack_bytes(arrays["prepare_driving"]),
             clip,
-            Problem.from_json(unpack_bytes(arrays["prepare_problem"])),
+            _read(Problem.from_json, arrays, "prepare_problem"),
         )
 
 
@@ -165,12 +167,12 @@ class Passed:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Passed:
         return cls(
-            Event.from_json(unpack_bytes(arrays["denoise_event"])),
-            unpack_bytes(arrays["denoise_job"]).decode(),
+            _read(Event.from_json, arrays, "denoise_event"),
+            _read(bytes.decode, arrays, "denoise_job"),
             arrays["latent"] if arrays["latent"].size else None,
             _framing(unpack_bytes(arrays["denoise_framing"])),
             unpack_bytes(arrays["denoise_driving"]),
-            Problem.from_json(unpack_bytes(arrays["denoise_problem"])),
+            _read(Problem.from_json, arrays, "denoise_problem"),
         )
 
 
@@ -183,6 +185,14 @@ def unpack_bytes(array: Array) -> bytes:
     """The first item of a BYTES tensor, or no bytes."""
     items = _items(array)
     return items[0] if items else b""
+
+
+def _read(made_of: Callable[[bytes], T], arrays: Mapping[str, Array], name: str) -> T:
+    """What the bytes of an input stand for; raises InputError where they stand for nothing."""
+    try:
+        return made_of(unpack_bytes(arrays[name]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"Input {name} cannot be read: {error}.") from error
 
 
 def _items(array: Array) -> list[bytes]:
@@ -205,4 +215,6 @@ def _framing(text: bytes) -> Framing | None:
         raise InputError(f"The framing cannot be read: {error}.") from error
     if not (0 < framing.fps <= MAX_FPS and all(0 <= side <= MAX_SIDE for side in framing.crop)):
         raise InputError(f"The framing is out of range: up to {MAX_SIDE} pixels a side and {MAX_FPS} frames a second.")
+    if not 0 < framing.frames <= MAX_FRAMES:
+        raise InputError(f"The framing has {framing.frames} frames; from 1 to {MAX_FRAMES} are taken.")
     return framing

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreamactor.errors import InputError
-from dreamactor.files import make_folder, write_whole
+from dreamactor.files import check_output, make_folder, write_whole
 
 
 def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
@@ -24,6 +24,15 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     write_whole(link, b"video")
     assert link.is_symlink()
     assert target.read_bytes() == b"video"
+
+
+def test_a_link_is_checked_where_it_leads(tmp_path: Path) -> None:
+    link = tmp_path / "video.mp4"
+    link.symlink_to("nowhere/video.mp4")
+    with pytest.raises(InputError, match=r"nowhere/video\.mp4 cannot be written: give a file name in a folder that"):
+        check_output(link)
+    (tmp_path / "nowhere").mkdir()
+    check_output(link)
 
 
 def test_the_longest_name_that_a_file_may_have_is_written(tmp_path: Path) -> None:

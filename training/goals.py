@@ -62,7 +62,7 @@ def goals(report: Report) -> str:
         ("no face clearly worse in the mouth", f"{silent:.2f} against {mouth:.2f}", silent <= mouth - 0.3),
         ("no reference clearly worse in colour", f"{stranger:.1f} against {colour:.1f}", stranger >= 1.5 * colour),
     )
-    rows = [[goal, value, "met" if met else "**missed**"] for goal, value, met in found]
+    rows = [[goal, value.replace("nan", "–"), "met" if met else "**missed**"] for goal, value, met in found]
     return _lines([["goal", "found", ""], ["---"] * 3, *rows])
 
 

@@ -60,6 +60,8 @@ def _parsed(values: Any, height: int, width: int) -> PoseSequence:
     own = float(values["height"]), float(values["width"])
     if not all(1 <= side <= LARGEST for side in own):
         raise ValueError(f"height and width are {own[0]:g} and {own[1]:g}, and must be from 1 to {LARGEST} pixels")
+    if not 0.98 < height * own[1] / (width * own[0]) < 1.02:
+        raise ValueError(f"they are of a picture of {own[1]:g}x{own[0]:g}, and it was cropped or stretched since")
     pose = PoseSequence(**{field: np.asarray([values[field]], np.float32) for field in FIELDS})
     pose = pose.transformed((height / own[0] + width / own[1]) / 2)
     for field in FIELDS:

@@ -76,7 +76,7 @@ class Sound:
         shift = round(self._start / base)
         last = None
         for packet in self._demuxed():
-            if packet.dts is None or packet.pts is None:
+            if packet.dts is None or packet.pts is None or packet.is_corrupt:  # half of one, where the file was cut off
                 continue
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             if float((packet.pts + (packet.duration or 0)) * base) <= -PREROLL or (

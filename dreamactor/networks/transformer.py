@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
     """Joint attention of both streams over [noise | reference] keys, queries and keys normalised per head.
 
     With a layout the noise tokens are taken tile by tile, as `rotary` then is, and see the tiles of its lists;
-    references see all and are seen by all.
+    references see all and are seen by all. x [B,N,C], reference [B,M,C] -> the same.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -73,7 +73,10 @@ class SelfAttention(nn.Module):
 
 
 class FaceAttention(nn.Module):
-    """Each latent frame's tokens attend to the face tokens of the frames around it."""
+    """Each latent frame's tokens attend to the face tokens of the frames around it.
+
+    x [B,F*P,C], face [B,4*F,C] (four tokens a latent frame) -> [B,F*P,C].
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -54,6 +54,10 @@ class Animator:
         """
         if isinstance(references, bytes | bytearray | memoryview):
             raise InputError("The references are a list of encoded images: put a single one into a list.")
+        if any(isinstance(media, str | Path) for media in (*references, driving)):
+            raise InputError("References and driving clip are bytes, not the names of files: Path(name).read_bytes().")
+        if not isinstance(options, Options):
+            raise InputError(f"Options are given as dreamactor.pipeline.Options, not as {type(options).__name__}.")
         with self._turn:
             return self._animate(references, driving, options, on_progress)
 

@@ -70,3 +70,4 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self.forget()
+        self.jobs.close()

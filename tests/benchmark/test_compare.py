@@ -94,6 +94,73 @@ def test_a_tenth_is_seen_in_a_whole_report_whose_moments_lie_four_percent_apart(
     assert (wrong <= 1, steady >= 16, seen >= 16) == (True, True, True), (wrong, steady, seen)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_moments_that_others_made_slower_do_not_hide_a_tenth(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of a run's seven moments are by 8 to 30 % slower, in each of the two at others."""
+    monkeypatch.setitem(globals(), "BASES", dict.fromkeys(("engine/a", "engine/b", "stage/c", "step/denoiser"), 1.0))
+    for seed in range(8):
+        pair = report(seed), report(50 + seed, factor=factor)
+        for each in pair:
+            slow = np.random.default_rng([seed, each is pair[1]]).permutation([0.08, 0.2, 0.3, 0, 0, 0, 0])
+            for timing in each["timings"].values():
+                moments = zip(timing["samples"], timing["block"], strict=True)
+                timing["samples"] = [seconds * (1 + slow[block]) for seconds, block in moments]
+        assert verdicts(*pair) == {"no difference" if factor == 1 else "slower"}
+
+
+def test_reports_of_a_shared_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four real runs of two minutes: every session of the second and fourth took a tenth longer, on purpose."""
+    same, slow, again, slower = json.loads((Path(__file__).parent / "reports.json").read_text())
+    for a, b in ((same, again), (slow, slower)):
+        assert verdicts(a, b) <= {"no difference", "cannot tell", "(PyTorch)"}
+    for a, b in ((same, slow), (again, slow), (same, slower), (again, slower)):
+        found = {row.name: row.verdict for row in compare(a, b) if row.ours}
+        assert found["engine/denoiser/fp32"] == "slower"
+        assert list(found.values()).count("slower") >= 5
+        assert "faster" not in found.values()
+        back = [row.verdict for row in compare(b, a) if row.ours]
+        assert back.count("faster") >= 5
+    assert run(tmp_path, same, again) == 0
+    assert run(tmp_path, again, slow) == 1
+    assert "slower         engine/denoiser/fp32" in capsys.readouterr().out
+
+
+def test_whole_clips_are_compared_beside_pytorchs_of_the_same_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("pipeline/onnxruntime", "pipeline/eager", "pipeline/compile")
+    monkeypatch.setitem(globals(), "BASES", dict.fromkeys(names, 1.0))
+
+    def seen(before: dict[str, Any], after: dict[str, Any]) -> str:
+        (row,) = (row for row in compare(before, after) if row.ours)
+        return row.verdict
+
+    def ours_slower(found: dict[str, Any]) -> dict[str, Any]:
+        found["timings"][names[0]]["samples"] = [1.1 * x for x in found["timings"][names[0]]["samples"]]
+        return found
+
+    def scaled(found: dict[str, Any], by: float) -> dict[str, Any]:
+        for timing in found["timings"].values():
+            timing["samples"] = [by * x for x in timing["samples"]]
+        return found
+
+    assert seen(report(1), report(2)) == "no difference"
+    assert seen(report(1), scaled(report(2), 1.3)) == "no difference"  # at a slow moment, all of them
+    assert seen(report(1), ours_slower(report(2))) == "slower"
+    assert seen(ours_slower(report(1)), report(2)) == "faster"
+    busy = report(1)  # which PyTorch suffers from more
+    for name in names[1:]:
+        busy["timings"][name]["samples"] = [1.4 * x for x in busy["timings"][name]["samples"]]
+    assert seen(busy, report(2)) == "no difference"
+    other = ours_slower(report(2))
+    other["environment"] = {**other["environment"], "packages": {"torch": "2.99"}}
+    assert seen(report(1), other) == "cannot tell"  # another PyTorch is no yardstick
+
+
+def test_networks_in_turn_with_pytorch_are_left_to_the_engines_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "BASES", BASES | {"peer/denoiser/onnxruntime": 1.0, "peer/denoiser/eager": 1.0})
+    names = {row.name for row in compare(report(1), report(2))}
+    assert names == {*BASES} - {"peer/denoiser/onnxruntime"}
+
+
 def test_what_a_gpu_timed_of_a_network_is_of_several_moments_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "BASES", BASES | {"engine/x": 1.0, "device/x": 1.0})
     found = []
@@ -240,6 +307,21 @@ def test_what_is_no_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         read_report(path)
     assert cli.main(["bench", "compare", str(path), str(path)]) == 2
     assert "dreamactor.benchmark/0" in capsys.readouterr().err
+
+
+def test_reports_of_other_networks_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = report(1), report(2, factor=1.3)
+    after["settings"]["preset"] = "puppet"
+    assert run(tmp_path, before, after) == 2
+    assert "are of other networks: they differ in preset." in capsys.readouterr().err
+    sizes = {"height": 64, "width": 64, "rows": 2, "transformer": {"depth": 2}}
+    before["settings"] |= {"networks": sizes}
+    after["settings"] |= {"networks": sizes | {"height": 96, "transformer": {"depth": 3}}, "preset": "tiny"}
+    assert run(tmp_path, before, after) == 2
+    assert "they differ in height, transformer." in capsys.readouterr().err
+    after["settings"] |= {"networks": sizes, "preset": "mine"}  # another name for the same
+    assert run(tmp_path, before, after) == 1
+    assert "2 slower" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("spoil", ["timings", "failed", "pipeline/onnxruntime"])

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from dreamactor.benchmark.statistics import exponent, exponent_of_rounds, growth, mean, paired_ratio, percentile, ratio
+from dreamactor.benchmark.statistics import (
+    Estimate,
+    exponent,
+    exponent_of_rounds,
+    faster_half,
+    growth,
+    mean,
+    mean_of,
+    paired_ratio,
+    percentile,
+    ratio,
+)
 
 
 def noisy(seed: int, count: int, centre: float = 1.0) -> list[float]:
@@ -56,11 +68,25 @@ def test_blocks_that_drift_apart_widen_the_interval() -> None:
 def test_pairs_cancel_drift_that_a_plain_ratio_does_not() -> None:
     drift = np.linspace(1, 2, 20)
     slow, fast = list(1.1 * drift * noisy(2, 20)), list(drift * noisy(3, 20))
-    paired, plain = paired_ratio(slow, fast), ratio([slow], [fast])
+    paired, plain = paired_ratio(slow, fast), ratio(mean_of(np.log(slow).tolist()), mean_of(np.log(fast).tolist()))
     assert paired.low < 1.1 < paired.high
     assert paired.high - paired.low < plain.high - plain.low
     with pytest.raises(ValueError, match="do not pair"):
         paired_ratio(slow, fast[1:])
+
+
+def test_moments_that_others_made_slower_are_left_out() -> None:
+    quiet = [1.00, 1.01, 1.02, 1.03]
+    assert faster_half([*quiet, 1.2, 1.3, 1.4]).value == pytest.approx(np.mean(quiet))
+    assert faster_half([*quiet, 1.2, 1.3, 9.0]).error == faster_half([*quiet, 1.03, 1.03, 1.03]).error < 0.02
+    assert faster_half([1.0]).error == math.inf
+    assert faster_half([1.0, 1.2]).error == pytest.approx(mean_of([1.0, 1.2]).error)
+
+
+@pytest.mark.parametrize("estimate", [mean_of, faster_half])
+def test_ratios_of_estimates_cover_the_truth(estimate: Callable[[list[float]], Estimate]) -> None:
+    found = [ratio(*(estimate(np.log(noisy(seed + far, 7)).tolist()) for far in (0, 1000))) for seed in range(400)]
+    assert 0.92 * len(found) <= sum(each.low <= 1 <= each.high for each in found) < len(found)
 
 
 def test_exponents() -> None:

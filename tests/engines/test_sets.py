@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pickle
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -289,6 +291,11 @@ def test_signature_is_wanted_when_a_key_is_given(make_set: MakeSet) -> None:
     other = X25519PrivateKey.generate()
     with pytest.raises(EngineError, match="not an Ed25519 private key: it is a key of another kind"):
         trust.sign(folder, other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    curve = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    unknown = curve.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177"))
+    pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(unknown) + b"-----END PRIVATE KEY-----\n"
+    with pytest.raises(EngineError, match=r"not an Ed25519 private key: .* is not supported"):
+        trust.sign(folder, pem)
     trust.sign(folder, key.private_bytes_raw())
     open_engines(folder, threads=1, public_key=public).close()
     with pytest.raises(EngineError, match="does not match the public key"):

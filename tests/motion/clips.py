@@ -23,12 +23,13 @@ def make_clip(
     buffer: io.BytesIO | None = None,
     form: str | None = None,
     aspect: Fraction | None = None,
+    options: dict[str, str] | None = None,
 ) -> bytes:
     """A frame at each of `times` (seconds), its grey level 10 + 4 * index; `sound` is a codec: a click each second, for
     `duration` seconds (0: the stream is announced and has nothing). `pictures` may be RGBA; `form` is of the stream's
-    pixels, which are `aspect` times as wide as high."""
+    pixels, which are `aspect` times as wide as high; `options` are the container's."""
     buffer = buffer or io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, options=options or {}) as output:
         video = output.add_stream(codec, rate=30, options={"g": str(keyframe_every)})
         video.height, video.width = size
         video.pix_fmt = form or ("yuv444p" if codec == "libx264" else "yuv420p")

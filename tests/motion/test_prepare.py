@@ -211,6 +211,14 @@ def test_carried_landmarks_are_checked(change: tuple[bytes, bytes]) -> None:
     assert pose_from_metadata(b"no picture", 10, 10) is None
 
 
+def test_landmarks_of_a_picture_that_was_cropped_or_stretched_since_are_refused() -> None:
+    data = embed_pose(drawing(), standing())
+    assert pose_from_metadata(data, 96, 96) is not None
+    for height, width in ((128, 96), (64, 128)):
+        with pytest.raises(InputError, match="are of a picture of 128x128, and it was cropped or stretched since"):
+            pose_from_metadata(data, height, width)
+
+
 def test_face_boxes_follow_the_head_and_gaps_repeat() -> None:
     poses = standing(4)
     poses.head_center[2] += (10, 0)

@@ -3,6 +3,7 @@
 import io
 import random
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -94,6 +95,24 @@ def test_sound_that_lost_packets_on_the_way_has_gaps() -> None:
         codec, length = streams(output)["audio"]
         assert codec == "aac"
         assert length == pytest.approx(3.6, abs=0.5)
+
+
+def test_half_a_packet_of_sound_at_the_end_of_a_cut_file_is_left_out() -> None:
+    source = make_clip(
+        [k / 10 for k in range(50)], sound="aac", duration=5.0, keyframe_every=10, pictures=[*noise(50, 64, 96)],
+        options={"movflags": "frag_keyframe+empty_moov"},
+    )  # fmt: skip
+    damaged, counts = 0, list[int]()
+    for share in range(40, 100, 3):
+        cut = source[: len(source) * share // 100]
+        with suppress(av.error.InvalidDataError), av.open(io.BytesIO(cut)) as container:  # it may be cut in a header
+            if not any(packet.is_corrupt for packet in container.demux(audio=0)):
+                continue
+            damaged += 1
+            with av.open(io.BytesIO(write(noise(20, 64, 96), audio_from=cut))) as made:
+                counts.append(sum(1 for _ in made.decode(audio=0)))
+    assert len(counts) == damaged > 0
+    assert min(counts) > 10
 
 
 def test_sound_that_changes_its_format_half_way_is_kept_in_time() -> None:

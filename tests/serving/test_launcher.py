@@ -28,7 +28,9 @@ from dreamactor.serving import folder as folders
 from dreamactor.serving import launcher
 from dreamactor.serving.client import animate
 from dreamactor.serving.environment import ServerEnvironment
+from dreamactor.serving.guardian import Guardian
 from dreamactor.serving.launcher import Listen, ServeOptions, Server
+from tests.disk import full_disk
 from tests.serving.conftest import FREE, OPTIONS
 
 SERVE = """
@@ -319,21 +321,134 @@ def test_scarce_shared_memory_is_said() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("busy", [False, True])
 def test_killed_launcher_takes_the_server_with_it(
+    busy: bool, temporary: Path, wide_engines: Path, server_environment: Path, portrait: bytes, clip: bytes
+) -> None:
+    """With a request in flight tritonserver does not end when it is told to; who asked hears of it."""
+    before = left_regions()
+
+    def kill(event: Event) -> None:
+        if event.step == 2:
+            process.kill()
+
+    with serving(wide_engines, server_environment, temporary) as (process, address):
+        if busy:
+            with pytest.raises(DreamActorError, match="No server answers"):
+                animate(address, [portrait], clip, Options(steps=200, max_frames=10), kill)
+        else:
+            process.kill()
+        process.wait()
+        wait_until(lambda: not left(temporary))
+    assert left_regions() <= before
+
+
+@pytest.mark.server
+def test_closed_terminal_stops_the_server(temporary: Path, tiny_engines: Path, server_environment: Path) -> None:
+    with serving(tiny_engines, server_environment, temporary) as (process, _):
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0
+        assert left(temporary) == []
+
+
+def test_guardian_that_is_sent_away_removes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "private"
+    folder.mkdir()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        guardian = Guardian(folder)
+        guardian.watch(other.pid)
+        guardian.dismiss()
+        guardian.dismiss()
+        assert other.poll() is None
+        assert folder.exists()
+        other.kill()
+
+
+@pytest.mark.parametrize("place", ["destructor", "hook of a fork"])
+def test_interrupt_that_python_drops_comes_again(place: str) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def wait(seconds: float) -> None:
+        if place == "destructor":
+            Dying()
+        else:
+            os.register_at_fork(after_in_parent=once)
+            subprocess.run(["true"], preexec_fn=int, check=True)
+        time.sleep(seconds)
+
+    asked: list[int] = []
+
+    def once() -> None:
+        if not asked:
+            asked.append(1)
+            signal.raise_signal(signal.SIGTERM)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), launcher.stoppable():
+        wait(30)
+    assert time.monotonic() - started < 20
+
+
+def test_second_signal_does_not_disturb_the_stopping() -> None:
+    before, stopped = signal.getsignal(signal.SIGTERM), False
+
+    def work() -> None:
+        nonlocal stopped
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            stopped = True
+
+    with pytest.raises(KeyboardInterrupt), launcher.stoppable():
+        work()
+    assert stopped
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("name", ["a b", "q'x", "ünï"])
+def test_temporary_folder_that_the_server_cannot_name_is_refused(
+    name: str, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / name))
+    with pytest.raises(InputError, match=r"cannot keep its files in .*; set TMPDIR"):
+        folders.PrivateFolder()
+    assert not any((temporary / name).iterdir())
+
+
+@pytest.mark.server
+def test_full_disk_is_named_by_the_folder_that_was_filled(
     temporary: Path, tiny_engines: Path, server_environment: Path
 ) -> None:
-    with serving(tiny_engines, server_environment, temporary) as (process, _):
-        process.kill()
-        process.wait()
-        wait_until(lambda: not processes_of(temporary))
+    with full_disk(200_000), pytest.raises(DreamActorError, match=f"cannot be written to {temporary}/.*TMPDIR"):
+        Server.start(ServeOptions(tiny_engines, FREE, server_environment))
+    assert left(temporary) == []
+
+
+@pytest.mark.server
+def test_set_in_a_folder_of_another_alphabet_is_served(
+    temporary: Path, tmp_path: Path, tiny_engines: Path, server_environment: Path
+) -> None:
+    engines = shutil.copytree(tiny_engines, tmp_path / "ünï 日本")
+    Server.start(ServeOptions(engines, FREE, server_environment)).stop()
+    assert left(temporary) == []
 
 
 @pytest.mark.server
 @pytest.mark.parametrize(
-    ("part", "number"), [("denoise/1/model.py", signal.SIGTERM), ("tritonserver --", signal.SIGINT)]
+    ("part", "death", "number"),
+    [
+        ("denoise/1/model.py", signal.SIGSEGV, signal.SIGTERM),
+        ("tritonserver --", signal.SIGSEGV, signal.SIGINT),
+        ("tritonserver --", signal.SIGTERM, signal.SIGINT),
+    ],
 )
 def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
     part: str,
+    death: signal.Signals,
     number: signal.Signals,
     temporary: Path,
     wide_engines: Path,
@@ -342,13 +457,13 @@ def test_part_that_dies_at_work_brings_a_new_server_at_the_same_address(
     clip: bytes,
     expected: bytes,
 ) -> None:
-    """One that stops cleanly when it is asked, too."""
+    """One that stops cleanly when it is asked, too. Told to stop, tritonserver waits for its requests in vain."""
     killed: list[int] = []
 
     def kill(event: Event) -> None:
         if event.step == 2 and not killed:
             killed.extend(pid for pid in processes_of(temporary) if part in command_of(pid))
-            os.kill(killed[0], signal.SIGSEGV)
+            os.kill(killed[0], death)
 
     before = left_regions()
     with serving(wide_engines, server_environment, temporary) as (process, address):

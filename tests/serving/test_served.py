@@ -109,6 +109,27 @@ def test_the_example_of_the_documentation_runs(
         assert sum(1 for _ in made.decode(video=0)) == 5
 
 
+@pytest.mark.parametrize("options", ['{"seed": 1, "steps": 1, "max_frames": 5}', '{"seed": -1}'])
+def test_the_example_of_the_readme_ends_well_or_with_what_was_wrong(
+    server: Server, portrait: bytes, clip: bytes, tmp_path: Path, options: str
+) -> None:
+    (tmp_path / "photo.png").write_bytes(portrait)
+    (tmp_path / "clip.mp4").write_bytes(clip)
+    blocks = [part.partition("```")[0] for part in (ROOT / "README.md").read_text().split("```python\n")]
+    (example,) = [block for block in blocks if "InferenceServerClient" in block]
+    example = example.replace("127.0.0.1:8001", server.address).replace('{"seed": 1}', options)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    if "-1" in options:
+        assert done.returncode == 1
+        assert "INVALID_ARGUMENT" in done.stderr
+    else:
+        assert done.returncode == 0
+        with av.open(str(tmp_path / "out.mp4")) as made:
+            assert sum(1 for _ in made.decode(video=0)) == 5
+
+
 def test_served_equals_in_process_in_every_byte_step_and_note(
     server: Server, wide_engines: Path, portrait: bytes, clip: bytes
 ) -> None:

@@ -47,6 +47,27 @@ def test_prepared_clip_comes_back_whole() -> None:
             np.testing.assert_array_equal(getattr(got.clip, field.name), value)
 
 
+@pytest.mark.parametrize("name", ["event", "job", "problem", "framing"])
+@pytest.mark.parametrize("text", [b"\xff", b"nothing", b"[]", b'{"x": 1}', b"[" * 100_000])
+def test_what_a_stranger_says_between_the_stages_is_refused_by_name(name: str, text: bytes) -> None:
+    for message in (Prepared(EVENT, "job"), Passed(EVENT, "job")):
+        arrays = message.to_arrays()
+        (place,) = [key for key in arrays if key.endswith(f"_{name}")]
+        arrays[place] = pack_bytes(text)
+        if name == "job" and text != b"\xff":
+            type(message).from_arrays(arrays)  # any text may be a token, which then is none
+            continue
+        with pytest.raises(InputError, match=f"{place} cannot be read|framing cannot be read"):
+            type(message).from_arrays(arrays)
+
+
+@pytest.mark.parametrize("frames", [-5, 0, 30_000_000])
+def test_number_of_frames_is_bounded(frames: int) -> None:
+    sent = Passed(EVENT, "job", framing=replace(FRAMING, frames=frames)).to_arrays()
+    with pytest.raises(InputError, match=f"The framing has {frames} frames; from 1 to 1000000 are taken"):
+        Passed.from_arrays(sent)
+
+
 def test_event_alone_travels_with_every_tensor_of_the_configuration() -> None:
     for message, ports in ((Prepared(EVENT, "job"), PREPARED), (Passed(EVENT, "job"), DENOISED)):
         arrays = message.to_arrays()
