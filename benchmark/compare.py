@@ -87,7 +87,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], threshold: floa
     wanted = _is_compared if not _other_clips(before, after) else _of_a_network
     names = [name for name in old.timings if name in new.timings and wanted(name)]
     level = level_of_each(len({_together(name) for name in names if is_ours(name)}))
-    torch = [report["environment"].get("packages", {}).get("torch") for report in (before, after)]
+    torch = [report.get("environment", {}).get("packages", {}).get("torch") for report in (before, after)]
     return [_difference(name, old, new, torch[0] == torch[1], threshold, level) for name in names]
 
 

@@ -103,7 +103,8 @@ def test_no_server_says_how_to_start_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "localhost", "localhost:", ":8001", "localhost:port", "localhost:99999", "http://a:8001"]
+    "address",
+    ["", "localhost", "localhost:", ":8001", "localhost:port", "localhost:99999", "http://a:8001", "a:²", "a:٣"],
 )
 def test_address_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="HOST:PORT"):

@@ -117,3 +117,15 @@ def test_two_that_make_it_at_once_do_not_disturb_each_other(tmp_path: Path, monk
     make()
     others.join()
     assert calls == [0, *range(3), *range(3)]
+
+
+def test_folder_that_the_servers_python_cannot_read_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in (environment.make, lambda root: ServerEnvironment(root).require()):
+        with pytest.raises(InputError, match=r"reads ASCII names only, and .*/jürgen has others"):
+            work(tmp_path / "jürgen")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr(environment, "source_root", lambda: tmp_path / "jürgen")
+    with pytest.raises(InputError, match="has others: use another folder"):
+        environment.make(tmp_path / "venv")
