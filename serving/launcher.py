@@ -216,6 +216,7 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 

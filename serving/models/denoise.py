@@ -38,15 +38,15 @@ class TritonPythonModel:
                 passed = Passed(prepared.event, prepared.job, problem=prepared.problem)
                 sender.send(response(passed.to_arrays()), flags=FINAL)
             else:
-                threading.Thread(target=self.make, args=(request, prepared, prepared.clip, sender), daemon=True).start()
+                threading.Thread(target=self.make, args=(prepared, prepared.clip, sender), daemon=True).start()
 
-    def make(self, request: Any, prepared: Prepared, clip: PreparedClip, sender: Any) -> None:
+    def make(self, prepared: Prepared, clip: PreparedClip, sender: Any) -> None:
         """Sends everything in its turn, the last response too: `finish` takes one clip at a time."""
         with self.line.place() as ahead, self.jobs.open() as job:
             try:
                 for passed in self.parts(job, prepared, clip, ahead):
                     sender.send(response(passed.to_arrays()))
-                    if request.is_cancelled():  # told where it is called by itself; in the ensemble, by `finish`
+                    if sender.is_cancelled():  # told where it is called by itself; in the ensemble, by `finish`
                         self.jobs.call_off(job)
                 last = Passed(Event("done", fraction=1.0), job)
             except Exception as error:

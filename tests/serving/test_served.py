@@ -28,11 +28,11 @@ from dreamactor.benchmark.server_statistics import snapshot
 from dreamactor.errors import Cancelled, DreamActorError, InputError
 from dreamactor.pipeline import Animator, Event, Options
 from dreamactor.pipeline.events import PREPARE_SHARE
-from dreamactor.pipeline.prepare import Framing
+from dreamactor.pipeline.prepare import Framing, prepare
 from dreamactor.serving.client import Connection, animate
 from dreamactor.serving.jobs import WAITING, Jobs
 from dreamactor.serving.launcher import Server
-from dreamactor.serving.wire import Passed
+from dreamactor.serving.wire import Passed, Prepared
 from tests.conftest import ASSETS, ROOT
 from tests.serving import raw
 from tests.serving.conftest import OPTIONS
@@ -158,6 +158,22 @@ def test_cancelled_request_stops_within_two_steps(
     wait_until(lambda: idle(server))
     assert 3 <= steps_run(server) - before <= 5
     assert animate(server.address, [portrait], clip, OPTIONS) == expected
+
+
+def test_denoising_called_by_itself_stops_when_its_caller_goes(
+    server: Server, wide_engines: Path, portrait: bytes, clip: bytes
+) -> None:
+    with Animator.open(wide_engines) as animator:
+        preset, sessions = animator.engines.preset, animator.engines.sessions
+        ready = prepare(sessions, preset, [portrait], clip, LONG)
+    before, arrays = steps_run(server), Prepared(Event("prepare"), "", LONG, clip, ready).to_arrays()
+    with Connection(server.address) as connection:
+        answers = connection.stream("denoise", arrays)
+        for _ in range(3):
+            next(answers)
+        answers.close()
+    wait_until(lambda: idle(server))
+    assert 3 <= steps_run(server) - before <= 8
 
 
 def test_nothing_is_prepared_for_a_caller_who_left_meanwhile(server: Server, portrait: bytes, clip: bytes) -> None:
