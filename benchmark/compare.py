@@ -1,8 +1,9 @@
 """Two reports of the harness compared: faster, slower, no difference, or cannot tell.
 
 A build is called slower only if it is so in raw time *and* beside what ran next to it and is not of this build, so that
-a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and all of
-them hold together (Bonferroni). What is compared depends on how a thing was measured:
+a machine that was busier during one of the runs is not blamed on the build. The interval covers both views, and is
+widened for how many are judged (Bonferroni), where what is measured together drifts together and counts as one. What is
+compared depends on how a thing was measured:
 
 - engines, steps and stages, at several moments of a run: their faster moments, and beside them the yardstick that was
   timed before every sample;
@@ -182,10 +183,6 @@ def _of_a_network(name: str) -> bool:
     return name.startswith(("engine/", "device/"))
 
 
-def _times(interval: Interval, scale: float) -> Interval:
-    return Interval(interval.value * scale, interval.low * scale, interval.high * scale)
-
-
 def _difference(name: str, old: Run, new: Run, same_torch: bool, threshold: float, level: float) -> Difference:
     before, after = old.timings[name], new.timings[name]
     others = sorted(old.in_turn_with(name) & new.in_turn_with(name)) if same_torch and is_ours(name) else []
@@ -196,9 +193,8 @@ def _difference(name: str, old: Run, new: Run, same_torch: bool, threshold: floa
         ]
     else:
         raw = ratio(new.estimate(name), old.estimate(name), level)
-        yardsticks = [median(sample.yardstick for sample in timing.samples) for timing in (before, after)]
-        drift = yardsticks[1] / yardsticks[0]
-        views = [_times(raw, scale) for scale in (1.0, 1 / drift)]
+        drift = median(sample.yardstick for sample in after.samples) / median(s.yardstick for s in before.samples)
+        views = [raw, Interval(raw.value / drift, raw.low / drift, raw.high / drift)]
     seen = Interval(views[0].value, min(view.low for view in views), max(view.high for view in views))
     often = min(len(timing.blocks()) for timing in (before, after)) > 1
     return Difference(name, median(before.seconds), median(after.seconds), seen, verdict(views, threshold), often)

@@ -71,7 +71,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Interface:
-    """A network's inputs and outputs by name, in the order of its graph."""
+    """A network's inputs and outputs by name."""
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]

@@ -188,7 +188,7 @@ def _keep_timing_cache(config: Any, path: Path) -> list[str]:
         make_folder(path.parent)
         write_whole(path, bytes(memoryview(cache.serialize())))
     except InputError as error:
-        return [f"The timing cache is not kept, so the next build times again: {error}"]
+        return [f"The timing cache {path} cannot be written, so the next build times again: {error}"]
     return []
 
 

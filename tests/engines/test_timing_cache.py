@@ -70,7 +70,7 @@ def test_builds_at_the_same_time_do_not_clash(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_said_and_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (said,) = _keep_timing_cache(Config(Cache(b"timings")), tmp_path / "file/cache")
-    assert said.startswith("The timing cache is not kept")
+    assert "cannot be written" in said
     assert f"{tmp_path}/file" in said
     assert _keep_timing_cache(Config(), tmp_path / "cache") == []
 
